@@ -1,0 +1,53 @@
+# make demo   the whole program on a phantom: data, four stages, sheets, scores
+# make test   the test suite
+# make lint   ruff, and every file compiled
+# make setup  only the virtual environment
+#
+# Each makes the virtual environment it needs, with any Python 3.10 to 3.13:
+#     make test PYTHON=python3.12
+
+PYTHON ?= python3
+DEMO ?= demo
+
+TAG := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VENV ?= .venv/$(TAG)
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: setup demo test lint clean
+
+setup: $(READY)
+
+$(READY): setup.py
+	@case "$(TAG)" in 3.10|3.11|3.12|3.13) ;; *) \
+	  echo "Python $(TAG) is not supported: choose one of 3.10 to 3.13, as in" >&2; \
+	  echo "    make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1;; esac
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e ".[dev,demo,test]"
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/python prepare_data.py phantom --output_dir=$(DEMO)/phantom --flagfile=configs/demo/phantom.flags
+	$(BIN)/python train_structural.py --data_dir=$(DEMO)/phantom --run_dir=$(DEMO)/structural --cache_dir=$(DEMO)/cache --flagfile=configs/demo/structural.flags
+	$(BIN)/python train_multimodal.py --data_dir=$(DEMO)/phantom --run_dir=$(DEMO)/multimodal --cache_dir=$(DEMO)/cache --flagfile=configs/demo/multimodal.flags
+	$(BIN)/python build_dataset.py --data_dir=$(DEMO)/phantom --structural_run=$(DEMO)/structural --multimodal_run=$(DEMO)/multimodal --output_dir=$(DEMO)/synthetic --cache_dir=$(DEMO)/cache --flagfile=configs/demo/dataset.flags
+	$(BIN)/python eval_segmentation.py --data_dir=$(DEMO)/phantom --run_dir=$(DEMO)/segmentation-real --split=$(DEMO)/structural/split.json --cache_dir=$(DEMO)/cache --flagfile=configs/demo/segmentation.flags
+	$(BIN)/python eval_segmentation.py --data_dir=$(DEMO)/phantom --run_dir=$(DEMO)/segmentation-both --synthetic_dir=$(DEMO)/synthetic --cache_dir=$(DEMO)/cache --flagfile=configs/demo/segmentation.flags
+	@echo
+	@echo "sample sheet: $(DEMO)/synthetic/samples.png"
+	@echo "scores:       $(DEMO)/results.jsonl"
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m compileall -q *.py brats_gan tests benchmarks
+
+clean:
+	rm -rf .venv $(DEMO) *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,358 @@
+"""Checks a data folder before the first step: every bad subject, its file, the remedy.
+
+Imports no TensorFlow, so that looking at a folder takes a second.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+
+import nibabel as nib
+import numpy as np
+
+from brats_gan import brats
+
+_MIN_OVERLAP = 0.9  # Dice of two silhouettes; 0.83 for a brain with its axes swapped
+_MAX_OUTSIDE = 0.1  # part of a lesion that may lie where no modality shows brain
+
+
+@dataclasses.dataclass
+class SubjectReport:
+    """What was found out about one subject; None where it was not looked at."""
+
+    name: str
+    shape: tuple | None = None  # (W, H, S), in LPS
+    spacing: tuple | None = None  # mm, in LPS
+    axes: str | None = None  # as stored, such as "LPS"; "?" where no file says
+    labels: dict | None = None  # name of each lesion label -> voxels, whole volume
+    lesion_slices: int | None = None  # in range
+    blank_slices: int | None = None  # in range, no modality positive
+    negative: dict | None = None  # modality -> voxels, whole volume
+    nonfinite: dict | None = None  # modality -> voxels, whole volume
+
+
+@dataclasses.dataclass
+class Report:
+    """What `check` found. Problems make a folder unusable, notes do not."""
+
+    data_dir: str
+    layout: str | None
+    slices: tuple
+    quick: bool
+    subjects: list = dataclasses.field(default_factory=list)
+    problems: list = dataclasses.field(default_factory=list)  # (subject, message)
+    notes: list = dataclasses.field(default_factory=list)  # (subject, message)
+
+    @property
+    def usable(self):
+        return not self.problems
+
+    def as_dict(self):
+        """For JSON: the fields, and whether the folder is usable."""
+        content = dataclasses.asdict(self)
+        for kind in ("problems", "notes"):
+            pairs = content[kind]
+            content[kind] = [{"subject": s, "message": m} for s, m in pairs]
+        return {"usable": self.usable, **content}
+
+    def as_text(self):
+        """The table, then what is wrong, then what to know."""
+        lines = []
+        if self.subjects:
+            subjects = _count(len(self.subjects), "subject")
+            what = "headers and labels" if self.quick else "every voxel"
+            first, stop = self.slices
+            lines = [
+                f"{self.data_dir}: {subjects} of layout {self.layout}, "
+                f"with {', '.join(brats.MODALITIES)}; {what} read",
+                f"Slices are counted in range {first}:{stop}, voxels everywhere.",
+                "",
+                *_table([_row(subject) for subject in self.subjects]),
+                "",
+            ]
+        for title, pairs in (("Problems", self.problems), ("Notes", self.notes)):
+            if pairs:
+                lines.append(f"{title}:")
+                lines += [f"  {s}: {m}" if s else f"  {m}" for s, m in pairs]
+                lines.append("")
+        verdict = "usable" if self.usable else "NOT usable"
+        found = [_count(len(self.problems), "problem"), _count(len(self.notes), "note")]
+        lines.append(f"{verdict}: {', '.join(found)}")
+        return "\n".join(lines)
+
+
+def check(data_dir, layout=None, slices=brats.SLICES, quick=False, progress=None):
+    """Looks at every subject of a folder, and raises nothing about the data.
+
+    Args:
+        data_dir: the folder.
+        layout: one of brats.LAYOUTS, None to recognise it.
+        slices: half-open range of axial slices that is to be used.
+        quick: headers and labels only, a few milliseconds a subject; otherwise every
+            voxel of every file is decoded.
+        progress: called with (subjects done, subjects) now and then.
+
+    Returns:
+        A `Report`.
+    """
+    report = Report(str(data_dir), layout, tuple(slices), quick)
+    try:
+        subjects, problems = brats.survey(data_dir, layout)
+    except brats.DataError as error:
+        report.problems.append(("", str(error)))
+        return report
+    report.problems += problems
+    if subjects:
+        report.layout = subjects[0].layout
+    seen = {}  # digest of an image -> (subject, modality) it was first met as
+    for done, subject in enumerate(subjects, 1):
+        report.subjects.append(_Check(report, subject, seen).run())
+        if progress:
+            progress(done, len(subjects))
+    _note_the_whole(report)
+    return report
+
+
+def require_usable(data_dir, layout=None, slices=brats.SLICES):
+    """The quick check as training scripts run it: DataError with every problem."""
+    report = check(data_dir, layout, slices, quick=True)
+    if not report.usable:
+        raise brats.DataError(
+            f"{brats.first_of(report.problems)}\n"
+            f"{data_dir}: not usable; `python prepare_data.py check` says more, and "
+            "--nocheck trains all the same."
+        )
+    return report
+
+
+class _Check:
+    """The checks of one subject, each adding to the report and going on."""
+
+    def __init__(self, report, subject, seen):
+        self.report, self.subject, self.seen = report, subject, seen
+        # A prepared subject has its slices cut already.
+        self.slices = None if subject.prepared else report.slices
+        self.found = SubjectReport(subject.name)
+        self.failed = False
+
+    def run(self):
+        """Looks at everything that can still be looked at; returns what was found."""
+        grid = self.headers()
+        label = self.label(grid) if grid else None
+        if not (self.failed or self.report.quick):
+            self.voxels(label)
+        return self.found
+
+    @contextlib.contextmanager
+    def noting(self):
+        """A DataError inside becomes a problem of the subject, said once."""
+        try:
+            yield
+        except brats.DataError as error:
+            self.problem(error)
+
+    def problem(self, message):
+        self.failed = True
+        entry = (self.subject.name, str(message))
+        if entry not in self.report.problems:
+            self.report.problems.append(entry)
+
+    def note(self, message):
+        self.report.notes.append((self.subject.name, message))
+
+    def headers(self):
+        """Reads and compares the headers of the images; returns the first `Grid`."""
+        first = None
+        for path, channel in self.subject.images.values():
+            with self.noting():
+                header = brats.read_header(path)
+                brats.require_channel(path, header, channel)
+                grid = brats.lps_grid(path, header)
+                brats.require_slices(path, grid.shape[2], self.slices)
+                if first is None:
+                    first = grid
+                    self.describe(header, grid)
+                brats.require_same_grid(first, grid)
+        return first
+
+    def describe(self, header, grid):
+        spacing = np.linalg.norm(grid.affine[:3, :3], axis=0)
+        self.found.shape = grid.shape
+        self.found.spacing = tuple(round(float(step), 3) for step in spacing)
+        self.found.axes = "".join(nib.aff2axcodes(header.affine))
+        if not header.oriented:
+            self.found.axes = "?"
+            self.note(
+                f"{grid.path}: no orientation in the header; taken as LPS, as BraTS "
+                "stores it. Look at a slice, or set the affine."
+            )
+        if np.abs(spacing - 1).max() > 0.01:
+            self.note(
+                f"{grid.path}: voxels of {_times(self.found.spacing)} mm, and the crop "
+                f"is {brats.CROP} pixels whatever their size. Resample to 1 mm."
+            )
+
+    def label(self, grid):
+        """Reads and counts the label; returns [S, H, W] or None."""
+        if self.subject.label is None:
+            self.note("no label file: of use only where no label is needed (stage 1).")
+            return None
+        label = None
+        with self.noting():
+            label = brats.load_label(self.subject, None, grid)
+            counts = [_voxels(label == i) for i in range(len(brats.LABELS))]
+            named = zip(brats.LABELS[1:], counts[1:], strict=True)
+            self.found.labels = dict(named)
+            lesion = label[self.span()].any((1, 2))
+            self.found.lesion_slices = _voxels(lesion)
+            if not lesion.any():
+                where = "in range" if any(counts[1:]) else "anywhere"
+                self.note(f"{self.subject.label}: no lesion {where}.")
+        return label
+
+    def span(self):
+        return slice(None) if self.slices is None else slice(*self.slices)
+
+    def voxels(self, label):
+        """Decodes every voxel of the images."""
+        self.found.negative, self.found.nonfinite = {}, {}
+        silhouettes, brain = {}, False
+        for path, wanted in brats.images_by_file(self.subject).items():
+            with self.noting():
+                channels = [channel for _, channel in wanted]
+                volumes, _ = brats.load_channels(path, channels)
+                for (modality, _), volume in zip(wanted, volumes, strict=True):
+                    volume = volume.transpose(2, 0, 1)
+                    self.count(path, modality, volume)
+                    in_range = volume[self.span()]
+                    brain |= in_range > 0
+                    with self.noting():
+                        shown = brats.silhouette(path, modality, in_range)
+                        silhouettes[modality] = (path, shown)
+        if self.failed:
+            return
+        blank = _voxels(~brain.any((1, 2)))
+        self.found.blank_slices = blank
+        if blank:
+            self.note(f"{_count(blank, 'slice')} in range without brain; left out.")
+        self.compare_silhouettes(silhouettes)
+        if label is not None:
+            self.compare_label(label[self.span()] > 0, brain)
+
+    def count(self, path, modality, volume):
+        """Voxels below zero and not finite, and whether the image was met before."""
+        self.found.negative[modality] = _voxels(volume < 0)
+        nonfinite = 0
+        if volume.dtype.kind == "f":
+            nonfinite = _voxels(~np.isfinite(volume))
+        self.found.nonfinite[modality] = nonfinite
+        if nonfinite:
+            self.note(f"{path}: {modality} has {nonfinite} voxels that are not finite.")
+        digest = hashlib.blake2b(np.ascontiguousarray(volume)).digest()
+        this = (self.subject.name, modality)
+        first = self.seen.setdefault(digest, this)
+        if first != this:
+            self.problem(
+                f"{path}: {modality} is the same image as {first[1]} of {first[0]}. "
+                "Put the right file in its place, or remove the copy."
+            )
+
+    def compare_silhouettes(self, silhouettes):
+        """Finds a modality whose voxels are flipped or swapped under a fine header."""
+        shown = np.stack([outline for _, outline in silhouettes.values()])
+        most = 2 * shown.sum(axis=0) >= len(shown)
+        for modality, (path, outline) in silhouettes.items():
+            both = _voxels(outline & most)
+            overlap = 2 * both / (_voxels(outline) + _voxels(most))
+            if overlap < _MIN_OVERLAP:
+                self.problem(
+                    f"{path}: the outline of {modality} overlaps with that of the "
+                    f"others by {overlap:.2f} (Dice; {_MIN_OVERLAP} is due). "
+                    "Look for swapped or flipped axes, or register it."
+                )
+
+    def compare_label(self, lesion, brain):
+        """Finds a label that belongs to another brain."""
+        outside = _voxels(lesion & ~brain)
+        if not outside:
+            return
+        share = outside / _voxels(lesion)
+        message = (
+            f"{self.subject.label}: {outside} lesion voxels in range ({share:.0%}) lie "
+            "outside the brain."
+        )
+        if share > _MAX_OUTSIDE:
+            self.problem(
+                f"{message} Look for the label of another subject or flipped axes."
+            )
+        else:
+            self.note(message)
+
+
+def _note_the_whole(report):
+    """What only shows over all subjects."""
+    found = report.subjects
+    if len(found) == 1:
+        report.notes.append(("", "one subject: a split into train and test needs two."))
+    labelled = [subject for subject in found if subject.labels is not None]
+    if labelled and not any(subject.lesion_slices for subject in labelled):
+        report.notes.append(("", "no subject has a lesion in range."))
+    if report.layout == "brats2018":
+        third, fourth = (
+            any(subject.labels[brats.LABELS[index]] for subject in labelled)
+            for index in (3, 4)
+        )
+        if third and not fourth:
+            message = (
+                "label 3 but never 4: files of 2023 or later that were renamed need "
+                "--layout=brats2023, or their enhancing core is read as non-enhancing."
+            )
+            report.notes.append(("", message))
+
+
+# --- The table ------------------------------------------------------------------------
+
+
+def _row(subject):
+    """Column title -> text, of one subject."""
+    labels = subject.labels or dict.fromkeys(brats.LABELS[1:])
+    return {
+        "subject": subject.name,
+        "shape": subject.shape and _times(subject.shape),
+        "mm": subject.spacing and _times(subject.spacing),
+        "axes": subject.axes,
+        **labels,
+        "lesion slices": subject.lesion_slices,
+        "blank": subject.blank_slices,
+        "negative": _total(subject.negative),
+        "not finite": _total(subject.nonfinite),
+    }
+
+
+def _total(counts):
+    return None if counts is None else sum(counts.values())
+
+
+def _table(rows):
+    """List of {title: value} -> aligned lines; a value not looked at is a dash."""
+    cells = [list(rows[0])]
+    cells += [["-" if v is None else str(v) for v in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for line in cells:
+        padded = [text.ljust(width) for text, width in zip(line, widths, strict=True)]
+        lines.append("  ".join(padded).rstrip())
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+
+
+def _times(numbers):
+    return " x ".join(f"{number:g}" for number in numbers)
+
+
+def _voxels(mask):
+    """How many are True: a plain int, which JSON knows."""
+    return int(np.count_nonzero(mask))
+
+
+def _count(number, noun):
+    return f"{number} {noun}{'s' * (number != 1)}"
