@@ -1,0 +1,289 @@
+"""Every loss of the paper: one function each, unweighted, by the paper's name.
+
+A function returns the scalar terms of its loss by name; the paper's loss is their sum,
+and a stage weights each term by a flag of the same name (D9). ||x||_2^2 is read as a
+mean over every axis (D2). Modalities ride on the batch axis, so the paper's sums over
+i, and over i and j, are means too: a constant factor, which the weights absorb.
+
+Scores are patch maps [B, h, w, 1], images [B, H, W, 1], codes [B, h, w, C], label
+probabilities [B, H, W, 5] and labels [B, H, W] integers 0..4, unless said otherwise.
+"""
+
+import tensorflow as tf
+
+# Pixel weights by label class. Lesions fill few pixels, necrosis and rims fewest;
+# measured in small trials (D9, D12).
+IMAGE_CLASS_WEIGHTS = (1.0, 4.0, 1.9, 4.0, 4.0)
+LABEL_CLASS_WEIGHTS = (0.7, 5.0, 2.0, 8.0, 4.0)
+
+
+def squared(x):
+    """||x||_2^2: mean square of a tensor of any shape, in float32."""
+    return tf.reduce_mean(tf.square(tf.cast(x, tf.float32)))
+
+
+def difference(a, b):
+    """||a - b||_2^2 of two tensors of one shape; anything else is an error."""
+    a.shape.assert_is_compatible_with(b.shape)
+    return squared(a - b)
+
+
+def taken_as_real(score):
+    """||score - 1||_2^2, the least-squares GAN's pull towards `real`."""
+    return squared(score - 1.0)
+
+
+# --- Stage 1 (Section 2.3) ------------------------------------------------------------
+
+
+def code_discriminator_f(prior_score, code_score):
+    """L_code,d,f = |FD_f(z) - 1|^2 + |FD_f(code_f)|^2."""
+    return {
+        "code_discriminator": taken_as_real(prior_score) + squared(code_score),
+    }
+
+
+def discriminator_f(real_score, generated_score):
+    """L_d,f = |D_f(f) - 1|^2 + |D_f(f_g)|^2."""
+    return {
+        "map_discriminator": taken_as_real(real_score) + squared(generated_score),
+    }
+
+
+def generator_f(code_score, generated_score):
+    """L_g,f = |FD_f(code_f) - 1|^2 + |D_f(f_g) - 1|^2."""
+    return {
+        "code_adversarial": taken_as_real(code_score),
+        "map_adversarial": taken_as_real(generated_score),
+    }
+
+
+def normal(mean, logvar):
+    """L_normal = |mean(mu)|^2 + |mean(exp(logvar / 2)) - 1|^2, of [B, code_dim]."""
+    sigma = tf.exp(0.5 * logvar)
+    return {
+        "normal": squared(tf.reduce_mean(mean)) + squared(tf.reduce_mean(sigma) - 1.0),
+    }
+
+
+def divergence(mean, logvar):
+    """KL(N(mu, sigma^2) || N(0, 1)), mean over the dimensions of [B, code_dim].
+
+    Not in the paper: its two moments are over all dimensions at once (D17).
+    """
+    kl = 0.5 * (tf.square(mean) + tf.exp(logvar) - logvar - 1.0)
+    return {"divergence": tf.reduce_mean(kl)}
+
+
+def reconstruction_f(f, f_r, background, edge_weight=1.0):
+    """L_rec,f = |f - f_r|^2 + |f_r * mask|^2.
+
+    Args:
+        f, f_r: [B, H, W, 1], the second a probability.
+        background: [B, H, W, 1], 1 outside the brain.
+        edge_weight: what a pixel with f = 1 counts; the paper has 1.
+    """
+    weight = 1.0 + (edge_weight - 1.0) * f
+    return {
+        "reconstruction": tf.reduce_mean(weight * tf.square(f - f_r)),
+        "outside": squared(f_r * background),
+    }
+
+
+def reconstruction_mask(background, background_r, background_g, f, f_r, f_g):
+    """L_rec,mask = |mask - mask_r|^2 + |f mask_r|^2 + |f_r mask_r|^2 + |f_g mask_g|^2.
+
+    All [B, H, W, 1]; MASK alone learns from it, so the caller stops the gradient of f_r
+    and f_g.
+    """
+    return {
+        "mask": difference(background, background_r),
+        "mask_edges": squared(f * background_r)
+        + squared(f_r * background_r)
+        + squared(f_g * background_g),
+    }
+
+
+# --- Stage 2 (Sections 2.4, 2.6) ------------------------------------------------------
+
+
+def category_entropy(scores, modality):
+    """Cross-entropy of the category head, default of D10.
+
+    [B, h, w, 4] logits, [B] integers -> scalar.
+    """
+    shape = tf.shape(scores)
+    target = tf.broadcast_to(modality[:, None, None], shape[:3])
+    return tf.reduce_mean(
+        tf.nn.sparse_softmax_cross_entropy_with_logits(labels=target, logits=scores)
+    )
+
+
+def category_regression(scores, modality):
+    """|c - i|^2, the paper's: [B, h, w, 1] regressed to the modality's index (D10)."""
+    return squared(scores - tf.cast(modality, scores.dtype)[:, None, None, None])
+
+
+def discriminator_1(translated_score, translated_category, code_score):
+    """L_d,1 = |d(x_t)|^2 + |c(x_t) - i|^2 + |FD(code_i) - 1|^2.
+
+    `translated_category` is the scalar of one of the two category losses.
+    """
+    return {
+        "d_translated": squared(translated_score),
+        "d_category_translated": translated_category,
+        "d_code_real": taken_as_real(code_score),
+    }
+
+
+def generator_1(translated_score, translated_category):
+    """L_g,1 = |d(x_t) - 1|^2 + |c(x_t) - i|^2."""
+    return {
+        "adversarial_translated": taken_as_real(translated_score),
+        "category_translated": translated_category,
+    }
+
+
+def discriminator_2(
+    real_score, generated_score, real_category, generated_category, code_g_score
+):
+    """L_d,2 = |d(x) - 1|^2 + |d(x_g)|^2 + |c(x) - i|^2 + |c(x_g) - i|^2 +
+    |FD(code_g)|^2.
+
+    The two categories are scalars of one of the two category losses.
+    """
+    return {
+        "d_real": taken_as_real(real_score),
+        "d_generated": squared(generated_score),
+        "d_category_real": real_category,
+        "d_category_generated": generated_category,
+        "d_code_generated": squared(code_g_score),
+    }
+
+
+def generator_2(generated_score, generated_category, code_g_score):
+    """L_g,2 = |d(x_g) - 1|^2 + |c(x_g) - i|^2 + |FD(code_g) - 1|^2."""
+    return {
+        "adversarial_generated": taken_as_real(generated_score),
+        "category_generated": generated_category,
+        "code_adversarial": taken_as_real(code_g_score),
+    }
+
+
+def image_distance(x, y, label=None, norm="absolute"):
+    """How far two images are apart, the norm of L_rec, L_cycle and L_reg.
+
+    Args:
+        x, y: [B, H, W, 1], same shape.
+        label: [B, H, W] integers; given, a pixel counts by its class
+            (IMAGE_CLASS_WEIGHTS). None: all pixels count 1.
+        norm: "absolute", or "squared" as in the paper (D9).
+    """
+    x.shape.assert_is_compatible_with(y.shape)
+    distance = tf.square(x - y) if norm == "squared" else tf.abs(x - y)
+    if label is not None:
+        distance *= tf.gather(IMAGE_CLASS_WEIGHTS, tf.cast(label, tf.int32))[..., None]
+    return tf.reduce_mean(distance)
+
+
+def reconstruction(x, x_r, label=None, norm="absolute"):
+    """L_rec = |x_i - x_{r,i}|^2."""
+    return {"reconstruction": image_distance(x, x_r, label, norm)}
+
+
+def cycle(x, x_cr, label=None, norm="absolute"):
+    """L_cycle = |x_i - x_cr,i(j)|^2 + |x_cr,i(j) - x_cr,i(k)|^2 over all j, k != i.
+
+    Args:
+        x: [B, H, W, 1].
+        x_cr: [J, B, H, W, 1], x translated to J other modalities and back. With J = 1
+            (D18) there is no pair to compare, and the second term is 0.
+        label, norm: see image_distance.
+    """
+    ways = x_cr.shape[0]
+    terms = [image_distance(x, x_cr[j], label, norm) for j in range(ways)]
+    pairs = [
+        image_distance(x_cr[j], x_cr[k], label, norm)
+        for j in range(ways)
+        for k in range(j + 1, ways)
+    ]
+    return {
+        "cycle": tf.add_n(terms) / ways,
+        "cycle_pairs": tf.add_n(pairs) / len(pairs) if pairs else tf.zeros([]),
+    }
+
+
+def code_1(code, code_t):
+    """L_code,1 = |code_i - code_{t,i->j}|^2."""
+    return {"code_translated": difference(code, code_t)}
+
+
+def code_2(code_g, code_gi):
+    """L_code,2 = |code_g - code_{g,i}|^2 + |code_{g,i} - code_{g,j}|^2.
+
+    [B, h, w, C], [B, 4, h, w, C]: the codes of the four generated images of one map.
+    The pairs i != j need no loop: the mean of |a_i - a_j|^2 over all of them is twice
+    the variance, times n / (n - 1).
+    """
+    count = code_gi.shape[1]
+    code_g, code_gi = tf.cast(code_g, tf.float32), tf.cast(code_gi, tf.float32)
+    deviation = code_gi - tf.reduce_mean(code_gi, 1, keepdims=True)
+    return {
+        "code_generated": squared(code_g[:, None] - code_gi),
+        "code_pairs": 2.0 * count / (count - 1.0) * squared(deviation),
+    }
+
+
+def structure(f, f_g):
+    """L_f = |f - f_{g,i}|^2 with f_{g,i} = Alg1(x_{g,i}).
+
+    Both [B, H, W, 1]; inside the inserted lesion the caller sets both to 0, for f has
+    no edge there and the image must.
+    """
+    return {"structure": difference(f, f_g)}
+
+
+def registration(x_g, x_gt, label=None, norm="absolute"):
+    """L_reg = |x_{g,i} - x_{gt,j->i}|^2, all [B, H, W, 1]."""
+    return {"registration": image_distance(x_g, x_gt, label, norm)}
+
+
+def label_squared(label, probabilities):
+    """|label - label_r|^2 on one-hot classes: the paper's lesion loss (D12).
+
+    [...], [..., 5] -> scalar. L_les,1, L_les,2 and L_seg are all this one.
+    """
+    onehot = tf.one_hot(tf.cast(label, tf.int32), probabilities.shape[-1])
+    return difference(onehot, probabilities)
+
+
+def label_weighted(label, probabilities):
+    """Class-weighted cross-entropy plus Dice: the lesion loss by default (D12).
+
+    The Dice part is 1 - soft Dice of the lesion classes over the whole batch, so that a
+    class that is nowhere in the batch is not divided by.
+    [..., H, W], [..., H, W, 5] -> scalar.
+    """
+    onehot = tf.one_hot(tf.cast(label, tf.int32), probabilities.shape[-1])
+    onehot.shape.assert_is_compatible_with(probabilities.shape)
+    entropy = -tf.reduce_sum(
+        onehot * tf.math.log(tf.clip_by_value(probabilities, 1e-6, 1.0)), -1
+    )
+    weight = tf.gather(LABEL_CLASS_WEIGHTS, tf.cast(label, tf.int32))
+
+    axes = list(range(onehot.shape.rank - 1))
+    overlap = tf.reduce_sum(onehot * probabilities, axes)[1:]
+    total = tf.reduce_sum(onehot + probabilities, axes)[1:]
+    dice = (2.0 * overlap + 1.0) / (total + 1.0)
+    return tf.reduce_mean(weight * entropy) + 1.0 - tf.reduce_mean(dice)
+
+
+LABEL_LOSSES = {"weighted": label_weighted, "squared": label_squared}
+CATEGORY_LOSSES = {"entropy": category_entropy, "regression": category_regression}
+
+# --- Totals ---------------------------------------------------------------------------
+
+
+def total(named, weights, names):
+    """Weighted sum of the terms in `names`; a missing term or weight is a KeyError."""
+    return tf.add_n([weights[name] * named[name] for name in names])

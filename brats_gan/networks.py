@@ -1,0 +1,297 @@
+"""Keras builders, one per network symbol of the paper; layer tables as the authors'.
+
+`width` is the paper's base width n (64 there). Code maps are a quarter of the image's
+side. No normalisation on output convolutions, He-normal weights and a true leaky ReLU
+in discriminators are D11; the conditional norm is D16 and the label modulation D19.
+Output layers compute in float32 under any precision policy.
+"""
+
+import math
+
+import tensorflow as tf
+
+from brats_gan import addons
+
+layers = tf.keras.layers
+
+NUM_MODALITIES = 4
+NUM_LABELS = 5
+NUM_LESION_MAPS = (
+    NUM_LABELS - 1
+) * NUM_MODALITIES  # a map per lesion class and modality
+
+
+def _conv(x, filters, kernel=3, strides=1, bias=False, dtype=None, name=None):
+    return layers.Conv2D(
+        filters,
+        kernel,
+        strides,
+        "same",
+        use_bias=bias,
+        kernel_initializer="he_normal",
+        dtype=dtype,
+        name=name,
+    )(x)
+
+
+def _block(x, filters, strides=1, norm=True):
+    """Conv 3x3, instance norm, ReLU."""
+    x = _conv(x, filters, strides=strides, bias=not norm)
+    if norm:
+        x = addons.instance_norm()(x)
+    return layers.ReLU()(x)
+
+
+def _leaky_block(x, filters, kernel, strides, norm=True):
+    """Conv, instance norm, LeakyReLU(0.2): the block of the discriminators."""
+    x = _conv(x, filters, kernel, strides, bias=not norm)
+    if norm:
+        x = addons.instance_norm()(x)
+    return layers.LeakyReLU(0.2)(x)
+
+
+def _twice_as_large(x):
+    return layers.UpSampling2D(2, interpolation="nearest")(x)
+
+
+def _output(x, channels, activation=None, name=None):
+    """The last convolution: bias, no norm, float32."""
+    x = _conv(x, channels, bias=True, dtype="float32", name=name)
+    if activation is None:
+        return x
+    return layers.Activation(activation, dtype="float32")(x)
+
+
+def build_encoder(size, width=64, channels=1, name="EC"):
+    """EC, EC_R, EC_l and the encoder of MASK: image -> code.
+
+    [B, size, size, channels] -> [B, size / 4, size / 4, 8 * width].
+    """
+    x = image = tf.keras.Input((size, size, channels))
+    x = _block(x, width)
+    x = _block(x, width)
+    x = _block(x, 2 * width, strides=2)  # size / 2
+    x = _block(x, 4 * width)
+    x = _block(x, 4 * width)
+    x = _block(x, 8 * width, strides=2)  # size / 4
+    x = _block(x, 8 * width)
+    return tf.keras.Model(image, x, name=name)
+
+
+def _decoder_trunk(x, width, block):
+    """From a code [B, h, w, .] to features [B, 4h, 4w, width].
+
+    `block(x, filters, level, last)` is the convolution block; level counts the
+    doublings so far and `last` marks the last block at its resolution.
+    """
+    x = block(x, 8 * width, 0, True)
+    x = _twice_as_large(x)
+    for index in range(3):
+        x = block(x, 4 * width, 1, index == 2)
+    x = _twice_as_large(x)
+    for _ in range(3):
+        x = block(x, 2 * width, 2, False)
+    return block(x, width, 2, True)
+
+
+def build_decoder(code_size, width=64, channels=1, activation=None, name="DC_l"):
+    """DC_l and the decoder of MASK: code -> maps of `channels` channels.
+
+    [B, code_size, code_size, 8 * width] -> [B, 4 * code_size, 4 * code_size, channels].
+    """
+    code = tf.keras.Input((code_size, code_size, 8 * width))
+    x = _decoder_trunk(code, width, lambda x, filters, level, last: _block(x, filters))
+    return tf.keras.Model(code, _output(x, channels, activation), name=name)
+
+
+def build_segmentor(size, width=64, channels=1, name="SEG"):
+    """SEG = EC_l then DC_l: [B, size, size, channels] -> logits [B, size, size, 5]."""
+    image = tf.keras.Input((size, size, channels))
+    code = build_encoder(size, width, channels, name="EC_l")(image)
+    logits = build_decoder(size // 4, width, NUM_LABELS)(code)
+    return tf.keras.Model(image, logits, name=name)
+
+
+# --- Stage 1 --------------------------------------------------------------------------
+
+
+def build_mask(size, width=64, name="MASK"):
+    """MASK: map -> probability of being outside the brain.
+
+    [B, size, size, 1] -> [B, size, size, 1] in [0, 1].
+    """
+    f = tf.keras.Input((size, size, 1))
+    code = build_encoder(size, width, 1, name="EC_MASK")(f)
+    background = build_decoder(size // 4, width, 1, "sigmoid", name="DC_MASK")(code)
+    return tf.keras.Model(f, background, name=name)
+
+
+def build_map_encoder(size, width=64, code_dim=4096, name="EC_f"):
+    """EC_f: map -> mean and log-variance of its code, both [B, code_dim].
+
+    [B, size, size, 1] in {0, 1}; size a multiple of 32.
+    """
+    x = f = tf.keras.Input((size, size, 1))
+    x = _block(x, width)
+    for filters, blocks in ((2, 2), (4, 3), (6, 2), (8, 2)):
+        x = _block(x, filters * width, strides=2)
+        for _ in range(blocks - 1):
+            x = _block(x, filters * width)
+    # No norm on the smallest map: at image size 32 it is one pixel, and would be 0.
+    x = _block(x, 12 * width, strides=2, norm=False)
+    x = layers.Flatten()(x)
+    mean = layers.Dense(code_dim, dtype="float32", name="mean")(x)
+    logvar = layers.Dense(
+        code_dim, dtype="float32", name="logvar", kernel_initializer="zeros"
+    )(x)
+    return tf.keras.Model(f, [mean, logvar], name=name)
+
+
+def build_map_decoder(size, width=64, code_dim=4096, name="DC_f"):
+    """DC_f: code -> probability of an edge at each pixel. No norm layers (D17).
+
+    [B, code_dim] -> [B, size, size, 1] in [0, 1].
+    """
+    code = tf.keras.Input((code_dim,))
+    x = layers.Dense(30 * width, kernel_initializer="he_normal")(code)
+    side = size // 32
+    x = layers.Dense(side * side * 12 * width, kernel_initializer="he_normal")(x)
+    x = layers.Reshape((side, side, 12 * width))(x)
+    x = _block(x, 12 * width, norm=False)
+    for filters, blocks in ((8, 2), (6, 2), (6, 2), (4, 3), (2, 3)):
+        x = _twice_as_large(x)
+        for _ in range(blocks):
+            x = _block(x, filters * width, norm=False)
+    x = _block(x, width, norm=False)
+    return tf.keras.Model(code, _output(x, 1, "sigmoid"), name=name)
+
+
+def build_map_discriminator(size, width=64, name="D_f"):
+    """D_f: map -> patch scores [B, size / 16, size / 16, 1]."""
+    x = f = tf.keras.Input((size, size, 1))
+    x = _leaky_block(x, 2 * width, 5, 2)
+    for filters in (4, 8, 8):
+        x = _leaky_block(x, filters * width, 3, 2)
+    x = _leaky_block(x, 4 * width, 3, 1)
+    return tf.keras.Model(f, _output(x, 1), name=name)
+
+
+def build_map_code_discriminator(width=64, code_dim=4096, name="FD_f"):
+    """FD_f: code [B, code_dim], seen as a square -> patch scores.
+
+    Raises:
+        ValueError: code_dim is not the square of a whole number.
+    """
+    side = math.isqrt(code_dim)
+    if side * side != code_dim:
+        raise ValueError(
+            f"FD_f reads the code as a square: code_dim {code_dim} is not one; "
+            f"take {side**2} or {(side + 1) ** 2}"
+        )
+    code = tf.keras.Input((code_dim,))
+    x = layers.Reshape((side, side, 1))(code)
+    for filters, kernel, strides in ((2, 7, 1), (2, 7, 1), (2, 5, 1), (4, 5, 2)):
+        x = _leaky_block(x, filters * width, kernel, strides, norm=False)
+    x = _leaky_block(x, 4 * width, 3, 1, norm=False)
+    return tf.keras.Model(code, _output(x, 1), name=name)
+
+
+# --- Stage 2 --------------------------------------------------------------------------
+
+
+def _conditional_block(x, filters, condition, lesion):
+    """Conv 3x3, instance norm with a gain and offset a modality (D16), ReLU.
+
+    condition: [B, 4] one-hot, or None for a gain and offset that all modalities share.
+    lesion: [B, h, w, 16] or None; given, a 3x3 convolution of it adds to gain and
+    offset at every pixel (D19).
+    """
+    if condition is None and lesion is None:
+        return _block(x, filters)
+    x = _conv(x, filters)
+    if condition is None:
+        x = addons.instance_norm()(x)
+    else:
+        x = addons.instance_norm(affine=False)(x)
+        per_modality = {"use_bias": False, "dtype": "float32"}
+        gain = layers.Dense(filters, kernel_initializer="ones", **per_modality)
+        offset = layers.Dense(filters, kernel_initializer="zeros", **per_modality)
+        x = layers.Multiply(dtype="float32")(
+            [x, layers.Reshape((1, 1, filters))(gain(condition))]
+        )
+        x = layers.Add(dtype="float32")(
+            [x, layers.Reshape((1, 1, filters))(offset(condition))]
+        )
+    if lesion is not None:
+        # Zero weights at the start: an unlearnt label leaves the image alone.
+        local_gain = layers.Conv2D(
+            filters, 3, padding="same", kernel_initializer="zeros"
+        )
+        local_offset = layers.Conv2D(
+            filters, 3, padding="same", kernel_initializer="zeros"
+        )
+        x = layers.Add(dtype="float32")(
+            [
+                x,
+                layers.Multiply(dtype="float32")([x, local_gain(lesion)]),
+                local_offset(lesion),
+            ]
+        )
+    return layers.ReLU()(x)
+
+
+def build_conditional_decoder(
+    code_size, width=64, conditional_norm=True, label_modulation=True, name="DC"
+):
+    """DC: code, modality and lesion maps -> MRI slice of that modality.
+
+    The modality enters as a one-hot map beside the code (the paper) and in every norm
+    (D16); the lesion maps at the last block of the last two resolutions (D19).
+
+    Inputs: code [B, code_size, code_size, 8 * width], condition [B, 4] one-hot, lesion
+    [B, size, size, 16] (see multimodal.lesion_maps) where size = 4 * code_size.
+    Output: [B, size, size, 1] in [0, 1].
+    """
+    size = 4 * code_size
+    code = tf.keras.Input((code_size, code_size, 8 * width), name="code")
+    condition = tf.keras.Input((NUM_MODALITIES,), name="condition")
+    lesion = tf.keras.Input((size, size, NUM_LESION_MAPS), name="lesion")
+    by_level = {1: layers.AveragePooling2D(2)(lesion), 2: lesion}
+
+    def block(x, filters, level, last):
+        modulated = label_modulation and last and level > 0
+        return _conditional_block(
+            x,
+            filters,
+            condition if conditional_norm else None,
+            by_level[level] if modulated else None,
+        )
+
+    beside = layers.Reshape((1, 1, NUM_MODALITIES))(condition)
+    beside = layers.UpSampling2D(code_size)(beside)
+    x = layers.Concatenate()([code, beside])
+    x = _decoder_trunk(x, width, block)
+    image = _output(x, 1, "sigmoid")
+    return tf.keras.Model([code, condition, lesion], image, name=name)
+
+
+def build_discriminator(size, width=64, categories=NUM_MODALITIES, name="D"):
+    """D: slice -> real/fake scores and category scores, patch maps.
+
+    [B, size, size, 1] -> [B, size / 16, size / 16, 1], [B, size / 16, size / 16,
+    categories]. categories is 1 for the paper's regression (D10).
+    """
+    x = image = tf.keras.Input((size, size, 1))
+    for filters, kernel in ((1, 5), (1, 5), (2, 3), (2, 3)):
+        x = _leaky_block(x, filters * width, kernel, 2)
+    score = _output(_leaky_block(x, width, 3, 1), 1, name="score")
+    category = _output(_leaky_block(x, width, 3, 1), categories, name="category")
+    return tf.keras.Model(image, [score, category], name=name)
+
+
+def build_code_discriminator(code_size, width=64, name="FD"):
+    """FD: code [B, code_size, code_size, 8 * width] -> patch scores."""
+    x = code = tf.keras.Input((code_size, code_size, 8 * width))
+    for kernel, strides in ((7, 2), (5, 2), (3, 1), (3, 1)):
+        x = _leaky_block(x, width, kernel, strides)
+    return tf.keras.Model(code, _output(x, 1), name=name)

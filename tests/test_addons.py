@@ -1,0 +1,111 @@
+"""Both sides of the seam give equal numbers, and the numbers are right."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from brats_gan import addons
+
+needs_tfa = pytest.mark.skipif(
+    addons.tfa is None, reason="tensorflow-addons exists for Python 3.10 and 3.11 only"
+)
+
+
+@pytest.fixture
+def images():
+    return tf.random.stateless_normal([3, 8, 8, 4], [1, 2]) * 3.0 + 5.0
+
+
+@needs_tfa
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+def test_instance_norm_and_transforms_agree_with_tensorflow_addons(
+    images, interpolation, monkeypatch
+):
+    transforms = addons.affine_transforms(
+        (8, 8), [0.3, -1.0, 0.0], [1.2, 0.7, 1.0], [1.0, 0.0, -2.5], 0.5, [0, 1, 0]
+    )
+    with_tfa = [
+        addons.projective_transform(images, transforms, interpolation, 7.0),
+        addons.gaussian_blur(images),
+        addons.tfa.layers.InstanceNormalization(epsilon=addons.EPSILON)(images),
+    ]
+    monkeypatch.setattr(addons, "tfa", None)
+    without = [
+        addons.projective_transform(images, transforms, interpolation, 7.0),
+        addons.gaussian_blur(images),
+        addons.instance_norm()(images),
+    ]
+    for one, other in zip(with_tfa, without, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+def test_instance_norm_agrees_with_keras_group_normalization(images):
+    keras_own = tf.keras.layers.GroupNormalization(groups=-1, epsilon=addons.EPSILON)
+    np.testing.assert_allclose(
+        addons.instance_norm()(images), keras_own(images), atol=2e-5
+    )
+
+
+def test_instance_norm_of_a_constant_channel_is_zero():
+    x = tf.fill([1, 4, 4, 2], 1234.5)
+    np.testing.assert_allclose(addons.instance_norm()(x), np.zeros([1, 4, 4, 2]))
+
+
+def test_instance_norm_computes_in_float32_under_bfloat16():
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        layer = addons.instance_norm()
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    assert layer(tf.ones([1, 2, 2, 1], tf.bfloat16)).dtype == tf.float32
+
+
+def moved(image, interpolation="nearest", **how):
+    image = tf.constant(image, tf.float32)[None, ..., None]
+    transforms = addons.affine_transforms(image.shape[1:3], **how)
+    return addons.projective_transform(image, transforms, interpolation)[0, ..., 0]
+
+
+CORNER = [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ({}, CORNER),
+        ({"shift_x": 1}, [[0, 1, 0], [0, 0, 0], [0, 0, 0]]),
+        ({"shift_y": 2}, [[0, 0, 0], [0, 0, 0], [1, 0, 0]]),
+        ({"mirror": 1}, [[0, 0, 1], [0, 0, 0], [0, 0, 0]]),
+        # A quarter turn counter-clockwise takes the top left to the bottom left.
+        ({"angle": math.pi / 2}, [[0, 0, 0], [0, 0, 0], [1, 0, 0]]),
+        # Mirrored to the top right, turned to the top left, moved down.
+        ({"mirror": 1, "angle": math.pi / 2, "shift_y": 1}, np.eye(3)[[1, 0, 2]] * 0),
+    ],
+    ids=["nothing", "right", "down", "mirror", "turn", "all"],
+)
+def test_affine_transforms_by_hand(how, expected):
+    expected = np.array(expected, float)
+    if len(how) == 3:
+        expected[1, 0] = 1.0
+    np.testing.assert_array_equal(moved(CORNER, **how), expected)
+
+
+def test_magnification_by_two_shows_the_middle():
+    ramp = np.tile(np.arange(5.0), (5, 1))
+    # Column x shows 2 + (x - 2) / 2: 1, 1.5, 2, 2.5, 3.
+    shown = moved(ramp, "bilinear", scale=2.0)
+    np.testing.assert_allclose(shown, np.tile([1, 1.5, 2, 2.5, 3], (5, 1)))
+
+
+def test_blur_keeps_a_constant_and_spreads_a_point_by_the_gaussian():
+    point = np.zeros([1, 5, 5, 1], np.float32)
+    point[0, 2, 2] = 1.0
+    blurred = addons.gaussian_blur(tf.constant(point), sigma=0.8).numpy()[0, ..., 0]
+    side = math.exp(-1 / (2 * 0.8**2))
+    centre = 1 / (1 + 2 * side)
+    np.testing.assert_allclose(blurred[2, 2], centre**2, rtol=1e-5)
+    np.testing.assert_allclose(blurred[1, 2], side * centre**2, rtol=1e-5)
+    constant = tf.ones([1, 5, 5, 2])
+    np.testing.assert_allclose(addons.gaussian_blur(constant), constant, rtol=1e-5)

@@ -1,0 +1,152 @@
+"""Shapes, sizes and gradients of every network."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from brats_gan import networks
+
+# name: (builder, input shapes, output shapes, parameters). Counted from the layer
+# tables: a 3 x 3 block of a inputs and b outputs has 9ab + 2b, without norm 9ab + b.
+CASES = {
+    "EC": (
+        lambda: networks.build_encoder(32, 4),
+        [(32, 32, 1)],
+        [(8, 8, 32)],
+        # 1-4 44, 4-4 152, 4-8 304, 8-16 1184, 16-16 2336, 16-32 4672, 32-32 9280
+        44 + 152 + 304 + 1184 + 2336 + 4672 + 9280,
+    ),
+    "DC_l": (
+        lambda: networks.build_decoder(8, 4, 5),
+        [(8, 8, 32)],
+        [(32, 32, 5)],
+        # 32-32, 32-16, 16-16 twice, 16-8, 8-8 twice, 8-4, and 4-5 with bias 185
+        9280 + 4640 + 2 * 2336 + 1168 + 2 * 592 + 296 + 185,
+    ),
+    "SEG": (
+        lambda: networks.build_segmentor(32, 4),
+        [(32, 32, 1)],
+        [(32, 32, 5)],
+        None,
+    ),
+    "MASK": (lambda: networks.build_mask(32, 4), [(32, 32, 1)], [(32, 32, 1)], None),
+    "EC_f": (
+        lambda: networks.build_map_encoder(64, 4, 16),
+        [(64, 64, 1)],
+        [(16,), (16,)],
+        None,
+    ),
+    "DC_f": (
+        lambda: networks.build_map_decoder(64, 4, 16),
+        [(16,)],
+        [(64, 64, 1)],
+        None,
+    ),
+    "D_f": (
+        lambda: networks.build_map_discriminator(64, 4),
+        [(64, 64, 1)],
+        [(4, 4, 1)],
+        # 5x5 1-8 216, 3x3 8-16 1184, 16-32 4672, 32-32 9280, 32-16 4640, 16-1 145
+        216 + 1184 + 4672 + 9280 + 4640 + 145,
+    ),
+    "FD_f": (
+        lambda: networks.build_map_code_discriminator(4, 64),
+        [(64,)],
+        [(4, 4, 1)],
+        None,
+    ),
+    "DC": (
+        lambda: networks.build_conditional_decoder(8, 4),
+        [(8, 8, 32), (4,), (32, 32, 16)],
+        [(32, 32, 1)],
+        None,
+    ),
+    "D": (
+        lambda: networks.build_discriminator(64, 4),
+        [(64, 64, 1)],
+        [(4, 4, 1), (4, 4, 4)],
+        None,
+    ),
+    "FD": (
+        lambda: networks.build_code_discriminator(16, 4),
+        [(16, 16, 32)],
+        [(4, 4, 1)],
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_network(name):
+    builder, inputs, outputs, parameters = CASES[name]
+    net = builder()
+    assert net.name == name
+    if parameters is not None:
+        assert net.count_params() == parameters
+    batch = [tf.random.stateless_uniform([2, *shape], [1, 2]) for shape in inputs]
+    with tf.GradientTape() as tape:
+        made = tf.nest.flatten(
+            net(batch if len(batch) > 1 else batch[0], training=True)
+        )
+        # A fixed random direction: a plain mean cancels behind a norm layer.
+        loss = tf.add_n(
+            [
+                tf.reduce_sum(y * tf.random.stateless_normal(y.shape, [3, 4]))
+                for y in made
+            ]
+        )
+    assert [tuple(y.shape[1:]) for y in made] == outputs
+    gradients = tape.gradient(loss, net.trainable_variables)
+    for variable, gradient in zip(net.trainable_variables, gradients, strict=True):
+        assert gradient is not None, variable.name
+        assert np.all(np.isfinite(gradient)), variable.name
+
+
+def test_the_paper_sizes_have_the_paper_parameter_counts():
+    # authors_facts of the layer tables at n = 64: 4.54 M for an encoder (conv biases
+    # included there, none here), 5.4 M for a decoder.
+    assert networks.build_encoder(32, 64).count_params() == pytest.approx(
+        4.54e6, rel=0.01
+    )
+    decoder = networks.build_decoder(8, 64, 5)
+    assert decoder.count_params() == pytest.approx(5.4e6, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("conditional_norm", "label_modulation"),
+    [(True, True), (True, False), (False, True), (False, False)],
+)
+def test_the_modality_changes_the_image(conditional_norm, label_modulation):
+    net = networks.build_conditional_decoder(8, 4, conditional_norm, label_modulation)
+    code = tf.random.stateless_normal([1, 8, 8, 32], [1, 2])
+    lesion = tf.zeros([1, 32, 32, 16])
+    one, other = (
+        net([code, tf.one_hot([modality], 4), lesion]).numpy() for modality in (0, 1)
+    )
+    if conditional_norm:  # at the start its gains are 1 for all: train one offset apart
+        kernel = next(v for v in net.trainable_variables if v.shape == (4, 4))
+        kernel.assign_add(tf.one_hot([1] * 4, 4, axis=0) * 0.5)
+        other = net([code, tf.one_hot([1], 4), lesion]).numpy()
+    assert np.abs(one - other).max() > 1e-4
+
+
+def test_an_unlearnt_label_leaves_the_image_alone():
+    net = networks.build_conditional_decoder(8, 4)
+    code = tf.random.stateless_normal([1, 8, 8, 32], [1, 2])
+    condition = tf.one_hot([0], 4)
+    images = [net([code, condition, tf.fill([1, 32, 32, 16], v)]) for v in (0.0, 1.0)]
+    np.testing.assert_array_equal(*images)
+
+
+def test_a_code_that_is_no_square_is_refused_with_the_next_ones():
+    with pytest.raises(ValueError, match="take 36 or 49"):
+        networks.build_map_code_discriminator(4, 40)
+
+
+def test_outputs_are_float32_under_bfloat16():
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        net = networks.build_segmentor(16, 2)
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    assert net(tf.zeros([1, 16, 16, 1])).dtype == tf.float32
