@@ -1,0 +1,404 @@
+"""tf.data pipelines: subjects on disk -> batches (Sections 3.1, 3.3).
+
+Every volume is decoded once, cut, scaled and kept as raw slices in a cache folder, from
+which batches are read; memory does not grow with the number of subjects. What step k
+gets depends on the seed and k alone, so a resumed run sees the data of an uninterrupted
+one.
+"""
+
+import atexit
+import concurrent.futures
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from brats_gan import brats, checks
+
+LEVELS = 65535  # a cached intensity of 1.0, as uint16
+CANDIDATES = 8  # labels offered for placement at each training step
+LESION_FREE = 0.1  # share of label draws that are empty: healthy slices are real too
+
+
+def split_subjects(
+    data_dir,
+    run_dir,
+    seed=0,
+    given=None,
+    layout=None,
+    check=True,
+    slices=brats.SLICES,
+):
+    """Finds the subjects of a folder and splits them, once for a run.
+
+    The split is RUN/split.json where that exists, else `given` (a file of another run),
+    else drawn from `seed`; and it is written to RUN/split.json.
+
+    Args:
+        data_dir: BraTS folder.
+        run_dir: Path.
+        seed: of the split.
+        given: path of a split.json, or None.
+        layout: see brats.find_subjects.
+        check: look at all headers and labels first.
+        slices: the range that must be there, half-open.
+
+    Returns:
+        Subjects to train on, subjects held out: lists of brats.Subject.
+
+    Raises:
+        DataError: the folder is not usable, or the split names other subjects.
+    """
+    subjects = brats.find_subjects(data_dir, layout)
+    if check:
+        checks.require_usable(data_dir, layout, slices)
+    path = run_dir / "split.json"
+    if path.exists() or given:
+        source = path if path.exists() else Path(given)
+        split = brats.load_split(source)
+        by_name = {subject.name: subject for subject in subjects}
+        missing = sorted({*split["train"], *split["test"]} - by_name.keys())
+        if missing:
+            raise brats.DataError(
+                f"{source} names subjects that {data_dir} does not have: "
+                f"{', '.join(missing[:5])}; give the folder it was made for"
+            )
+    else:
+        by_name = {subject.name: subject for subject in subjects}
+        split = brats.split_subjects(by_name, seed)
+    brats.save_split(path, split)
+    return [by_name[n] for n in split["train"]], [by_name[n] for n in split["test"]]
+
+
+def preprocessing(image_size, slices=brats.SLICES):
+    """What an export must say for its input to be made the same way (D1, D15)."""
+    return {
+        "modalities": brats.MODALITIES,
+        "labels": brats.LABELS,
+        "orientation": "LPS, [H, W] rows anterior to posterior, columns right to left",
+        "slices": list(slices),
+        "crop": brats.CROP,
+        "image_size": image_size,
+        "scaling": "negative to 0, divided by the 99.9 percentile of the positive "
+        "voxels of the slices in range, clipped to [0, 1]",
+    }
+
+
+class Slices:
+    """All slices in range of some subjects, read one at a time from a cache folder.
+
+    Attributes:
+        names: subject names.
+        index: [N, 2] int, (subject, slice) of every slice that shows brain.
+        lesions: positions in `index` whose label is not empty.
+        image_size: side of a slice.
+    """
+
+    def __init__(
+        self,
+        subjects,
+        image_size=brats.CROP,
+        slices=brats.SLICES,
+        labels=True,
+        cache_dir=None,
+    ):
+        """Decodes what the cache does not hold yet, with a progress bar.
+
+        Args:
+            subjects: list of brats.Subject.
+            image_size: side of a slice after crop and resize.
+            slices: half-open range.
+            labels: whether a subject without label file is an error.
+            cache_dir: kept for the next run; None: a temporary folder.
+
+        Raises:
+            DataError: see brats.read_subject; or no slice shows any brain.
+        """
+        self.names = [subject.name for subject in subjects]
+        self.image_size = image_size
+        self._labels = labels
+        if cache_dir is None:
+            cache_dir = tempfile.mkdtemp(prefix="brats_gan-")
+            atexit.register(shutil.rmtree, cache_dir, ignore_errors=True)
+        self._folder = Path(cache_dir)
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+        bar = tf.keras.utils.Progbar(len(subjects), unit_name="subject", interval=2)
+        self._files = []
+        prepare = functools.partial(self._cached, image_size=image_size, slices=slices)
+        # Decompression and resizing leave Python's lock, so threads are enough.
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            for files in pool.map(prepare, subjects):
+                self._files.append(files)
+                bar.add(1)
+
+        index, lesions = [], []
+        blank = 0
+        for subject, (images, label) in enumerate(self._files):
+            shows_brain = np.load(images.with_suffix(".brain.npy"))
+            has_lesion = (
+                np.load(label, mmap_mode="r").any((1, 2))
+                if label
+                else np.zeros_like(shows_brain)
+            )
+            for position in np.flatnonzero(shows_brain):
+                if has_lesion[position]:
+                    lesions.append(len(index))
+                index.append((subject, position))
+            blank += int(np.sum(~shows_brain))
+        if blank:
+            logging.info("%d slices in range show no brain and are left out", blank)
+        if not index:
+            raise brats.DataError(
+                f"no slice of {', '.join(self.names)} shows any brain in range "
+                f"{slices}; check the slice range"
+            )
+        self.index = np.array(index)
+        self.lesions = np.array(lesions, int)
+
+    def __len__(self):
+        return len(self.index)
+
+    def _cached(self, subject, image_size, slices):
+        """(images.npy, labels.npy or None) of a subject; decodes it if need be."""
+        key = _content_key(subject, image_size, slices)
+        images_path = self._folder / f"{key}.images.npy"
+        label_path = self._folder / f"{key}.label.npy"
+        want_label = subject.label is not None
+        if self._labels and not want_label:
+            raise brats.DataError(
+                f"{subject.name} has no label file, and labels are needed here; add "
+                "the file or move the subject out of the folder"
+            )
+        if not images_path.exists() or (want_label and not label_path.exists()):
+            images, label = brats.read_subject(
+                subject, slices, image_size, labels=want_label
+            )
+            if want_label:
+                _save(label_path, label)
+            _save(images_path.with_suffix(".brain.npy"), images.any((1, 2, 3)))
+            # Modality before rows: one modality of one slice is one run of bytes.
+            scaled = np.round(np.moveaxis(images, -1, 1) * LEVELS).astype(np.uint16)
+            _save(images_path, scaled)
+        return images_path, label_path if want_label else None
+
+    def image(self, position, modality=slice(None)):
+        """[..., H, W] uint16 of one slice: one modality, or all four."""
+        subject, number = self.index[position]
+        # Opened anew each time: a map kept open would count as this process' memory.
+        return np.array(
+            np.load(self._files[subject][0], mmap_mode="r")[number, modality]
+        )
+
+    def label(self, position):
+        """[H, W] uint8 of one slice."""
+        subject, number = self.index[position]
+        return np.array(np.load(self._files[subject][1], mmap_mode="r")[number])
+
+
+def _save(path, array):
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        np.save(file, array)
+    os.replace(temporary, path)
+
+
+def _content_key(subject, image_size, slices):
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(repr((image_size, tuple(slices), subject.layout)).encode())
+    digest.update(repr((subject.prepared, brats.CROP)).encode())
+    sources = [subject.images[name] for name in brats.MODALITIES]
+    if subject.label is not None:
+        sources.append((subject.label, None))
+    for path, channel in sources:
+        digest.update(repr((path.name, channel)).encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=64)
+def _order(count, seed, stream, epoch):
+    return np.random.default_rng([seed, stream, epoch]).permutation(count)
+
+
+def shuffled(count, seed, stream, first, length):
+    """Positions first .. first + length of an endless stream of shuffled passes.
+
+    Each pass over `count` items has an order of its own, drawn from (seed, stream,
+    pass): every item once a pass, whatever the batch size, and any position without a
+    replay.
+    """
+    return np.array(
+        [
+            _order(count, seed, stream, position // count)[position % count]
+            for position in range(first, first + length)
+        ]
+    )
+
+
+def _batches(fetch, signature, first):
+    """Dataset of fetch(step) for step = first, first + 1, ...; endless."""
+    names = list(signature)
+
+    def load(step):
+        values = fetch(int(step))
+        return [values[name] for name in names]
+
+    def typed(step):
+        arrays = tf.numpy_function(
+            load, [step], [signature[name].dtype for name in names]
+        )
+        batch = {}
+        for name, array in zip(names, arrays, strict=True):
+            array.set_shape(signature[name].shape)
+            if array.dtype == tf.uint16:
+                array = tf.cast(array, tf.float32) / LEVELS
+            batch[name] = array
+        return batch
+
+    steps = tf.data.Dataset.range(first, tf.int64.max)
+    return steps.map(typed, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+
+def structural_batches(slices, batch_size, seed, first=0):
+    """Stage 1: slices of a random modality each, with their labels.
+
+    Yields {"x": [B, H, W, 1] in [0, 1], "label": [B, H, W] uint8, "subject": [B]}.
+    """
+
+    def fetch(step):
+        rows = shuffled(len(slices), seed, 0, step * batch_size, batch_size)
+        modalities = np.random.default_rng([seed, step]).integers(4, size=batch_size)
+        images = [slices.image(*each) for each in zip(rows, modalities, strict=True)]
+        return {
+            "x": np.stack(images)[..., None],
+            "label": np.stack([slices.label(row) for row in rows]),
+            "subject": slices.index[rows, 0],
+        }
+
+    size = slices.image_size
+    return _batches(
+        fetch,
+        {
+            "x": tf.TensorSpec([batch_size, size, size, 1], tf.uint16),
+            "label": tf.TensorSpec([batch_size, size, size], tf.uint8),
+            "subject": tf.TensorSpec([batch_size], tf.int64),
+        },
+        first,
+    )
+
+
+def draw_labels(slices, rng, count):
+    """[count, H, W] uint8: labels of random slices, LESION_FREE of them empty."""
+    size = slices.image_size
+    drawn = np.zeros([count, size, size], np.uint8)
+    if len(slices.lesions):
+        for target in drawn:
+            if rng.random() >= LESION_FREE:
+                target[:] = slices.label(rng.choice(slices.lesions))
+    return drawn
+
+
+def multimodal_batches(slices, batch_size, seed, first=0):
+    """Stage 2: each modality from a stream of its own, so nothing is registered.
+
+    Yields a dict:
+        x: [B, 4, H, W, 1], slice i of every row is modality i of its own subject.
+        label: [B, 4, H, W] uint8, of the same slices.
+        source: [B, H, W, 1], a fifth stream, of which f is taken.
+        source_label: [B, H, W] uint8. source_modality: [B].
+        candidates: [B, CANDIDATES, H, W] uint8, lesion labels to place.
+        subject: [B, 5] and slice: [B, 5], where x and source come from.
+    """
+
+    def fetch(step):
+        streams = [
+            shuffled(len(slices), seed, stream, step * batch_size, batch_size)
+            for stream in range(5)
+        ]
+        rng = np.random.default_rng([seed, step])
+        modality = rng.integers(4, size=batch_size)
+        x = [np.stack([slices.image(row, i) for row in streams[i]]) for i in range(4)]
+        label = [np.stack([slices.label(row) for row in streams[i]]) for i in range(4)]
+        source = [
+            slices.image(*each) for each in zip(streams[4], modality, strict=True)
+        ]
+        where = slices.index[np.stack(streams, 1)]
+        candidates = draw_labels(slices, rng, batch_size * CANDIDATES)
+        return {
+            "x": np.stack(x, 1)[..., None],
+            "label": np.stack(label, 1),
+            "source": np.stack(source)[..., None],
+            "source_label": np.stack([slices.label(row) for row in streams[4]]),
+            "source_modality": modality,
+            "candidates": candidates.reshape(
+                batch_size, CANDIDATES, *label[0].shape[1:]
+            ),
+            "subject": where[..., 0],
+            "slice": where[..., 1],
+        }
+
+    size = slices.image_size
+    plane = [size, size]
+    return _batches(
+        fetch,
+        {
+            "x": tf.TensorSpec([batch_size, 4, *plane, 1], tf.uint16),
+            "label": tf.TensorSpec([batch_size, 4, *plane], tf.uint8),
+            "source": tf.TensorSpec([batch_size, *plane, 1], tf.uint16),
+            "source_label": tf.TensorSpec([batch_size, *plane], tf.uint8),
+            "source_modality": tf.TensorSpec([batch_size], tf.int64),
+            "candidates": tf.TensorSpec([batch_size, CANDIDATES, *plane], tf.uint8),
+            "subject": tf.TensorSpec([batch_size, 5], tf.int64),
+            "slice": tf.TensorSpec([batch_size, 5], tf.int64),
+        },
+        first,
+    )
+
+
+def segmentation_batches(slices, batch_size, seed, first=0):
+    """Stage 4: the four registered modalities of a slice and their one label.
+
+    Yields {"x": [B, 4, H, W, 1], "label": [B, H, W] uint8, "subject": [B]}. Real and
+    synthetic subjects mix at random when `slices` was made of both.
+    """
+
+    def fetch(step):
+        rows = shuffled(len(slices), seed, 0, step * batch_size, batch_size)
+        return {
+            "x": np.stack([slices.image(row) for row in rows])[..., None],
+            "label": np.stack([slices.label(row) for row in rows]),
+            "subject": slices.index[rows, 0],
+        }
+
+    size = slices.image_size
+    return _batches(
+        fetch,
+        {
+            "x": tf.TensorSpec([batch_size, 4, size, size, 1], tf.uint16),
+            "label": tf.TensorSpec([batch_size, size, size], tf.uint8),
+            "subject": tf.TensorSpec([batch_size], tf.int64),
+        },
+        first,
+    )
+
+
+def in_order(slices, batch_size):
+    """All slices once, in order, as NumPy: for scoring.
+
+    Yields x [b, 4, H, W, 1] float32, label [b, H, W] uint8, subject [b], b <=
+    batch_size.
+    """
+    for start in range(0, len(slices), batch_size):
+        rows = range(start, min(start + batch_size, len(slices)))
+        x = np.stack([slices.image(row) for row in rows])[..., None]
+        label = np.stack([slices.label(row) for row in rows])
+        yield x.astype(np.float32) / LEVELS, label, slices.index[list(rows), 0]

@@ -1,0 +1,100 @@
+"""Sheets of slices, as PNG and for TensorBoard. Knows nothing of the method."""
+
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colors
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+LABEL_COLOURS = ("black", "crimson", "gold", "deepskyblue", "limegreen")
+_LABEL_MAP = colors.ListedColormap(LABEL_COLOURS)
+
+
+def sheet(rows, titles, path=None, row_titles=None, label_columns=(), cell_inches=1.3):
+    """Draws rows of slices under column titles.
+
+    Args:
+        rows: lists of [H, W] arrays, images in [0, 1]; None leaves a cell empty.
+        titles: one a column.
+        path: PNG to write, or None.
+        row_titles: one a row, or None.
+        label_columns: titles whose arrays are labels 0..4, drawn in LABEL_COLOURS.
+
+    Returns:
+        [H, W, 3] uint8.
+    """
+    figure = Figure(
+        (cell_inches * len(titles), cell_inches * len(rows) + 0.3), facecolor="black"
+    )
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), len(titles), squeeze=False)
+    for row, line in enumerate(rows):
+        for column, title in enumerate(titles):
+            axis = axes[row, column]
+            axis.axis("off")
+            image = line[column]
+            if row == 0:
+                axis.set_title(title, color="white", fontsize=9)
+            if image is None:
+                continue
+            if title in label_columns:
+                axis.imshow(image, cmap=_LABEL_MAP, vmin=-0.5, vmax=4.5)
+            else:
+                axis.imshow(image, cmap="gray", vmin=0.0, vmax=1.0)
+        if row_titles:
+            axes[row, 0].text(
+                -0.05,
+                0.5,
+                row_titles[row],
+                color="white",
+                fontsize=7,
+                rotation=90,
+                ha="right",
+                va="center",
+                transform=axes[row, 0].transAxes,
+            )
+    figure.subplots_adjust(
+        0.03, 0.01, 0.99, 1.0 - 0.3 / figure.get_figheight(), 0.03, 0.03
+    )
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    if path is not None:
+        _save(figure, path)
+    return pixels
+
+
+def loss_curves(log_path, path):
+    """Draws every loss of a losses.jsonl, a panel each, and writes it to `path`."""
+    with open(log_path) as file:
+        lines = [json.loads(line) for line in file]
+    if not lines:
+        return
+    names = [name for name in lines[0] if name not in ("step", "seconds")]
+    columns = 5
+    height = -(-len(names) // columns)
+    figure = Figure((2.6 * columns, 1.7 * height))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(height, columns, squeeze=False).ravel()
+    steps = [line["step"] for line in lines]
+    for axis, name in zip(axes, names, strict=False):
+        axis.plot(steps, [line[name] for line in lines], linewidth=0.8)
+        axis.set_title(name, fontsize=8)
+        axis.tick_params(labelsize=6)
+    for axis in axes[len(names) :]:
+        axis.axis("off")
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def _save(figure, path):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", facecolor=figure.get_facecolor(), dpi=100)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content.getvalue())
+    os.replace(temporary, path)

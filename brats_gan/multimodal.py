@@ -1,0 +1,405 @@
+"""Stage 2: registered slices of four modalities from a map and a label (Sections
+2.4-2.6).
+
+Stage 2a reconstructs and translates real, unregistered slices; stage 2b generates from
+fused maps. Both run in one step. Modalities ride on the batch axis: row b * 4 + i of a
+merged tensor is modality i of example b. Instance norm makes that equal to a call for
+each modality (tests/test_multimodal.py).
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from brats_gan import (
+    addons,
+    brats,
+    fusion,
+    losses,
+    networks,
+    runs,
+    segmentation,
+    structure,
+)
+
+NUM_MODALITIES = len(brats.MODALITIES)
+
+# Weights of the terms each side is trained on, by their names in losses.py (D9).
+GENERATOR_WEIGHTS = {
+    "reconstruction": 10.0,
+    "cycle": 10.0,
+    "cycle_pairs": 1.0,
+    "self_reconstruction": 10.0,
+    "registration": 5.0,
+    "code_translated": 1.0,
+    "code_generated": 1.0,
+    "code_pairs": 0.5,
+    "code_adversarial": 0.5,
+    "adversarial_generated": 1.0,
+    "adversarial_translated": 0.5,
+    "category_generated": 1.0,
+    "category_translated": 1.0,
+    "structure": 5.0,
+    "background": 5.0,
+    "lesion": 0.5,
+}
+DISCRIMINATOR_WEIGHTS = {
+    "d_real": 1.0,
+    "d_generated": 1.0,
+    "d_translated": 0.5,
+    "d_category_real": 1.0,
+    "d_category_generated": 0.1,
+    "d_category_translated": 0.1,
+    "d_code_real": 0.5,
+    "d_code_generated": 0.5,
+}
+LESION_WEIGHTS = {"lesion_component": 1.0}
+WEIGHTS = GENERATOR_WEIGHTS | DISCRIMINATOR_WEIGHTS | LESION_WEIGHTS
+
+# Terms that compare generated images with one another, or with what a segmentor that is
+# still learning says: of no use before there are images, so they are ramped up (D9).
+RAMPED = ("registration", "code_translated", "code_generated", "code_pairs", "lesion")
+RAMP = 0.3  # share of the steps until they have their full weight
+
+GENERATOR_SIDE = ("EC_R", "EC", "DC")
+DISCRIMINATOR_SIDE = ("D", "FD")
+
+
+class Options(NamedTuple):
+    """What a run chooses beside the weights; each is a flag of train_multimodal.py."""
+
+    beta: float = structure.BETA
+    all_pairs: bool = False  # D18: every ordered pair, or one drawn for each image
+    image_norm: str = "absolute"  # or "squared", see losses.image_distance (D9)
+    category: str = "entropy"  # or "regression" (D10)
+    label_loss: str = "weighted"  # or "squared" (D12)
+    structure_weight: float = fusion.STRUCTURE_WEIGHT  # D8
+    label_weight: float = fusion.LABEL_WEIGHT  # D8
+    input_noise: float = 0.05  # sd of the noise on what D sees
+    guidance_blur: bool = (
+        True  # random blur of what guides, against adversarial stripes
+    )
+
+
+def build(
+    image_size,
+    width=64,
+    scheme="multiple",
+    conditional_norm=True,
+    label_modulation=True,
+    category="entropy",
+):
+    """The networks of the stage, by the paper's names.
+
+    Those of the lesion scheme come along under the names segmentation.build gives them.
+    conditional_norm is D16, label_modulation D19, category D10.
+    """
+    categories = NUM_MODALITIES if category == "entropy" else 1
+    return {
+        "EC_R": networks.build_encoder(image_size, width, len(brats.LABELS), "EC_R"),
+        "EC": networks.build_encoder(image_size, width, 1, "EC"),
+        "DC": networks.build_conditional_decoder(
+            image_size // 4, width, conditional_norm, label_modulation
+        ),
+        "D": networks.build_discriminator(image_size, width, categories),
+        "FD": networks.build_code_discriminator(image_size // 4, width),
+        **segmentation.build(scheme, image_size, width),
+    }
+
+
+def lesion_nets(nets):
+    """The lesion components among the networks of the stage."""
+    others = GENERATOR_SIDE + DISCRIMINATOR_SIDE
+    return {name: net for name, net in nets.items() if name not in others}
+
+
+def variables(nets):
+    """Trainable variables by side: generator, discriminator, lesion_component."""
+    sides = {
+        "generator": [nets[name] for name in GENERATOR_SIDE],
+        "discriminator": [nets[name] for name in DISCRIMINATOR_SIDE],
+        "lesion_component": lesion_nets(nets).values(),
+    }
+    return {
+        side: [v for net in members for v in net.trainable_variables]
+        for side, members in sides.items()
+    }
+
+
+def merge(x):
+    """[B, 4, ...] -> [4B, ...]."""
+    return tf.reshape(x, [-1, *x.shape[2:]])
+
+
+def split(x):
+    """[4B, ...] -> [B, 4, ...]."""
+    return tf.reshape(x, [-1, NUM_MODALITIES, *x.shape[1:]])
+
+
+def all_modalities(batch):
+    """[4 * batch] int32: 0, 1, 2, 3, 0, 1, ...; the modality of each merged row."""
+    return tf.tile(tf.range(NUM_MODALITIES), [batch])
+
+
+def lesion_maps(label, modality):
+    """What modulates DC (D19): a map for each pair of lesion class and modality.
+
+    [N, H, W] integers, [N] -> [N, H, W, 16]; only the 4 maps of the row's modality are
+    not 0, so that each modality learns its own look of each class.
+    """
+    lesion = tf.one_hot(tf.cast(label, tf.int32), len(brats.LABELS))[..., 1:]
+    which = tf.one_hot(modality, NUM_MODALITIES)[:, None, None, None, :]
+    maps = lesion[..., None] * which
+    return tf.reshape(maps, [-1, *label.shape[1:], networks.NUM_LESION_MAPS])
+
+
+def decode(nets, code, modality, label, training=True):
+    """DC(code, i) with the label's lesion: [N, h, w, C], [N], [N, H, W] -> images."""
+    condition = tf.one_hot(modality, NUM_MODALITIES)
+    maps = lesion_maps(label, modality)
+    return nets["DC"]([code, condition, maps], training=training)
+
+
+class Pass(NamedTuple):
+    """All tensors of one step, merged rows; J is the number of translations an image.
+
+    N = 4B below.
+    """
+
+    modality: tf.Tensor  # [N]
+    targets: tf.Tensor  # [J, N], j of x_{t,i->j}
+    label: tf.Tensor  # [N, H, W], of x
+    placed: tf.Tensor  # [B, H, W], l of x_g
+    f: tf.Tensor  # [B, H, W, 1]
+    background: tf.Tensor  # [B, H, W, 1], outside the brain f comes from
+    x: tf.Tensor  # [N, H, W, 1]
+    x_r: tf.Tensor  # [N, H, W, 1]
+    x_t: tf.Tensor  # [J, N, H, W, 1]
+    x_cr: tf.Tensor  # [J, N, H, W, 1]
+    x_g: tf.Tensor  # [N, H, W, 1]
+    x_gt: tf.Tensor  # [J, N, H, W, 1], row (j, n): image n translated to targets[j, n]
+    x_s: tf.Tensor  # [B, H, W, 1], the source rebuilt from its own map and label
+    code: tf.Tensor  # [N, h, w, C]
+    code_t: tf.Tensor  # [J, N, h, w, C]
+    code_g: tf.Tensor  # [B, h, w, C]
+    code_gi: tf.Tensor  # [N, h, w, C]
+
+
+def forward(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tuple
+    """Stages 2a and 2b on one batch: two calls each of EC and DC, whatever J.
+
+    Args:
+        nets: of `build`.
+        batch: of data.multimodal_batches.
+        seed: [2] int32.
+        options: Options.
+    """
+    x, label = merge(batch["x"]), merge(batch["label"])
+    rows = x.shape[0]
+    batch_size = rows // NUM_MODALITIES
+    modality = all_modalities(batch_size)
+    place_seed, pair_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+
+    if options.all_pairs:
+        offsets = tf.range(1, NUM_MODALITIES)[:, None] + tf.zeros([1, rows], tf.int32)
+    else:
+        offsets = tf.random.stateless_uniform(
+            [1, rows], pair_seed, 1, NUM_MODALITIES, tf.int32
+        )
+    targets = (modality[None] + offsets) % NUM_MODALITIES
+    ways = targets.shape[0]
+
+    # Section 2.5: f of a real slice without its lesion, and a label that fits its
+    # brain.
+    source, source_label = batch["source"], batch["source_label"]
+    f = tf.stop_gradient(structure.structural_map(source, options.beta))
+    f = fusion.remove_lesion(f, source_label)
+    background = structure.background(source, 0)
+    placed, _, _ = fusion.place_label(batch["candidates"], background, place_seed)
+    weights = (options.structure_weight, options.label_weight)
+    fused = tf.concat(
+        [fusion.fuse(f, placed, *weights), fusion.fuse(f, source_label, *weights)], 0
+    )
+
+    code = nets["EC"](x, training=True)
+    code_g, code_s = tf.split(nets["EC_R"](fused, training=True), 2)
+
+    def each_way(t):  # [N, ...] -> [J * N, ...]
+        return tf.concat([t] * ways, 0)
+
+    placed_rows = tf.repeat(placed, NUM_MODALITIES, 0)
+    source_modality = tf.cast(batch["source_modality"], tf.int32)
+    images = decode(
+        nets,
+        tf.concat(
+            [code, each_way(code), tf.repeat(code_g, NUM_MODALITIES, 0), code_s], 0
+        ),
+        tf.concat([modality, tf.reshape(targets, [-1]), modality, source_modality], 0),
+        tf.concat([label, each_way(label), placed_rows, source_label], 0),
+    )
+    x_r, x_t, x_g, x_s = tf.split(images, [rows, ways * rows, rows, batch_size])
+
+    codes = nets["EC"](tf.concat([x_t, x_g], 0), training=True)
+    code_t, code_gi = tf.split(codes, [ways * rows, rows])
+    images = decode(
+        nets,
+        tf.concat([code_t, each_way(code_gi)], 0),
+        tf.concat([each_way(modality), tf.reshape(targets, [-1])], 0),
+        tf.concat([each_way(label), each_way(placed_rows)], 0),
+    )
+    x_cr, x_gt = tf.split(images, 2)
+
+    def by_way(t):  # [J * N, ...] -> [J, N, ...]
+        return tf.reshape(t, [ways, rows, *t.shape[1:]])
+
+    return Pass(
+        modality=modality,
+        targets=targets,
+        label=label,
+        placed=placed,
+        f=f,
+        background=background,
+        x=x,
+        x_r=x_r,
+        x_t=by_way(x_t),
+        x_cr=by_way(x_cr),
+        x_g=x_g,
+        x_gt=by_way(x_gt),
+        x_s=x_s,
+        code=code,
+        code_t=by_way(code_t),
+        code_g=code_g,
+        code_gi=code_gi,
+    )
+
+
+def _random_blur(x, seed):
+    """Each image of [N, H, W, 1] somewhere between itself and its 3 x 3 blur."""
+    share = tf.random.stateless_uniform([tf.shape(x)[0], 1, 1, 1], seed)
+    return x + share * (addons.gaussian_blur(x) - x)
+
+
+def terms(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tuple
+    """Every loss of the stage on one batch, by name; arguments as `forward`."""
+    p = forward(nets, batch, seed, options)
+    ways, rows = p.targets.shape
+    noise_seed, blur_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+    norm = options.image_norm
+
+    # D sees real, generated and translated images in one call.
+    seen = tf.concat([p.x, p.x_g, tf.reshape(p.x_t, [ways * rows, *p.x.shape[1:]])], 0)
+    noise = options.input_noise * tf.random.stateless_normal(tf.shape(seen), noise_seed)
+    scores, categories = nets["D"](seen + noise, training=True)
+    parts = [rows, rows, ways * rows]
+    real_score, generated_score, translated_score = tf.split(scores, parts)
+    category_loss = losses.CATEGORY_LOSSES[options.category]
+    wanted = (p.modality, p.modality, tf.reshape(p.targets, [-1]))
+    real_category, generated_category, translated_category = (
+        category_loss(part, modality)
+        for part, modality in zip(tf.split(categories, parts), wanted, strict=True)
+    )
+    code_score, code_g_score = tf.split(
+        nets["FD"](tf.concat([p.code, p.code_g], 0), training=True), [rows, rows // 4]
+    )
+
+    # Where x_{g,j} was translated to i, it is compared with x_{g,i} of the same map.
+    first_row = tf.range(rows) // NUM_MODALITIES * NUM_MODALITIES
+    same_map = tf.gather(p.x_g, first_row[None] + p.targets)  # [J, N, H, W, 1]
+    placed = tf.repeat(p.placed, NUM_MODALITIES, 0)
+    flat = [ways * rows, *p.x.shape[1:]]
+    no_lesion = tf.cast(placed == 0, tf.float32)[..., None]
+    f = tf.repeat(p.f, NUM_MODALITIES, 0)
+    f_g = structure.structural_map(p.x_g, options.beta)
+    background = tf.repeat(p.background, NUM_MODALITIES, 0)
+
+    components = lesion_nets(nets)
+    label_loss = losses.LABEL_LOSSES[options.label_loss]
+    guided = _random_blur(p.x_g, blur_seed) if options.guidance_blur else p.x_g
+    label_r = segmentation.segment(components, split(p.x), training=True)
+    label_g = segmentation.segment(components, split(guided), training=True)
+    label_axes = label_g.shape[1]
+
+    return {
+        **losses.reconstruction(p.x, p.x_r, p.label, norm),
+        **losses.cycle(p.x, p.x_cr, p.label, norm),
+        "self_reconstruction": losses.image_distance(
+            batch["source"], p.x_s, batch["source_label"], norm
+        ),
+        **losses.registration(
+            tf.reshape(same_map, flat),
+            tf.reshape(p.x_gt, flat),
+            tf.concat([placed] * ways, 0),
+            norm,
+        ),
+        **losses.code_1(tf.stack([p.code] * ways), p.code_t),
+        **losses.code_2(p.code_g, split(p.code_gi)),
+        **losses.structure(f * no_lesion, f_g * no_lesion),
+        "background": losses.squared(p.x_g * background),
+        **losses.generator_1(translated_score, translated_category),
+        **losses.generator_2(generated_score, generated_category, code_g_score),
+        "lesion": label_loss(split(placed)[:, :label_axes], label_g),
+        "lesion_component": label_loss(split(p.label)[:, :label_axes], label_r),
+        **losses.discriminator_1(translated_score, translated_category, code_score),
+        **losses.discriminator_2(
+            real_score, generated_score, real_category, generated_category, code_g_score
+        ),
+    }
+
+
+def make_train_step(
+    nets,
+    optimizers,
+    weights=None,
+    options=Options(),  # noqa: B008 - an immutable tuple
+    ramp_steps=0,
+):
+    """Returns step(batch, seed) -> {name: scalar}, one update of each side.
+
+    Args:
+        nets: of `build`.
+        optimizers: {"generator": ..., "discriminator": ..., "lesion_component": ...},
+            built.
+        weights: by the names of WEIGHTS.
+        options: Options.
+        ramp_steps: over how many steps the RAMPED weights grow from 0. seed[1] is the
+            step.
+    """
+    weights = WEIGHTS | (weights or {})
+    names = {
+        "generator": GENERATOR_WEIGHTS,
+        "discriminator": DISCRIMINATOR_WEIGHTS,
+        "lesion_component": LESION_WEIGHTS,
+    }
+    of_side = variables(nets)
+
+    @tf.function
+    def train_step(batch, seed):
+        grown = tf.minimum(tf.cast(seed[1], tf.float32) / max(ramp_steps, 1), 1.0)
+        ramp = {name: grown if ramp_steps else 1.0 for name in RAMPED}
+        now = {name: weight * ramp.get(name, 1.0) for name, weight in weights.items()}
+        with tf.GradientTape(persistent=True) as tape:
+            named = terms(nets, batch, seed, options)
+            totals = {side: losses.total(named, now, names[side]) for side in names}
+        runs.update(optimizers, tape, totals, of_side)
+        # The lesion component has one term, so its total bears the same name.
+        return {**named, **totals}
+
+    return train_step
+
+
+def generate(nets, f, label, options=Options()):  # noqa: B008 - an immutable tuple
+    """x_{g,i} for all i from one map and label each: the four are registered.
+
+    [B, H, W, 1] in {0, 1}, [B, H, W] integers -> [B, 4, H, W, 1] in [0, 1].
+    """
+    fused = fusion.fuse(f, label, options.structure_weight, options.label_weight)
+    code_g = nets["EC_R"](fused, training=False)
+    modality = all_modalities(tf.shape(f)[0])
+    images = decode(
+        nets,
+        tf.repeat(code_g, NUM_MODALITIES, 0),
+        modality,
+        tf.repeat(label, NUM_MODALITIES, 0),
+        training=False,
+    )
+    return split(images)

@@ -1,0 +1,250 @@
+"""Stage 3: noise -> map -> label -> four registered slices, filtered twice (Section
+2.8).
+
+Sample n is drawn from (seed, n, attempt) and nothing else, so what it looks like does
+not depend on how many samples are made, in which order, or whether the command was
+killed.
+"""
+
+import collections
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from brats_gan import brats, data, fusion, metrics, structure
+
+LABEL_CANDIDATES = 8  # labels offered to each map before it is given up
+FAINT = 0.02  # intensities below are no tissue: a sigmoid never says exactly 0
+
+
+class Sample(NamedTuple):
+    """One registered set. Images are [size, size], intensities in [0, 1]."""
+
+    number: int
+    structure: np.ndarray  # f_g in {0, 1}
+    background: np.ndarray  # MASK(f_g) in {0, 1}, 1 outside the brain
+    label: np.ndarray  # uint8 0..4
+    images: np.ndarray  # [4, size, size]
+    found: np.ndarray  # [M, size, size] uint8, what the segmentors see in the images
+    label_subject: str  # whose label it was before it was moved; "" for an empty one
+    tries: int  # attempts, the one that is kept included
+    mae: float  # of Algorithm 3
+    dice: float  # mean over the segmentors of index Dice
+    accepted: bool  # False: no attempt passed both filters and this was the best
+    rejected_structure: int  # attempts that Algorithm 3 turned away
+    rejected_label: int  # attempts in which no label fitted
+    rejected_dice: int  # attempts that the segmentors turned away
+
+
+class _Attempt(NamedTuple):
+    number: int
+    attempt: int
+    f: np.ndarray
+    background: np.ndarray
+    mae: float
+    label: np.ndarray
+    label_subject: str
+    passed: bool  # Algorithm 3 and the placement
+
+
+class Models(NamedTuple):
+    """The trained stages, as functions of batched tensors."""
+
+    code_dim: int
+    structure: callable  # code [B, code_dim] -> f, background [B, H, W, 1]
+    images: callable  # f [B, H, W, 1], label [B, H, W] -> [B, 4, H, W, 1]
+    segment: callable  # [B, 4, H, W, 1] -> labels [B, M, H, W]
+
+
+def _place(slices, background, rng):
+    """A label of a training subject, moved until it fits: (label, subject, fitted)."""
+    size = slices.image_size
+    if rng.random() < data.LESION_FREE or not len(slices.lesions):
+        return np.zeros([size, size], np.uint8), "", True
+    rows = rng.choice(slices.lesions, LABEL_CANDIDATES)
+    candidates = np.stack([slices.label(row) for row in rows])
+    # MASK learnt a brain grown by p; the label must fit the brain itself (D6).
+    brain = structure.resize_background(background[None, ..., None], -structure.GROWTH)
+    seed = rng.integers(2**31, size=2, dtype=np.int32)
+    label, tries, fitted = fusion.place_label(candidates[None], brain, seed)
+    row = rows[int(tries[0]) - 1]
+    return label[0].numpy(), slices.names[slices.index[row, 0]], bool(fitted[0])
+
+
+def samples(
+    models,
+    slices,
+    numbers,
+    seed,
+    mae_threshold=structure.MAE_THRESHOLD,
+    dice_threshold=0.95,
+    max_tries=50,
+    batch_size=16,
+):
+    """Yields a Sample for each of `numbers`, in their order.
+
+    An attempt draws a code, keeps its map if Algorithm 3 does, places a label,
+    generates, and keeps the set if the segmentors find the label again. After
+    `max_tries` the best attempt is kept and marked as not accepted (D7).
+
+    Args:
+        models: Models.
+        slices: data.Slices of the training subjects, the pool of labels.
+        numbers: sample numbers, whole numbers from 0.
+        seed: of the data set.
+        mae_threshold: of Algorithm 3.
+        dice_threshold: mean index Dice over the segmentors (Section 2.8).
+        max_tries: attempts a sample.
+        batch_size: attempts in flight.
+    """
+    numbers = list(numbers)
+    waiting = collections.deque((number, 0) for number in numbers)
+    rejected = {number: [0, 0, 0] for number in numbers}
+    best = {}
+    done = {}
+    emitted = 0
+
+    def settle(attempt, images, found, dice):
+        """Accepts the attempt, or keeps it in mind and asks for the next."""
+        passed = attempt.passed and dice >= dice_threshold
+        number = attempt.number
+        rank = (passed, attempt.mae <= mae_threshold, attempt.passed, dice)
+        if number not in best or rank > best[number][0]:
+            best[number] = (rank, attempt, images, found, dice)
+        if attempt.passed and dice < dice_threshold:
+            rejected[number][2] += 1
+        if not (passed or attempt.attempt + 1 >= max_tries):
+            waiting.append((number, attempt.attempt + 1))
+            return
+        _, kept, images, found, dice = best.pop(number)
+        done[number] = Sample(
+            number,
+            kept.f,
+            kept.background,
+            kept.label,
+            images,
+            found,
+            kept.label_subject,
+            attempt.attempt + 1,
+            kept.mae,
+            dice,
+            passed,
+            *rejected.pop(number),
+        )
+
+    while waiting:
+        batch = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
+        attempts = _attempt(models, slices, batch, seed, batch_size, mae_threshold)
+        for attempt in attempts:
+            rejected[attempt.number][0] += attempt.mae > mae_threshold
+            rejected[attempt.number][1] += (
+                attempt.mae <= mae_threshold and not attempt.passed
+            )
+        for attempt, images, found in _render(models, attempts, batch_size):
+            scores = [metrics.index_dice(attempt.label, each) for each in found]
+            settle(attempt, images, found, float(np.mean(scores)))
+        while emitted < len(numbers) and numbers[emitted] in done:
+            yield done.pop(numbers[emitted])
+            emitted += 1
+
+
+def _padded(arrays, batch_size):
+    """Stacks, and repeats the last up to `batch_size`: one shape, so one trace."""
+    stacked = np.stack(arrays)
+    return np.concatenate([stacked] + [stacked[-1:]] * (batch_size - len(stacked)))
+
+
+def _attempt(models, slices, batch, seed, batch_size, mae_threshold):
+    """Draws a map and a label for each (number, attempt) of the batch."""
+    generators = [np.random.default_rng([seed, *each]) for each in batch]
+    codes = [rng.standard_normal(models.code_dim, np.float32) for rng in generators]
+    maps, backgrounds = models.structure(tf.constant(_padded(codes, batch_size)))
+    attempts = []
+    for (number, attempt), rng, f, background in zip(
+        batch, generators, maps.numpy(), backgrounds.numpy(), strict=False
+    ):
+        f, background = f[..., 0], background[..., 0]
+        mae = structure.filter_error(f, background)
+        label, subject, fitted = _place(slices, background, rng)
+        passed = mae <= mae_threshold and fitted
+        attempts.append(
+            _Attempt(number, attempt, f, background, mae, label, subject, passed)
+        )
+    return attempts
+
+
+def _render(models, attempts, batch_size):
+    """Generates and segments; yields (attempt, images [4, H, W], found [M, H, W])."""
+    f = tf.constant(_padded([each.f for each in attempts], batch_size)[..., None])
+    label = tf.constant(_padded([each.label for each in attempts], batch_size))
+    images = models.images(f, tf.cast(label, tf.int32)).numpy()
+    background = _padded([each.background for each in attempts], batch_size)[..., None]
+    brain = structure.resize_background(background, -structure.GROWTH).numpy() < 0.5
+    images = np.where(brain[:, None] & (images >= FAINT), images, 0.0)
+    found = models.segment(tf.constant(images, tf.float32)).numpy()
+    for attempt, image, label in zip(attempts, images, found, strict=False):
+        yield attempt, image[..., 0].astype(np.float32), label.astype(np.uint8)
+
+
+COLUMNS = (
+    "id",
+    "slice",
+    "number",
+    "seed",
+    "label_subject",
+    "lesion_pixels",
+    "tries",
+    "mae",
+    "dice",
+    "accepted",
+    "rejected_structure",
+    "rejected_label",
+    "rejected_dice",
+)
+
+
+def manifest_row(sample, volume_id, position, seed):
+    """One line of manifest.csv, by COLUMNS."""
+    values = (
+        volume_id,
+        position,
+        sample.number,
+        seed,
+        sample.label_subject,
+        int(np.count_nonzero(sample.label)),
+        sample.tries,
+        f"{sample.mae:.5f}",
+        f"{sample.dice:.5f}",
+        int(sample.accepted),
+        sample.rejected_structure,
+        sample.rejected_label,
+        sample.rejected_dice,
+    )
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def write_volume(output_dir, volume_id, group):
+    """Writes up to 50 samples as the slices of one volume in BraTS 2018-21 layout.
+
+    Each file is whole or absent; the label comes last, so a volume with a label is
+    whole.
+    """
+    folder = output_dir / volume_id
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def write(name, arrays, is_label=True, outside=0):
+        field = brats.place_back(np.stack(arrays) - outside, label=is_label) + outside
+        volume = np.moveaxis(field, 0, -1)  # [H, W, S]
+        path = folder / f"{volume_id}_{name}.nii.gz"
+        if is_label:
+            brats.write_nifti(path, volume, np.uint8)
+        else:
+            brats.write_nifti(path, volume, np.int16, slope=brats.IMAGE_SLOPE)
+
+    for index, modality in enumerate(brats.MODALITIES):
+        write(modality, [sample.images[index] for sample in group], is_label=False)
+    write("structure", [sample.structure for sample in group])
+    # 1 outside the brain: so is all that the full field adds around the slice.
+    write("background", [sample.background for sample in group], outside=1)
+    write("seg", [sample.label for sample in group])

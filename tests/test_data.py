@@ -1,0 +1,206 @@
+"""Pipelines: registered where they must be, independent where they must be."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from brats_gan import brats, data
+from tests import nifti
+
+SLICES = (1, 5)
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for number in range(3):
+        nifti.write_subject(folder, f"s{number}", (160, 160, 6), number)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def slices(folder):
+    return data.Slices(brats.find_subjects(folder), SIZE, SLICES)
+
+
+def test_slices_are_what_the_reader_reads(folder, slices):
+    assert len(slices) == 3 * 4
+    subject = brats.find_subjects(folder)[1]
+    images, labels = brats.read_subject(subject, SLICES, SIZE)
+    position = next(
+        i for i, (s, number) in enumerate(slices.index) if (s, number) == (1, 2)
+    )
+    read = slices.image(position).astype(np.float32) / data.LEVELS
+    np.testing.assert_allclose(read, np.moveaxis(images[2], -1, 0), atol=1 / 65535)
+    np.testing.assert_array_equal(slices.label(position), labels[2])
+    np.testing.assert_array_equal(slices.image(position, 3), slices.image(position)[3])
+
+
+def test_background_is_exactly_zero_in_the_batches(slices):
+    batch = next(iter(data.segmentation_batches(slices, 4, seed=0)))
+    assert np.all(batch["x"].numpy()[..., 0, :, :] == 0)  # the first row is outside
+    assert 0 < batch["x"].numpy().max() <= 1
+
+
+def test_slices_without_brain_are_left_out(tmp_path):
+    files = nifti.write_subject(tmp_path, "s0", (160, 160, 6))
+    for path in files.values():
+        volume, affine = brats.load_volume(path)
+        volume = (
+            np.moveaxis(np.array(volume), 0, -1) if volume.shape[0] == 6 else volume
+        )
+        volume = np.array(volume)
+        volume[:, :, 2] = 0
+        nifti.write_volume(path, volume)
+    made = data.Slices(brats.find_subjects(tmp_path), SIZE, (0, 6))
+    assert 2 not in made.index[:, 1] and len(made) == 5
+
+
+def test_a_second_reading_takes_the_cache(folder, tmp_path, monkeypatch):
+    subjects = brats.find_subjects(folder)
+    first = data.Slices(subjects, SIZE, SLICES, cache_dir=tmp_path)
+    monkeypatch.setattr(brats, "read_subject", None)  # would fail if called
+    again = data.Slices(subjects, SIZE, SLICES, cache_dir=tmp_path)
+    np.testing.assert_array_equal(first.image(5), again.image(5))
+
+
+def test_the_cache_knows_changed_files_and_other_sizes(folder, tmp_path):
+    subjects = brats.find_subjects(folder)[:1]
+    data.Slices(subjects, SIZE, SLICES, cache_dir=tmp_path)
+    count = len(list(tmp_path.glob("*.images.npy")))
+    data.Slices(subjects, 64, SLICES, cache_dir=tmp_path)
+    data.Slices(subjects, SIZE, (0, 3), cache_dir=tmp_path)
+    assert len(list(tmp_path.glob("*.images.npy"))) == count + 2
+
+
+def test_every_item_comes_once_a_pass_in_another_order():
+    stream = data.shuffled(5, 0, 0, 0, 15)
+    passes = stream.reshape(3, 5)
+    np.testing.assert_array_equal(np.sort(passes, 1), [[0, 1, 2, 3, 4]] * 3)
+    assert len({tuple(each) for each in passes}) > 1
+
+
+def test_a_stream_can_be_entered_anywhere():
+    whole = data.shuffled(7, 3, 1, 0, 40)
+    np.testing.assert_array_equal(data.shuffled(7, 3, 1, 18, 22), whole[18:])
+
+
+@pytest.mark.parametrize(
+    "pipeline",
+    [data.structural_batches, data.multimodal_batches, data.segmentation_batches],
+)
+def test_batches_from_a_later_step_are_those_of_the_whole(slices, pipeline):
+    whole = list(pipeline(slices, 2, 5).take(4))[3]
+    later = next(iter(pipeline(slices, 2, 5, first=3)))
+    for name in whole:
+        np.testing.assert_array_equal(whole[name], later[name], err_msg=name)
+
+
+def test_seeds_change_the_order(slices):
+    one, other = (
+        next(iter(data.segmentation_batches(slices, 8, seed)))["x"] for seed in (0, 1)
+    )
+    assert np.any(one.numpy() != other.numpy())
+
+
+def test_stage_2_streams_are_independent(slices):
+    """No step sees two modalities of one slice, except by chance."""
+    same, pairs = 0, 0
+    for batch in data.multimodal_batches(slices, 4, seed=0).take(60):
+        key = batch["subject"].numpy() * 100 + batch["slice"].numpy()  # [B, 5]
+        for i in range(5):
+            for j in range(i):
+                same += np.count_nonzero(key[:, i] == key[:, j])
+                pairs += len(key)
+    # Two independent draws of 12 slices agree in 1 of 12: expected 200 of 2400 pairs,
+    # standard deviation sqrt(2400 / 12 * 11 / 12) = 13.5.
+    assert abs(same / pairs - 1 / 12) < 4 * 13.5 / 2400
+
+
+def test_stage_2_pairs_other_slices_in_each_pass(slices):
+    keys = [
+        tuple(np.ravel(batch["subject"] * 100 + batch["slice"]))
+        for batch in data.multimodal_batches(slices, 1, seed=0).take(48)
+    ]
+    assert len(set(keys)) > 45  # the authors' lists give the same 12 again and again
+
+
+def test_stage_2_images_and_labels_belong_together(slices):
+    batch = next(iter(data.multimodal_batches(slices, 3, seed=0)))
+    where = {tuple(each): row for row, each in enumerate(slices.index)}
+    for b in range(3):
+        for i in range(4):
+            row = where[int(batch["subject"][b, i]), int(batch["slice"][b, i])]
+            image = slices.image(row, i).astype(np.float32) / data.LEVELS
+            np.testing.assert_allclose(batch["x"][b, i, ..., 0], image, rtol=1e-6)
+            np.testing.assert_array_equal(batch["label"][b, i], slices.label(row))
+        row = where[int(batch["subject"][b, 4]), int(batch["slice"][b, 4])]
+        image = slices.image(row, int(batch["source_modality"][b]))
+        np.testing.assert_allclose(
+            batch["source"][b, ..., 0],
+            image.astype(np.float32) / data.LEVELS,
+            rtol=1e-6,
+        )
+
+
+def test_segmentation_batches_are_registered(slices):
+    batch = next(iter(data.segmentation_batches(slices, 4, seed=0)))
+    stored = [slices.image(row) for row in range(len(slices))]
+    for x in batch["x"].numpy():
+        levels = np.round(x[..., 0] * data.LEVELS).astype(np.uint16)
+        assert any(np.array_equal(levels, each) for each in stored)
+
+
+def test_drawn_labels_are_of_the_pool_and_some_are_empty(slices):
+    drawn = data.draw_labels(slices, np.random.default_rng(0), 200)
+    pool = {slices.label(row).tobytes() for row in slices.lesions}
+    empty = [not label.any() for label in drawn]
+    assert 0.03 < np.mean(empty) < 0.2  # LESION_FREE is 0.1
+    assert all(label.tobytes() in pool for label in drawn if label.any())
+
+
+def test_in_order_gives_every_slice_once(slices):
+    parts = list(data.in_order(slices, 5))
+    assert [len(x) for x, _, _ in parts] == [5, 5, 2]
+    subjects = np.concatenate([each for _, _, each in parts])
+    np.testing.assert_array_equal(subjects, slices.index[:, 0])
+
+
+def test_no_subject_is_on_both_sides_and_the_split_stays(folder, tmp_path):
+    train, test = data.split_subjects(folder, tmp_path, seed=0, slices=SLICES)
+    names = {s.name for s in train}, {s.name for s in test}
+    assert not names[0] & names[1] and len(names[0] | names[1]) == 3
+    # Another seed does not move it: the file is what counts.
+    train_again, _ = data.split_subjects(folder, tmp_path, seed=1, slices=SLICES)
+    assert train_again == train
+
+
+def test_a_given_split_is_kept_to(folder, tmp_path):
+    given = tmp_path / "given.json"
+    brats.save_split(given, {"seed": 0, "train": ["s2", "s0"], "test": ["s1"]})
+    train, test = data.split_subjects(
+        folder, tmp_path / "run", given=given, slices=SLICES
+    )
+    assert ([s.name for s in train], [s.name for s in test]) == (["s2", "s0"], ["s1"])
+
+
+def test_a_split_of_another_folder_is_refused(folder, tmp_path):
+    given = tmp_path / "given.json"
+    brats.save_split(given, {"seed": 0, "train": ["other"], "test": ["s1"]})
+    with pytest.raises(brats.DataError, match="given.json.*other"):
+        data.split_subjects(folder, tmp_path / "run", given=given, slices=SLICES)
+
+
+def test_a_subject_without_label_is_named_where_labels_are_needed(tmp_path):
+    nifti.write_subject(tmp_path, "blank", (160, 160, 6), label=False)
+    subjects = brats.find_subjects(tmp_path)
+    with pytest.raises(brats.DataError, match="blank has no label"):
+        data.Slices(subjects, SIZE, SLICES)
+    assert len(data.Slices(subjects, SIZE, SLICES, labels=False)) == 4
+
+
+def test_batches_have_static_shapes(slices):
+    for value in data.multimodal_batches(slices, 2, 0).element_spec.values():
+        assert value.shape.is_fully_defined()
+    assert data.structural_batches(slices, 2, 0).element_spec["x"].dtype == tf.float32

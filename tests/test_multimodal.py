@@ -1,0 +1,346 @@
+"""Stage 2: one batched step, against loops; what learns from what."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from brats_gan import (
+    fusion,
+    losses,
+    multimodal,
+    runs,
+    segmentation,
+    structure,
+)
+
+SIZE, WIDTH, BATCH = 32, 4, 2
+SEED = tf.constant([3, 4])
+PLAIN = multimodal.Options(all_pairs=True, input_noise=0.0, guidance_blur=False)
+
+
+def make_batch(seed=0, batch=BATCH):
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
+    brain = (np.hypot(y, x) < 13).astype(np.float32)
+    label = np.zeros([batch, 5, SIZE, SIZE], np.uint8)
+    label[:, :, 12:18, 10:16] = rng.integers(1, 5, [batch, 5, 6, 6])
+    images = brain * (0.2 + 0.8 * rng.random([batch, 5, SIZE, SIZE], np.float32))
+    candidates = np.repeat(label[:, :1], 3, 1)
+    return {
+        "x": tf.constant(images[:, :4, ..., None]),
+        "label": tf.constant(label[:, :4]),
+        "source": tf.constant(images[:, 4, ..., None]),
+        "source_label": tf.constant(label[:, 4]),
+        "source_modality": tf.constant(rng.integers(4, size=batch)),
+        "candidates": tf.constant(candidates),
+        "subject": tf.zeros([batch, 5], tf.int64),
+    }
+
+
+def shaken(nets):
+    """Moves every weight a little, so that no gain is 1 and no offset 0."""
+    rng = np.random.default_rng(0)
+    for net in nets.values():
+        for v in net.trainable_variables:
+            v.assign_add(0.05 * rng.standard_normal(v.shape).astype(np.float32))
+    return nets
+
+
+@pytest.fixture(scope="module")
+def nets():
+    tf.keras.utils.set_random_seed(1)
+    return shaken(multimodal.build(SIZE, WIDTH, "shared_encoder"))
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return make_batch()
+
+
+def looped_terms(nets, batch):
+    """The equations as they are written: sums over i, j and k, a network call each."""
+    EC, EC_R, DC, D, FD = (nets[name] for name in ("EC", "EC_R", "DC", "D", "FD"))
+    four = range(4)
+    named = {}
+
+    def add(name, value, count):
+        named[name] = named.get(name, 0.0) + value / count
+
+    def decode(code, i, label):
+        index = tf.fill([BATCH], i)
+        return DC(
+            [code, tf.one_hot(index, 4), multimodal.lesion_maps(label, index)],
+            training=True,
+        )
+
+    def categories(scores, i):
+        return losses.category_entropy(scores, tf.fill([BATCH], i))
+
+    x = [batch["x"][:, i] for i in four]
+    labels = [batch["label"][:, i] for i in four]
+    code = [EC(x[i], training=True) for i in four]
+    f = structure.structural_map(batch["source"])
+    f = f * tf.cast(batch["source_label"] == 0, tf.float32)[..., None]
+    outside = 1.0 - tf.cast(batch["source"] > 0, tf.float32)
+    place_seed = tf.random.experimental.stateless_split(SEED, 2)[0]
+    placed, _, _ = fusion.place_label(batch["candidates"], outside, place_seed)
+    code_g = EC_R(fusion.fuse(f, placed), training=True)
+    code_s = EC_R(fusion.fuse(f, batch["source_label"]), training=True)
+    add("d_code_generated", losses.squared(FD(code_g)), 1)
+    add("code_adversarial", losses.squared(FD(code_g) - 1.0), 1)
+
+    for b in range(BATCH):
+        i = int(batch["source_modality"][b])
+        x_s = decode(code_s, i, batch["source_label"])[b : b + 1]
+        one = batch["source"][b : b + 1], x_s, batch["source_label"][b : b + 1]
+        add("self_reconstruction", losses.image_distance(*one), BATCH)
+
+    x_g = [decode(code_g, i, placed) for i in four]
+    code_gi = [EC(image, training=True) for image in x_g]
+    no_lesion = tf.cast(placed == 0, tf.float32)[..., None]
+    for i in four:
+        score, category = D(x[i])
+        add("d_real", losses.squared(score - 1.0), 4)
+        add("d_category_real", categories(category, i), 4)
+        score, category = D(x_g[i])
+        add("d_generated", losses.squared(score), 4)
+        add("adversarial_generated", losses.squared(score - 1.0), 4)
+        for name in ("d_category_generated", "category_generated"):
+            add(name, categories(category, i), 4)
+        add("d_code_real", losses.squared(FD(code[i]) - 1.0), 4)
+        x_r = decode(code[i], i, labels[i])
+        add("reconstruction", losses.image_distance(x[i], x_r, labels[i]), 4)
+        add("code_generated", losses.difference(code_g, code_gi[i]), 4)
+        f_g = structure.structural_map(x_g[i])
+        add("structure", losses.difference(f * no_lesion, f_g * no_lesion), 4)
+        add("background", losses.squared(x_g[i] * outside), 4)
+
+        back = {}
+        for j in four:
+            if j == i:
+                continue
+            x_t = decode(code[i], j, labels[i])
+            code_t = EC(x_t, training=True)
+            score, category = D(x_t)
+            add("d_translated", losses.squared(score), 12)
+            add("adversarial_translated", losses.squared(score - 1.0), 12)
+            for name in ("d_category_translated", "category_translated"):
+                add(name, categories(category, j), 12)
+            add("code_translated", losses.difference(code[i], code_t), 12)
+            back[j] = decode(code_t, i, labels[i])
+            add("cycle", losses.image_distance(x[i], back[j], labels[i]), 12)
+            x_gt = decode(code_gi[j], i, placed)
+            add("registration", losses.image_distance(x_g[i], x_gt, placed), 12)
+            add("code_pairs", losses.difference(code_gi[i], code_gi[j]), 12)
+        for j in back:
+            for k in back:
+                if k != j:
+                    pair = losses.image_distance(back[j], back[k], labels[i])
+                    add("cycle_pairs", pair, 24)
+
+    components = multimodal.lesion_nets(nets)
+    for name, images, label in (
+        ("lesion_component", x, tf.stack(labels, 1)),
+        ("lesion", x_g, tf.stack([placed] * 4, 1)),
+    ):
+        found = [
+            tf.nn.softmax(
+                components[f"DC_l_{m}"](components["EC_l"](images[i])), axis=-1
+            )
+            for i, m in enumerate(("t1", "t2", "t1ce", "flair"))
+        ]
+        named[name] = losses.label_weighted(label, tf.stack(found, 1))
+    return named
+
+
+def test_the_batched_step_equals_plain_loops_over_modalities(nets, batch):
+    batched = multimodal.terms(nets, batch, SEED, PLAIN)
+    looped = looped_terms(nets, batch)
+    assert set(batched) == set(looped) == set(multimodal.WEIGHTS)
+    for name in batched:
+        np.testing.assert_allclose(
+            batched[name], looped[name], rtol=2e-4, atol=1e-6, err_msg=name
+        )
+
+
+GENERATORS = {"EC_R", "EC", "DC"}
+# Which networks each generator-side term trains.
+TRAINS = {
+    "reconstruction": {"EC", "DC"},
+    "cycle": {"EC", "DC"},
+    "cycle_pairs": {"EC", "DC"},
+    "self_reconstruction": {"EC_R", "DC"},
+    "registration": GENERATORS,
+    "code_translated": {"EC", "DC"},
+    "code_generated": GENERATORS,
+    "code_pairs": GENERATORS,
+    "code_adversarial": {"EC_R"},
+    "adversarial_generated": {"EC_R", "DC"},
+    "adversarial_translated": {"EC", "DC"},
+    "category_generated": {"EC_R", "DC"},
+    "category_translated": {"EC", "DC"},
+    "structure": {"EC_R", "DC"},
+    "background": {"EC_R", "DC"},
+    "lesion": {"EC_R", "DC"},
+}
+
+
+def test_the_table_names_every_generator_term():
+    assert set(TRAINS) == set(multimodal.GENERATOR_WEIGHTS)
+
+
+@pytest.fixture(scope="module")
+def gradients(nets):
+    """{term: {network: sum of absolute gradients}} over all networks of the stage."""
+    with tf.GradientTape(persistent=True) as tape:
+        named = multimodal.terms(nets, make_batch(batch=1), SEED, PLAIN)
+    found = {}
+    for term in named:
+        by_net = tape.gradient(
+            named[term], {name: net.trainable_variables for name, net in nets.items()}
+        )
+        found[term] = {
+            name: sum(float(tf.reduce_sum(tf.abs(g))) for g in each if g is not None)
+            for name, each in by_net.items()
+        }
+    return found
+
+
+@pytest.mark.parametrize("term", TRAINS)
+def test_a_term_trains_its_networks_and_no_other_generator(gradients, term):
+    moved = {name for name in GENERATORS if gradients[term][name] > 0}
+    assert moved == TRAINS[term]
+
+
+def test_discriminator_terms_reach_the_discriminators(gradients):
+    for term in multimodal.DISCRIMINATOR_WEIGHTS:
+        reached = {name for name in ("D", "FD") if gradients[term][name] > 0}
+        assert reached == {"FD" if "code" in term else "D"}, term
+
+
+def test_the_lesion_loss_of_real_images_reaches_the_lesion_components(gradients, nets):
+    reached = gradients["lesion_component"]
+    for name in multimodal.lesion_nets(nets):
+        assert reached[name] > 0
+    assert not any(reached[name] for name in (*GENERATORS, "D", "FD"))
+
+
+def optimizers(nets, rates):
+    return {
+        side: runs.adam(of_side, rates[side], 10)
+        for side, of_side in multimodal.variables(nets).items()
+    }
+
+
+def weights_of(nets):
+    return {name: net.get_weights() for name, net in nets.items()}
+
+
+def moved_nets(before, nets):
+    return {
+        name
+        for name, net in nets.items()
+        if any(
+            np.any(one != other)
+            for one, other in zip(before[name], net.get_weights(), strict=True)
+        )
+    }
+
+
+@pytest.mark.parametrize("side", ["generator", "discriminator", "lesion_component"])
+def test_only_the_side_with_a_learning_rate_moves(nets, batch, eagerly, side):
+    members = {
+        "generator": GENERATORS,
+        "discriminator": {"D", "FD"},
+        "lesion_component": set(multimodal.lesion_nets(nets)),
+    }
+    adams = optimizers(nets, dict.fromkeys(members, 0.0) | {side: 1e-3})
+    before = weights_of(nets)
+    named = multimodal.make_train_step(nets, adams)(batch, SEED)
+    assert moved_nets(before, nets) == members[side]
+    assert set(named) == {*multimodal.WEIGHTS, "generator", "discriminator"}
+
+
+def test_lesion_components_do_not_learn_from_generated_images(nets, batch):
+    components = multimodal.variables(nets)["lesion_component"]
+    gradients = []
+    for candidates in (batch["candidates"], tf.zeros_like(batch["candidates"])):
+        with tf.GradientTape() as tape:
+            named = multimodal.terms(nets, {**batch, "candidates": candidates}, SEED)
+            total = losses.total(named, multimodal.WEIGHTS, multimodal.LESION_WEIGHTS)
+        gradients.append(tape.gradient(total, components))
+    # Other labels, so other generated images; what is learnt must be the same.
+    for one, other in zip(*gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_of_one_drawn_translation_is_the_same_in_expectation(nets, batch):
+    one = multimodal.Options(input_noise=0.0, guidance_blur=False)
+    draws = [
+        float(multimodal.terms(nets, batch, tf.constant([0, k]), one)["cycle"])
+        for k in range(12)
+    ]
+    every = float(multimodal.terms(nets, batch, SEED, PLAIN)["cycle"])
+    assert np.mean(draws) == pytest.approx(every, rel=0.05)
+
+
+def test_lesion_maps_by_hand():
+    label = tf.constant([[[0, 4]]], tf.uint8)
+    maps = multimodal.lesion_maps(label, tf.constant([2])).numpy()[0, 0]
+    # Class 4 of modality 2: map (4 - 1) * 4 + 2 = 14.
+    assert not maps[0].any()
+    np.testing.assert_array_equal(np.flatnonzero(maps[1]), [14])
+
+
+def test_merge_and_split_are_inverse_and_put_modalities_side_by_side():
+    x = tf.reshape(tf.range(2 * 4 * 3), [2, 4, 3])
+    np.testing.assert_array_equal(multimodal.split(multimodal.merge(x)), x)
+    np.testing.assert_array_equal(multimodal.merge(x)[5], x[1, 1])
+    np.testing.assert_array_equal(multimodal.all_modalities(2), [0, 1, 2, 3] * 2)
+
+
+def test_generated_images_depend_on_the_label(nets, batch):
+    f = structure.structural_map(batch["source"])
+    with_lesion = multimodal.generate(nets, f, batch["source_label"])
+    without = multimodal.generate(nets, f, tf.zeros_like(batch["source_label"]))
+    assert with_lesion.shape == (BATCH, 4, SIZE, SIZE, 1)
+    assert np.abs(with_lesion - without).max() > 1e-4
+
+
+@pytest.mark.parametrize("scheme", [*segmentation.SCHEMES, "four_channel"])
+def test_a_segmentation_step_lowers_its_loss(scheme, eagerly):
+    tf.keras.utils.set_random_seed(2)
+    nets = segmentation.build(scheme, SIZE, WIDTH)
+    variables = [v for net in nets.values() for v in net.trainable_variables]
+    adam = {"segmentation": runs.adam(variables, 3e-3, 1000)}
+    step = segmentation.make_train_step(nets, adam, dropout=0.0)
+    data = make_batch()
+    batch = {"x": data["x"], "label": data["source_label"]}
+    values = [float(step(batch, SEED)["segmentation"]) for _ in range(5)]
+    assert values[-1] < values[0]
+    made = segmentation.segment(nets, batch["x"])
+    assert made.shape == (BATCH, 1 if scheme == "four_channel" else 4, SIZE, SIZE, 5)
+    np.testing.assert_allclose(
+        tf.reduce_sum(made, -1), np.ones(made.shape[:-1]), rtol=1e-5
+    )
+
+
+def test_schemes_share_what_they_say_they_share():
+    counts = {
+        scheme: sum(
+            net.count_params()
+            for net in segmentation.build(scheme, SIZE, WIDTH).values()
+        )
+        for scheme in segmentation.SCHEMES
+    }
+    one_encoder = segmentation.build("shared_encoder", SIZE, WIDTH)[
+        "EC_l"
+    ].count_params()
+    decoder = counts["single"] - one_encoder
+    assert counts["shared_encoder"] == one_encoder + 4 * decoder
+    assert counts["multiple"] == 4 * counts["single"]
+
+
+def test_an_unknown_scheme_is_refused():
+    with pytest.raises(ValueError, match="one of"):
+        segmentation.build("double", SIZE, WIDTH)

@@ -1,0 +1,354 @@
+"""The four scripts, as a user runs them: in processes of their own, on tiny NIfTI."""
+
+import csv
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from brats_gan import brats, multimodal, runs, segmentation, structural
+from tests import nifti
+
+ROOT = Path(__file__).parents[1]
+SHAPE = (160, 160, 6)
+TINY = ["--image_size=32", "--width=4", "--batch_size=2", "--steps=2", "--slices=1:5"]
+
+
+def start(script, *flags):
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, ROOT / script, *map(str, flags)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(script, *flags, code=0):
+    process = start(script, *flags)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, err[-3000:]
+    return out + err
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory):
+    """All four scripts once; the folder they left, and what each printed."""
+    root = tmp_path_factory.mktemp("chain")
+    for number in range(3):
+        nifti.write_subject(root / "data", f"s{number}", SHAPE, number)
+    data = f"--data_dir={root / 'data'}"
+    said = {}
+    stages = [
+        start("train_structural.py", data, f"--run_dir={root / 'structural'}",
+              "--code_dim=16", *TINY),
+        start("train_multimodal.py", data, f"--run_dir={root / 'multimodal'}", *TINY),
+    ]  # fmt: skip
+    for name, process in zip(("structural", "multimodal"), stages, strict=True):
+        out, err = process.communicate(timeout=400)
+        assert process.returncode == 0, err[-3000:]
+        said[name] = out
+    dataset_flags = [
+        data,
+        f"--structural_run={root / 'structural'}",
+        f"--multimodal_run={root / 'multimodal'}",
+        f"--output_dir={root / 'synthetic'}",
+        "--max_tries=2",
+        "--batch_size=4",
+        "--samples=7",
+    ]
+    said["dataset"] = run("build_dataset.py", *dataset_flags)
+    said["segmentation"] = run(
+        "eval_segmentation.py",
+        data,
+        f"--run_dir={root / 'segmentation'}",
+        f"--synthetic_dir={root / 'synthetic'}",
+        "--scheme=four_channel",
+        *TINY,
+    )
+    return root, said
+
+
+@pytest.mark.parametrize("name", ["structural", "multimodal", "segmentation"])
+def test_a_run_leaves_the_files_that_are_promised(chain, name):
+    root, _ = chain
+    for path in ("flags.txt", "split.json", "losses.jsonl", "tensorboard"):
+        assert (root / name / path).exists(), path
+    assert tf.train.latest_checkpoint(root / name / "checkpoints").endswith("ckpt-2")
+
+
+def test_the_sheets_are_pictures(chain):
+    root, _ = chain
+    for path in (
+        "structural/maps.png",
+        "structural/losses.png",
+        "multimodal/generated.png",
+        "multimodal/translations.png",
+        "synthetic/samples.png",
+        "segmentation/segmentation.png",
+    ):
+        assert (root / path).read_bytes().startswith(b"\x89PNG"), path
+
+
+LOAD = """
+import sys, numpy as np, tensorflow as tf
+path, signature, output, *inputs = sys.argv[1:]
+tensors = {name: tf.constant(np.load(file))
+           for name, file in (each.split("=") for each in inputs)}
+made = tf.saved_model.load(path).signatures[signature](**tensors)
+np.savez(output, **{name: value.numpy() for name, value in made.items()})
+"""
+
+
+def load_elsewhere(tmp_path, path, signature, **inputs):
+    """Calls a SavedModel in a fresh process that knows TensorFlow only."""
+    arguments = []
+    for name, value in inputs.items():
+        np.save(tmp_path / f"{name}.npy", value)
+        arguments.append(f"{name}={tmp_path / name}.npy")
+    output = tmp_path / "made.npz"
+    command = [sys.executable, "-c", LOAD, path, signature, output, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return np.load(output)
+
+
+def restored(run_dir, nets):
+    """The networks with the weights of a run's checkpoint."""
+    checkpoint = tf.train.Checkpoint(**nets)
+    latest = tf.train.latest_checkpoint(run_dir / "checkpoints")
+    checkpoint.restore(latest).expect_partial().assert_existing_objects_matched()
+    return nets
+
+
+def test_the_structure_export_gives_the_numbers_of_the_live_model(chain, tmp_path):
+    root, _ = chain
+    nets = restored(root / "structural", structural.build(32, 4, 16))
+    code = np.random.default_rng(0).standard_normal([3, 16]).astype(np.float32)
+    made = load_elsewhere(
+        tmp_path, root / "structural/export/structure", "generate", code=code
+    )
+    f, background = structural.generate(nets, tf.constant(code))
+    np.testing.assert_array_equal(made["structure"], f)
+    np.testing.assert_array_equal(made["background"], background)
+
+
+def test_the_generator_export_gives_the_numbers_of_the_live_model(chain, tmp_path):
+    root, _ = chain
+    nets = restored(root / "multimodal", multimodal.build(32, 4))
+    rng = np.random.default_rng(0)
+    f = rng.integers(2, size=[2, 32, 32, 1]).astype(np.float32)
+    label = rng.integers(5, size=[2, 32, 32]).astype(np.int32)
+    made = load_elsewhere(
+        tmp_path,
+        root / "multimodal/export/generator",
+        "generate",
+        structure=f,
+        label=label,
+    )
+    live = multimodal.generate(nets, tf.constant(f), tf.constant(label)).numpy()
+    assert set(made.files) == set(brats.MODALITIES)
+    for i, name in enumerate(brats.MODALITIES):
+        np.testing.assert_allclose(made[name], live[:, i], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("run_name", "scheme"),
+    [("multimodal", "multiple"), ("segmentation", "four_channel")],
+)
+def test_a_segmentor_export_gives_the_numbers_of_the_live_model(
+    chain, tmp_path, run_name, scheme
+):
+    root, _ = chain
+    nets = restored(root / run_name, segmentation.build(scheme, 32, 4))
+    images = np.random.default_rng(0).random([2, 32, 32, 4], np.float32)
+    made = load_elsewhere(
+        tmp_path, root / run_name / "export/segmentor", "segment", images=images
+    )
+    x = tf.constant(np.moveaxis(images, -1, 1)[..., None])
+    live = segmentation.segment(nets, x).numpy()
+    np.testing.assert_allclose(made["probabilities"], live, atol=1e-5)
+    assert made["label"].shape == live.shape[:-1]
+
+
+def test_preprocessing_constants_lie_beside_the_exports(chain):
+    root, _ = chain
+    described = json.loads((root / "multimodal/export/generator.json").read_text())
+    assert described["image_size"] == 32 and described["slices"] == [1, 5]
+    assert described["modalities"] == list(brats.MODALITIES)
+    split = brats.load_split(root / "multimodal/split.json")
+    assert described["training_subjects"] == split["train"]
+
+
+def test_all_stages_keep_to_one_split(chain):
+    root, _ = chain
+    names = ("structural", "multimodal", "synthetic", "segmentation")
+    splits = [brats.load_split(root / name / "split.json") for name in names]
+    assert all(split == splits[0] for split in splits)
+
+
+def test_the_data_set_is_described_and_read_by_the_same_reader(chain):
+    root, _ = chain
+    with (root / "synthetic/manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["number"]) for row in rows] == list(range(7))
+    described = json.loads((root / "synthetic/dataset_description.json").read_text())
+    assert described["Samples"] == 7 == described["Accepted"] + described["Fallbacks"]
+    assert described["DatasetType"] == "derivative"
+    held_out = set(described["HeldOutSubjects"])
+    assert not held_out & {row["label_subject"] for row in rows}
+    (subject,) = brats.find_subjects(root / "synthetic")
+    images, labels = brats.read_subject(subject, image_size=32)
+    assert images.shape == (7, 32, 32, 4)
+    lesion = np.count_nonzero(labels, axis=(1, 2))
+    np.testing.assert_array_equal(lesion, [int(row["lesion_pixels"]) for row in rows])
+
+
+def test_results_hold_a_line_with_scores_of_held_out_subjects(chain):
+    root, _ = chain
+    (line,) = map(json.loads, (root / "results.jsonl").read_text().splitlines())
+    assert line["train_on"] == "both" and line["steps"] == 2
+    assert line["held_out"] == brats.load_split(root / "structural/split.json")["test"]
+    for name in ("index_dice", "index_mse", "dice_whole", "dice_enhancing"):
+        assert line[name] >= 0
+
+
+def test_flags_txt_repeats_the_run(chain, tmp_path):
+    root, _ = chain
+    flagfile = f"--flagfile={root / 'structural/flags.txt'}"
+    run("train_structural.py", flagfile, f"--run_dir={tmp_path / 'again'}")
+
+    def losses(run_dir):
+        lines = (run_dir / "losses.jsonl").read_text().splitlines()
+        return [
+            {k: v for k, v in json.loads(x).items() if k != "seconds"} for x in lines
+        ]
+
+    for one, other in zip(
+        losses(root / "structural"), losses(tmp_path / "again"), strict=True
+    ):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_a_run_of_a_script_with_other_flags_is_refused(chain):
+    root, _ = chain
+    said = run(
+        "train_structural.py",
+        f"--data_dir={root / 'data'}",
+        f"--run_dir={root / 'structural'}",
+        "--code_dim=16",
+        *TINY,
+        "--beta=0.2",
+        code=runs.EXIT_BAD_INPUT,
+    )
+    assert "--beta=0.07  ->  --beta=0.2" in said and "Traceback" not in said
+
+
+def empty(folder):
+    folder.mkdir()
+    return str(folder)
+
+
+def missing_modality(folder):
+    nifti.write_subject(folder, "a", SHAPE)["t2"].unlink()
+    return "a"
+
+
+def truncated(folder):
+    path = nifti.write_subject(folder, "a", SHAPE)["t1"]
+    path.write_bytes(path.read_bytes()[:-2000])
+    return "a_t1.nii.gz"
+
+
+def other_shape(folder):
+    path = nifti.write_subject(folder, "a", SHAPE)["flair"]
+    nifti.write_volume(path, np.ones((160, 150, 6), np.int16))
+    return "a_flair.nii.gz"
+
+
+def label_of_seven(folder):
+    path = nifti.write_subject(folder, "a", SHAPE)["seg"]
+    label = np.zeros(SHAPE, np.uint8)
+    label[60:70, 60:70] = 7
+    nifti.write_volume(path, label)
+    return "a_seg.nii.gz"
+
+
+def all_zero(folder):
+    path = nifti.write_subject(folder, "a", SHAPE)["t1ce"]
+    nifti.write_volume(path, np.zeros(SHAPE, np.int16))
+    return "a_t1ce.nii.gz"
+
+
+def not_gzip(folder):
+    path = nifti.write_subject(folder, "a", SHAPE)["t2"]
+    path.write_bytes(gzip.compress(b"this is no image"))
+    return "a_t2.nii.gz"
+
+
+def test_bad_input_is_refused_with_the_name_of_the_file(tmp_path):
+    cases = (
+        empty,
+        missing_modality,
+        truncated,
+        other_shape,
+        label_of_seven,
+        all_zero,
+        not_gzip,
+    )
+    # The broken one must be trained on: held-out subjects are not decoded in training.
+    seed = next(
+        s for s in range(9) if "a" in brats.split_subjects(["a", "b"], s)["train"]
+    )
+    running = []
+    for case in cases:
+        folder = tmp_path / case.__name__
+        named = case(folder)
+        if case is not empty:
+            nifti.write_subject(folder, "b", SHAPE, 1)
+        script = ("train_structural.py", "train_multimodal.py")[len(running) % 2]
+        flags = [
+            f"--data_dir={folder}",
+            f"--run_dir={tmp_path / 'run'}-{case.__name__}",
+        ]
+        running.append(
+            (case, named, start(script, f"--split_seed={seed}", *flags, *TINY))
+        )
+    for case, named, process in running:
+        out, err = process.communicate(timeout=200)
+        assert process.returncode == runs.EXIT_BAD_INPUT, (case, out, err[-2000:])
+        assert named in err, (case, err)
+        assert "Traceback" not in err, (case, err)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "train_structural.py",
+        "train_multimodal.py",
+        "build_dataset.py",
+        "eval_segmentation.py",
+    ],
+)
+def test_help_names_every_flag_of_the_flagfiles(script):
+    said = run(script, "--help", code=1)  # absl's own code for --help
+    name = {
+        "train_structural.py": "structural",
+        "train_multimodal.py": "multimodal",
+        "build_dataset.py": "dataset",
+        "eval_segmentation.py": "segmentation",
+    }[script]
+    for size in ("demo", "paper"):
+        for line in (
+            (ROOT / "configs" / size / f"{name}.flags").read_text().splitlines()
+        ):
+            if line.startswith("--"):
+                flag = line[2:].split("=")[0]
+                assert f"--{flag}" in said or f"--[no]{flag}" in said, line

@@ -1,0 +1,129 @@
+"""Stage 1: what learns from what."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from brats_gan import runs, structural
+
+SIZE, WIDTH, CODE = 32, 4, 16
+SEED = tf.constant([3, 4])
+
+
+@pytest.fixture(scope="module")
+def nets():
+    tf.keras.utils.set_random_seed(1)
+    return structural.build(SIZE, WIDTH, CODE)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    y, x = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
+    brain = (np.hypot(y, x) < 12)[None, ..., None]
+    texture = np.random.default_rng(0).random([2, SIZE, SIZE, 1])
+    label = np.zeros([2, SIZE, SIZE], np.uint8)
+    label[0, 14:18, 10:14] = 2
+    x = tf.constant(brain * (0.3 + 0.7 * texture), tf.float32)
+    return {"x": x, "label": tf.constant(label)}
+
+
+# Which networks each term trains; all others must not move.
+TRAINS = {
+    "reconstruction": {"EC_f", "DC_f"},
+    "outside": {"EC_f", "DC_f"},
+    "code_adversarial": {"EC_f"},
+    "normal": {"EC_f"},
+    "divergence": {"EC_f"},
+    "map_adversarial": {"DC_f"},
+    "mask": {"MASK"},
+    "mask_edges": {"MASK"},
+    "code_discriminator": {"FD_f"},
+    "map_discriminator": {"D_f"},
+}
+
+
+def test_every_term_is_weighted_and_trains_somebody():
+    assert set(TRAINS) == set(structural.WEIGHTS)
+
+
+@pytest.fixture(scope="module")
+def gradients(nets, batch):
+    """{term: {network: sum of absolute gradients}} within the side of the term."""
+    with tf.GradientTape(persistent=True) as tape:
+        named = structural.terms(nets, batch, SEED)
+    found = {}
+    for term in named:
+        generates = term in structural.GENERATOR_WEIGHTS
+        side = structural.GENERATOR_SIDE if generates else structural.DISCRIMINATOR_SIDE
+        by_net = tape.gradient(
+            named[term], {name: nets[name].trainable_variables for name in side}
+        )
+        found[term] = {
+            name: sum(float(tf.reduce_sum(tf.abs(g))) for g in each if g is not None)
+            for name, each in by_net.items()
+        }
+    return found
+
+
+@pytest.mark.parametrize("term", TRAINS)
+def test_a_term_trains_its_networks_and_no_other(gradients, term):
+    moved = {name for name, size in gradients[term].items() if size > 0}
+    assert moved == TRAINS[term]
+
+
+def optimizers(nets, rates):
+    return {
+        side: runs.adam(structural.variables(nets, names), rates[side], 10)
+        for side, names in (
+            ("generator", structural.GENERATOR_SIDE),
+            ("discriminator", structural.DISCRIMINATOR_SIDE),
+        )
+    }
+
+
+@pytest.mark.parametrize("still", ["generator", "discriminator"])
+def test_with_one_rate_at_zero_only_the_other_side_moves(nets, batch, eagerly, still):
+    rates = {"generator": 1e-3, "discriminator": 1e-3, still: 0.0}
+    before = {name: net.get_weights() for name, net in nets.items()}
+    step = structural.make_train_step(nets, optimizers(nets, rates))
+    losses = step(batch, SEED)
+    assert set(losses) == {*structural.WEIGHTS, "generator", "discriminator"}
+    frozen = {
+        "generator": structural.GENERATOR_SIDE,
+        "discriminator": structural.DISCRIMINATOR_SIDE,
+    }[still]
+    for name, net in nets.items():
+        moved = any(
+            np.any(one != other)
+            for one, other in zip(before[name], net.get_weights(), strict=True)
+        )
+        assert moved == (name not in frozen), name
+
+
+def test_a_blank_slice_gives_finite_losses(nets, batch):
+    blank = {key: tf.zeros_like(value) for key, value in batch.items()}
+    named = structural.terms(nets, blank, SEED)
+    assert all(np.isfinite(value) for value in named.values())
+
+
+def test_equal_seeds_give_equal_losses(nets, batch):
+    one, same, other = (
+        float(structural.terms(nets, batch, seed)["reconstruction"])
+        for seed in (SEED, SEED, tf.constant([3, 5]))
+    )
+    assert one == same != other
+
+
+def test_the_map_to_learn_has_no_edge_in_the_lesion(batch):
+    f, background = structural.extract(batch)
+    assert np.all(np.asarray(f)[0, 14:18, 10:14] == 0)
+    assert np.count_nonzero(f) > 0
+    # Algorithm 2 with p = 5 leaves a rim outside: the brain reaches to radius 12 * 37 /
+    # 32.
+    assert float(background[0, 16, 16, 0]) == 0 and float(background[0, 0, 0, 0]) == 1
+
+
+def test_generated_maps_are_hard(nets):
+    f, background = structural.generate(nets, tf.zeros([2, CODE]))
+    assert f.shape == background.shape == (2, SIZE, SIZE, 1)
+    assert set(np.unique(f)) | set(np.unique(background)) <= {0.0, 1.0}

@@ -1,0 +1,231 @@
+"""Stage 2: trains the generator of four registered slices from a map and a label.
+
+Sections 2.4 to 2.7 of the paper. The training slices are not registered: each modality
+is drawn from its own stream. Start the same command again to continue a run.
+"""
+
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from brats_gan import (
+    brats,
+    data,
+    figures,
+    fusion,
+    losses,
+    multimodal,
+    runs,
+    segmentation,
+    structure,
+)
+
+_DATA = flags.DEFINE_string("data_dir", None, "BraTS folder, see data/README.md.")
+_RUN = flags.DEFINE_string("run_dir", None, "Folder of this run; resumed if it exists.")
+_LAYOUT = flags.DEFINE_string("layout", None, "Layout of data_dir; default: look.")
+_SPLIT = flags.DEFINE_string(
+    "split", None, "A split.json to keep to; default: drawn from --split_seed."
+)
+_SPLIT_SEED = flags.DEFINE_integer("split_seed", 0, "Seeds the split by subject.")
+_SLICES = flags.DEFINE_string("slices", "55:105", "Axial slices, half-open (D15).")
+_CACHE = flags.DEFINE_string("cache_dir", None, "Keeps decoded slices for later runs.")
+_CHECK = flags.DEFINE_bool("check", True, "Check the data before the first step.")
+_STEPS = flags.DEFINE_integer("steps", None, "Training steps; default: by --epochs.")
+_EPOCHS = flags.DEFINE_float("epochs", 40, "Passes over the slices, without --steps.")
+_BATCH = flags.DEFINE_integer("batch_size", 1, "Sets of four slices a step.", 1)
+_SIZE = flags.DEFINE_integer("image_size", 192, "Pixels a side, a multiple of 32.", 32)
+_WIDTH = flags.DEFINE_integer("width", 64, "Base width n of the networks.", 1)
+_SCHEME = flags.DEFINE_enum(
+    "scheme", "multiple", segmentation.SCHEMES, "Lesion components (Section 2.7)."
+)
+_BETA = flags.DEFINE_float("beta", structure.BETA, "Threshold of Algorithm 1 (D3).")
+_RATE = flags.DEFINE_float("learning_rate", 5e-4, "Adam's peak rate.")
+_PRECISION = flags.DEFINE_enum(
+    "precision", "float32", ["float32", "mixed_bfloat16"], "Of the convolutions."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, noise and the order of slices.")
+_PAIRS = flags.DEFINE_bool(
+    "all_pairs", False, "Translate to all other modalities each step, not to one (D18)."
+)
+_NORM = flags.DEFINE_enum(
+    "image_norm", "absolute", ["absolute", "squared"], "Of image differences (D9)."
+)
+_CATEGORY = flags.DEFINE_enum(
+    "category", "entropy", list(losses.CATEGORY_LOSSES), "Modality loss of D (D10)."
+)
+_LABEL_LOSS = flags.DEFINE_enum(
+    "label_loss", "weighted", list(losses.LABEL_LOSSES), "Lesion loss (D12)."
+)
+_CONDITIONAL = flags.DEFINE_bool(
+    "conditional_norm", True, "The modality enters every norm of DC (D16)."
+)
+_MODULATION = flags.DEFINE_bool(
+    "label_modulation", True, "The label modulates DC at its last resolutions (D19)."
+)
+_F_SHARE = flags.DEFINE_float(
+    "structure_weight", fusion.STRUCTURE_WEIGHT, "Of f in the fusion (D8)."
+)
+_L_SHARE = flags.DEFINE_float(
+    "label_weight", fusion.LABEL_WEIGHT, "Of the one-hot label in the fusion (D8)."
+)
+_NOISE = flags.DEFINE_float("input_noise", 0.05, "Noise on what D sees, sd.")
+_BLUR = flags.DEFINE_bool("guidance_blur", True, "Random blur before the segmentors.")
+_RAMP = flags.DEFINE_float(
+    "ramp", multimodal.RAMP, "Share of the steps until late terms weigh in fully (D9)."
+)
+_WEIGHTS = {
+    name: flags.DEFINE_float(
+        f"weight_{name}", value, f"Weight of the loss {name} (D9)."
+    )
+    for name, value in multimodal.WEIGHTS.items()
+}
+flags.mark_flags_as_required(["data_dir", "run_dir"])
+
+SHOWN = 4  # rows of a sheet
+
+
+def draw_generated(nets, batch, options, path=None):
+    """Figure 9 on maps of real slices: map, label, four modalities, label found."""
+    p = multimodal.forward(nets, batch, tf.constant([9, 9]), options)
+    images = multimodal.generate(nets, p.f, p.placed, options)
+    found = segmentation.segment(multimodal.lesion_nets(nets), images)
+    found = np.argmax(found, -1)[:, -1]  # of FLAIR, where the whole lesion shows
+    columns = [p.f[..., 0], p.placed, *(images[:, i, ..., 0] for i in range(4)), found]
+    titles = ["f", "label", *brats.MODALITIES, "found"]
+    rows = list(zip(*(np.asarray(c) for c in columns), strict=True))
+    return figures.sheet(rows, titles, path, label_columns=("label", "found"))
+
+
+def draw_translations(nets, batch, options, path=None):
+    """Each real slice, rebuilt, translated to every modality, and back."""
+    label = multimodal.merge(batch["label"][:1])
+    x = multimodal.merge(batch["x"][:1])
+    modality = multimodal.all_modalities(1)
+    code = nets["EC"](x, training=False)
+    rebuilt = multimodal.decode(nets, code, modality, label, training=False)
+    columns, titles = [x, rebuilt], ["x", "x_r"]
+    for target, name in enumerate(brats.MODALITIES):
+        to = tf.fill(modality.shape, target)
+        translated = multimodal.decode(nets, code, to, label, training=False)
+        columns.append(translated)
+        titles.append(f"to {name}")
+    back = multimodal.decode(
+        nets, nets["EC"](translated, training=False), modality, label, training=False
+    )
+    columns.append(back)
+    titles.append("and back")
+    rows = list(zip(*(np.asarray(c)[..., 0] for c in columns), strict=True))
+    return figures.sheet(rows, titles, path, row_titles=brats.MODALITIES)
+
+
+def main(argv):
+    del argv  # checked by runs.main
+    runs.set_up(_PRECISION.value, _SEED.value)
+    run_dir = runs.start(_RUN.value)
+    in_range = brats.parse_slices(_SLICES.value)
+    training, _ = data.split_subjects(
+        _DATA.value,
+        run_dir,
+        seed=_SPLIT_SEED.value,
+        given=_SPLIT.value,
+        layout=_LAYOUT.value,
+        check=_CHECK.value,
+        slices=in_range,
+    )
+    slices = data.Slices(training, _SIZE.value, in_range, cache_dir=_CACHE.value)
+    steps = _STEPS.value or round(_EPOCHS.value * len(slices) / _BATCH.value)
+
+    nets = multimodal.build(
+        _SIZE.value,
+        _WIDTH.value,
+        _SCHEME.value,
+        _CONDITIONAL.value,
+        _MODULATION.value,
+        _CATEGORY.value,
+    )
+    optimizers = {
+        side: runs.adam(of_side, _RATE.value, steps)
+        for side, of_side in multimodal.variables(nets).items()
+    }
+    options = multimodal.Options(
+        beta=_BETA.value,
+        all_pairs=_PAIRS.value,
+        image_norm=_NORM.value,
+        category=_CATEGORY.value,
+        label_loss=_LABEL_LOSS.value,
+        structure_weight=_F_SHARE.value,
+        label_weight=_L_SHARE.value,
+        input_noise=_NOISE.value,
+        guidance_blur=_BLUR.value,
+    )
+    train_step = multimodal.make_train_step(
+        nets,
+        optimizers,
+        {name: flag.value for name, flag in _WEIGHTS.items()},
+        options,
+        round(_RAMP.value * steps),
+    )
+
+    def batches(first):
+        return data.multimodal_batches(slices, _BATCH.value, _SEED.value, first)
+
+    shown = next(iter(data.multimodal_batches(slices, SHOWN, seed=1)))
+    runs.loop(
+        run_dir,
+        train_step,
+        batches,
+        steps,
+        {**nets, **{f"optimizer_{side}": each for side, each in optimizers.items()}},
+        _SEED.value,
+        slices.names,
+        sheet=lambda step: draw_generated(nets, shown, options),
+    )
+
+    draw_generated(nets, shown, options, run_dir / "generated.png")
+    draw_translations(nets, shown, options, run_dir / "translations.png")
+    figures.loss_curves(run_dir / "losses.jsonl", run_dir / "losses.png")
+    export(run_dir, nets, options, slices, in_range)
+    print(f"sheets: {run_dir / 'generated.png'}, {run_dir / 'translations.png'}")
+    print(f"exports: {run_dir / 'export'}/generator, segmentor")
+
+
+def export(run_dir, nets, options, slices, in_range):
+    """Writes export/generator and export/segmentor."""
+    size = slices.image_size
+    description = {
+        **data.preprocessing(size, in_range),
+        "training_subjects": slices.names,
+    }
+
+    def generate(structure, label):
+        images = multimodal.generate(nets, structure, label, options)
+        return {name: images[:, i] for i, name in enumerate(brats.MODALITIES)}
+
+    plane = [None, size, size]
+    runs.export(
+        run_dir,
+        "generator",
+        [nets[name] for name in multimodal.GENERATOR_SIDE],
+        {
+            "generate": (
+                generate,
+                [
+                    tf.TensorSpec([*plane, 1], tf.float32, name="structure"),
+                    tf.TensorSpec(plane, tf.int32, name="label"),
+                ],
+            )
+        },
+        {**description, "beta": options.beta},
+    )
+    components = multimodal.lesion_nets(nets)
+    runs.export(
+        run_dir,
+        "segmentor",
+        list(components.values()),
+        {"segment": segmentation.endpoint(components, size)},
+        {**description, "scheme": _SCHEME.value},
+    )
+
+
+if __name__ == "__main__":
+    runs.main(main)

@@ -1,0 +1,138 @@
+"""Stage 1: trains DC_f and MASK to make structural maps and brain masks from noise.
+
+Section 2.3 and Figure 2 of the paper. Start the same command again to continue a run.
+"""
+
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from brats_gan import brats, data, figures, runs, structural, structure
+
+_DATA = flags.DEFINE_string("data_dir", None, "BraTS folder, see data/README.md.")
+_RUN = flags.DEFINE_string("run_dir", None, "Folder of this run; resumed if it exists.")
+_LAYOUT = flags.DEFINE_string("layout", None, "Layout of data_dir; default: look.")
+_SPLIT = flags.DEFINE_string(
+    "split", None, "A split.json to keep to; default: drawn from --split_seed."
+)
+_SPLIT_SEED = flags.DEFINE_integer("split_seed", 0, "Seeds the split by subject.")
+_SLICES = flags.DEFINE_string("slices", "55:105", "Axial slices, half-open (D15).")
+_CACHE = flags.DEFINE_string("cache_dir", None, "Keeps decoded slices for later runs.")
+_CHECK = flags.DEFINE_bool("check", True, "Check the data before the first step.")
+_STEPS = flags.DEFINE_integer("steps", None, "Training steps; default: by --epochs.")
+_EPOCHS = flags.DEFINE_float("epochs", 150, "Passes over the slices, without --steps.")
+_BATCH = flags.DEFINE_integer("batch_size", 16, "Slices a step.", 1)
+_SIZE = flags.DEFINE_integer("image_size", 192, "Pixels a side, a multiple of 32.", 32)
+_WIDTH = flags.DEFINE_integer("width", 64, "Base width n of the networks.", 1)
+_MASK_WIDTH = flags.DEFINE_integer(
+    "mask_width", None, "Base width of MASK; default: --width.", 1
+)
+_CODE = flags.DEFINE_integer("code_dim", 4096, "Length of z, a square number.", 1)
+_BETA = flags.DEFINE_float("beta", structure.BETA, "Threshold of Algorithm 1 (D3).")
+_EDGE = flags.DEFINE_float(
+    "edge_weight", 1.5, "What an edge pixel counts in the reconstruction; the paper: 1."
+)
+_RATE = flags.DEFINE_float("learning_rate", 5e-4, "Adam's peak rate.")
+_PRECISION = flags.DEFINE_enum(
+    "precision", "float32", ["float32", "mixed_bfloat16"], "Of the convolutions."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, noise and the order of slices.")
+_WEIGHTS = {
+    name: flags.DEFINE_float(
+        f"weight_{name}", value, f"Weight of the loss {name} (D9)."
+    )
+    for name, value in structural.WEIGHTS.items()
+}
+flags.mark_flags_as_required(["data_dir", "run_dir"])
+
+SHOWN = 8  # rows of a sheet
+
+
+def draw_sheet(nets, code_dim, real, path=None):
+    """Figure 8: real maps rebuilt beside generated ones with their masks."""
+    f, background = structural.extract(real)
+    mean, _ = nets["EC_f"](f, training=False)
+    rebuilt, _ = structural.generate(nets, mean)
+    z = tf.random.stateless_normal([f.shape[0], code_dim], [8, 8])
+    generated, mask = structural.generate(nets, z)
+    filled = [structure.contour_background(each) for each in generated.numpy()[..., 0]]
+    columns = [real["x"], f, rebuilt, background, generated, mask]
+    columns = [np.asarray(column)[..., 0] for column in columns] + [filled]
+    titles = ["x", "f", "f_r", "mask", "f_g", "mask_g", "m' (Alg. 3)"]
+    return figures.sheet(list(zip(*columns, strict=True)), titles, path)
+
+
+def main(argv):
+    del argv  # checked by runs.main
+    runs.set_up(_PRECISION.value, _SEED.value)
+    run_dir = runs.start(_RUN.value)
+    in_range = brats.parse_slices(_SLICES.value)
+    training, _ = data.split_subjects(
+        _DATA.value,
+        run_dir,
+        seed=_SPLIT_SEED.value,
+        given=_SPLIT.value,
+        layout=_LAYOUT.value,
+        check=_CHECK.value,
+        slices=in_range,
+    )
+    slices = data.Slices(training, _SIZE.value, in_range, cache_dir=_CACHE.value)
+    steps = _STEPS.value or round(_EPOCHS.value * len(slices) / _BATCH.value)
+
+    nets = structural.build(_SIZE.value, _WIDTH.value, _CODE.value, _MASK_WIDTH.value)
+    sides = {
+        "generator": structural.GENERATOR_SIDE,
+        "discriminator": structural.DISCRIMINATOR_SIDE,
+    }
+    optimizers = {
+        side: runs.adam(structural.variables(nets, names), _RATE.value, steps)
+        for side, names in sides.items()
+    }
+    train_step = structural.make_train_step(
+        nets,
+        optimizers,
+        {name: flag.value for name, flag in _WEIGHTS.items()},
+        _BETA.value,
+        edge_weight=_EDGE.value,
+    )
+
+    def batches(first):
+        return data.structural_batches(slices, _BATCH.value, _SEED.value, first)
+
+    real = next(iter(data.structural_batches(slices, SHOWN, seed=1)))
+    runs.loop(
+        run_dir,
+        train_step,
+        batches,
+        steps,
+        {**nets, **{f"optimizer_{side}": each for side, each in optimizers.items()}},
+        _SEED.value,
+        slices.names,
+        sheet=lambda step: draw_sheet(nets, _CODE.value, real),
+    )
+
+    draw_sheet(nets, _CODE.value, real, run_dir / "maps.png")
+    figures.loss_curves(run_dir / "losses.jsonl", run_dir / "losses.png")
+
+    def generate(code):
+        f, background = structural.generate(nets, code)
+        return {"structure": f, "background": background}
+
+    code = tf.TensorSpec([None, _CODE.value], tf.float32, name="code")
+    runs.export(
+        run_dir,
+        "structure",
+        [nets["DC_f"], nets["MASK"]],
+        {"generate": (generate, [code])},
+        {
+            **data.preprocessing(_SIZE.value, in_range),
+            "beta": _BETA.value,
+            "code_dim": _CODE.value,
+            "training_subjects": slices.names,
+        },
+    )
+    print(f"maps: {run_dir / 'maps.png'}\nexport: {run_dir / 'export' / 'structure'}")
+
+
+if __name__ == "__main__":
+    runs.main(main)
