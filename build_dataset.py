@@ -5,6 +5,7 @@ dataset_description.json. Start the same command again to continue.
 """
 
 import csv
+import io
 import json
 
 import numpy as np
@@ -168,11 +169,11 @@ def main(argv):
             synthesis.manifest_row(each, volume_id, position, _SEED.value)
             for position, each in enumerate(group)
         ]
-        with runs.atomic(manifest) as temporary:
-            with temporary.open("w", newline="") as file:
-                writer = csv.DictWriter(file, synthesis.COLUMNS)
-                writer.writeheader()
-                writer.writerows(rows)
+        table = io.StringIO()
+        writer = csv.DictWriter(table, synthesis.COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+        brats.write_atomically(manifest, table.getvalue().encode())
         if volume_id == "synth-00001":
             draw(group, output_dir / "samples.png")
         group = []

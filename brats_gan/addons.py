@@ -32,49 +32,58 @@ def _import_addons():
 tfa = _import_addons()
 
 
+def _normalise(x, gamma, beta):
+    """(x - mean) / sd * gamma + beta, over the pixels of each channel and image.
+
+    x: [B, H, W, C]; gamma, beta: [C] or [B, 1, 1, C].
+    """
+    mean = tf.reduce_mean(x, [1, 2], keepdims=True)
+    variance = tf.reduce_mean(tf.square(x), [1, 2], keepdims=True) - tf.square(mean)
+    # Rounding can take the difference below 0 where a channel is constant.
+    gain = tf.math.rsqrt(tf.maximum(variance, 0.0) + EPSILON) * gamma
+    # One product and one sum a pixel: everything else is done on [B, 1, 1, C].
+    return x * gain + (beta - mean * gain)
+
+
 class InstanceNormalization(tf.keras.layers.Layer):
     """tensorflow-addons' layer of this name in fewer passes over the pixels.
 
     Equal numbers, and the stage-2 step takes half the time (docs/deviations.md, D20).
     """
 
-    def __init__(self, affine=True, **options):
-        super().__init__(**options)
-        self.affine = affine
-
     def build(self, input_shape):
-        if self.affine:
-            channels = (input_shape[-1],)
-            self.gamma = self.add_weight(
-                name="gamma", shape=channels, initializer="ones"
-            )
-            self.beta = self.add_weight(
-                name="beta", shape=channels, initializer="zeros"
-            )
+        channels = (input_shape[-1],)
+        self.gamma = self.add_weight(name="gamma", shape=channels, initializer="ones")
+        self.beta = self.add_weight(name="beta", shape=channels, initializer="zeros")
         super().build(input_shape)
 
     def call(self, x):
-        mean = tf.reduce_mean(x, [1, 2], keepdims=True)
-        variance = tf.reduce_mean(tf.square(x), [1, 2], keepdims=True) - tf.square(mean)
-        # Rounding can take the difference below 0 where a channel is constant.
-        gain = tf.math.rsqrt(tf.maximum(variance, 0.0) + EPSILON)
-        if not self.affine:
-            return x * gain - mean * gain
-        gain *= self.gamma
-        return x * gain + (self.beta - mean * gain)
-
-    def get_config(self):
-        return {**super().get_config(), "affine": self.affine}
+        return _normalise(x, self.gamma, self.beta)
 
 
-def instance_norm(affine=True, name=None):
+class ConditionalInstanceNormalization(tf.keras.layers.Layer):
+    """Instance norm whose gain and offset come with the image.
+
+    Called on [x, gain, offset]: [B, H, W, C], [B, C], [B, C] -> [B, H, W, C].
+    """
+
+    def call(self, inputs):
+        x, gain, offset = inputs
+        return _normalise(x, gain[:, None, None], offset[:, None, None])
+
+
+def instance_norm(name=None):
     """Layer: every channel of every image to mean 0, variance 1 over its pixels.
 
-    [B, H, W, C] -> [B, H, W, C], always computed in float32, also where the
-    convolutions around it run in bfloat16. With `affine`, a learnt gain and offset per
-    channel follow.
+    [B, H, W, C] -> [B, H, W, C], then a learnt gain and offset a channel. Computed
+    in float32, also where the convolutions around it run in bfloat16.
     """
-    return InstanceNormalization(affine, name=name, dtype="float32")
+    return InstanceNormalization(name=name, dtype="float32")
+
+
+def conditional_instance_norm(name=None):
+    """Layer on [x, gain, offset]: instance norm with a gain and offset an image."""
+    return ConditionalInstanceNormalization(name=name, dtype="float32")
 
 
 def projective_transform(images, transforms, interpolation="bilinear", fill_value=0.0):

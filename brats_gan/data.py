@@ -10,6 +10,7 @@ import atexit
 import concurrent.futures
 import functools
 import hashlib
+import io
 import os
 import shutil
 import tempfile
@@ -203,10 +204,9 @@ class Slices:
 
 
 def _save(path, array):
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        np.save(file, array)
-    os.replace(temporary, path)
+    content = io.BytesIO()
+    np.save(content, array)
+    brats.write_atomically(path, content.getbuffer())
 
 
 def _content_key(subject, image_size, slices):

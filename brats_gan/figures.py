@@ -2,13 +2,13 @@
 
 import io
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 from matplotlib import colors
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from brats_gan import brats
 
 LABEL_COLOURS = ("black", "crimson", "gold", "deepskyblue", "limegreen")
 _LABEL_MAP = colors.ListedColormap(LABEL_COLOURS)
@@ -91,10 +91,6 @@ def loss_curves(log_path, path):
 
 
 def _save(figure, path):
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     figure.savefig(content, format="png", facecolor=figure.get_facecolor(), dpi=100)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content.getvalue())
-    os.replace(temporary, path)
+    brats.write_atomically(path, content.getbuffer())

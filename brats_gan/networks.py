@@ -212,16 +212,11 @@ def _conditional_block(x, filters, condition, lesion):
     if condition is None:
         x = addons.instance_norm()(x)
     else:
-        x = addons.instance_norm(affine=False)(x)
         per_modality = {"use_bias": False, "dtype": "float32"}
         gain = layers.Dense(filters, kernel_initializer="ones", **per_modality)
         offset = layers.Dense(filters, kernel_initializer="zeros", **per_modality)
-        x = layers.Multiply(dtype="float32")(
-            [x, layers.Reshape((1, 1, filters))(gain(condition))]
-        )
-        x = layers.Add(dtype="float32")(
-            [x, layers.Reshape((1, 1, filters))(offset(condition))]
-        )
+        norm = addons.conditional_instance_norm()
+        x = norm([x, gain(condition), offset(condition)])
     if lesion is not None:
         # Zero weights at the start: an unlearnt label leaves the image alone.
         local_gain = layers.Conv2D(

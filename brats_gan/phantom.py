@@ -262,10 +262,11 @@ class Warp:
         swelling = np.clip(rng.gamma(1.6, 1.3) - 1.0, -1.0, 5.0)  # mm
         for component, pull in zip(bend, load_atlas().swell, strict=True):
             component += swelling * self.sample_coarsely(pull)
+        skull = ramp(self.sample_coarsely(load_atlas().inside), 2, 15)  # does not give
         for lesion in lesions:
             ray = voxel - lesion.centre.reshape(3, 1, 1, 1)
             near = np.exp(-(ray**2).sum(0) / (1.5 * lesion.radius) ** 2)
-            bend -= np.tensordot(pose.matrix, ray * (lesion.push * near), 1)
+            bend -= np.tensordot(pose.matrix, ray * (lesion.push * near * skull), 1)
         self.control = straight + bend
 
         self.position = []  # x, y, z of MNI space in mm, [X, Y, Z] each

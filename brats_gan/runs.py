@@ -58,22 +58,9 @@ def set_up(precision, seed):
     tf.keras.utils.set_random_seed(seed)
 
 
-@contextlib.contextmanager
-def atomic(path):
-    """Yields a temporary name beside `path`, renamed to it when the block succeeds."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_json(path, value):
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
+    """Writes JSON, whole or not at all."""
+    brats.write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def key_flags():
@@ -130,8 +117,7 @@ def start(run_dir):
             "another folder"
         )
     lines = [f"# {script}"] + [now[name] for name in sorted(now)]
-    with atomic(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
+    brats.write_atomically(path, ("\n".join(lines) + "\n").encode())
     return run_dir
 
 
@@ -199,8 +185,7 @@ def _keep_lines_until(path, step):
     lines = path.read_text().splitlines()
     kept = [line for line in lines if _step_of(line) <= step]
     if len(kept) < len(lines):
-        with atomic(path) as temporary:
-            temporary.write_text("".join(line + "\n" for line in kept))
+        brats.write_atomically(path, "".join(line + "\n" for line in kept).encode())
 
 
 def _step_of(line):

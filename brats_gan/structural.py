@@ -10,8 +10,8 @@ GENERATOR_WEIGHTS = {
     "outside": 1.0,
     "code_adversarial": 0.1,
     "normal": 0.1,
-    "divergence": 0.05,
-    "map_adversarial": 0.3,
+    "divergence": 0.15,
+    "map_adversarial": 0.01,
     "mask": 10.0,
     "mask_edges": 1.0,
 }

@@ -53,6 +53,15 @@ def test_instance_norm_of_a_constant_channel_is_zero():
     np.testing.assert_allclose(addons.instance_norm()(x), np.zeros([1, 4, 4, 2]))
 
 
+def test_conditional_norm_is_the_plain_one_with_a_gain_and_offset_an_image(images):
+    gain = tf.random.stateless_normal([3, 4], [5, 6])
+    offset = tf.random.stateless_normal([3, 4], [7, 8])
+    plain = addons.instance_norm()(images).numpy()
+    expected = plain * gain[:, None, None] + offset[:, None, None]
+    made = addons.conditional_instance_norm()([images, gain, offset])
+    np.testing.assert_allclose(made, expected, atol=2e-5)
+
+
 def test_instance_norm_computes_in_float32_under_bfloat16():
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:

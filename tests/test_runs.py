@@ -168,16 +168,6 @@ def test_a_folder_that_is_no_run_is_refused(script, tmp_path):
         runs.start(tmp_path)
 
 
-def test_an_interrupted_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "a.json"
-    runs.write_json(path, {"a": 1})
-    with pytest.raises(ZeroDivisionError), runs.atomic(path) as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_an_export_gives_the_numbers_of_the_live_model(tmp_path):
     net = tiny()
     spec = tf.TensorSpec([None, 2], tf.float32, name="x")
