@@ -1,5 +1,4 @@
-"""Stage 2: registered slices of four modalities from a map and a label (Sections
-2.4-2.6).
+"""Stage 2: four registered slices from a map and a label (Sections 2.4 to 2.6).
 
 Stage 2a reconstructs and translates real, unregistered slices; stage 2b generates from
 fused maps. Both run in one step. Modalities ride on the batch axis: row b * 4 + i of a

@@ -1,5 +1,4 @@
-"""Stage 3: noise -> map -> label -> four registered slices, filtered twice (Section
-2.8).
+"""Stage 3: noise, map, label, four registered slices, filtered twice (Section 2.8).
 
 Sample n is drawn from (seed, n, attempt) and nothing else, so what it looks like does
 not depend on how many samples are made, in which order, or whether the command was
@@ -115,7 +114,9 @@ def samples(
         if attempt.passed and dice < dice_threshold:
             rejected[number][2] += 1
         if not (passed or attempt.attempt + 1 >= max_tries):
-            waiting.append((number, attempt.attempt + 1))
+            # At the front: early samples are finished, and written, before late ones
+            # are begun.
+            waiting.appendleft((number, attempt.attempt + 1))
             return
         _, kept, images, found, dice = best.pop(number)
         done[number] = Sample(
