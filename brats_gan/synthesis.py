@@ -56,10 +56,20 @@ class Models(NamedTuple):
     segment: callable  # [B, 4, H, W, 1] -> labels [B, M, H, W]
 
 
-def _place(slices, background, rng):
+def _is_healthy(slices, number, seed):
+    """Whether sample `number` is to have no lesion.
+
+    Settled once a sample: drawn anew at each attempt, empty labels would pass the last
+    filter first and crowd the data set.
+    """
+    rng = np.random.default_rng([seed, number])
+    return len(slices.lesions) == 0 or rng.random() < data.LESION_FREE
+
+
+def _place(slices, background, rng, healthy):
     """A label of a training subject, moved until it fits: (label, subject, fitted)."""
     size = slices.image_size
-    if rng.random() < data.LESION_FREE or not len(slices.lesions):
+    if healthy:
         return np.zeros([size, size], np.uint8), "", True
     rows = rng.choice(slices.lesions, LABEL_CANDIDATES)
     candidates = np.stack([slices.label(row) for row in rows])
@@ -167,7 +177,8 @@ def _attempt(models, slices, batch, seed, batch_size, mae_threshold):
     ):
         f, background = f[..., 0], background[..., 0]
         mae = structure.filter_error(f, background)
-        label, subject, fitted = _place(slices, background, rng)
+        healthy = _is_healthy(slices, number, seed)
+        label, subject, fitted = _place(slices, background, rng, healthy)
         passed = mae <= mae_threshold and fitted
         attempts.append(
             _Attempt(number, attempt, f, background, mae, label, subject, passed)

@@ -88,7 +88,6 @@ def test_sets_in_which_the_label_is_not_found_are_rejected(slices):
     with_lesion = [sample for sample in made if sample.label.any()]
     assert with_lesion
     for sample in with_lesion:
-        # An empty label would have been found: such a sample had none in six tries.
         assert not sample.accepted and sample.rejected_dice > 0
         assert sample.dice < 0.01
 
@@ -122,6 +121,16 @@ def test_some_samples_are_healthy(slices):
     share = np.mean([not sample.label.any() for sample in made])
     assert 0.01 < share < 0.25  # data.LESION_FREE is 0.1
     assert {sample.label_subject for sample in made} == {"", "s0", "s1"}
+
+
+def test_rejections_do_not_make_the_data_set_healthier(slices):
+    easy, hard = (
+        make(stand_ins(blind_when=lambda images, blind=blind: blind), slices, range(30))
+        for blind in (False, True)
+    )
+    assert sum(sample.rejected_dice for sample in hard) > 100
+    healthy = [[not sample.label.any() for sample in made] for made in (easy, hard)]
+    assert healthy[0] == healthy[1] and any(healthy[0])
 
 
 def test_what_is_written_is_read_back_exactly(slices, tmp_path):
