@@ -45,6 +45,7 @@ setup(
         f"keras==2.15.0; {OLD}",
         f"keras>=3.5; {NEW}",
         "absl-py>=1.4",
+        "tensorboard>=2.15",  # TensorFlow itself no longer asks for it
         "nibabel>=5.1",
         "SimpleITK>=2.3",  # .mha of BRATS2015
         "isal>=1.5",  # gzip several times as fast as zlib
