@@ -4,9 +4,8 @@ import math
 
 import tensorflow as tf
 
-from brats_gan import addons
+from brats_gan import addons, brats
 
-NUM_LABELS = 5  # classes of a label map, background included
 STRUCTURE_WEIGHT = 0.8  # D8
 LABEL_WEIGHT = 1.0  # D8: with the authors' 0.2 necrosis stays bright in T1c
 
@@ -22,7 +21,7 @@ def fuse(f, label, structure_weight=STRUCTURE_WEIGHT, label_weight=LABEL_WEIGHT)
 
     [B, H, W, 1], [B, H, W] integers 0..4 -> [B, H, W, 5].
     """
-    onehot = tf.one_hot(tf.cast(label, tf.int32), NUM_LABELS, dtype=f.dtype)
+    onehot = tf.one_hot(tf.cast(label, tf.int32), len(brats.LABELS), dtype=f.dtype)
     return structure_weight * f + label_weight * onehot
 
 

@@ -10,15 +10,14 @@ import math
 
 import tensorflow as tf
 
-from brats_gan import addons
+from brats_gan import addons, brats
 
 layers = tf.keras.layers
 
-NUM_MODALITIES = 4
-NUM_LABELS = 5
-NUM_LESION_MAPS = (
-    NUM_LABELS - 1
-) * NUM_MODALITIES  # a map per lesion class and modality
+NUM_MODALITIES = len(brats.MODALITIES)
+NUM_LABELS = len(brats.LABELS)
+# A map per lesion class and modality.
+NUM_LESION_MAPS = (NUM_LABELS - 1) * NUM_MODALITIES
 
 
 def _conv(x, filters, kernel=3, strides=1, bias=False, dtype=None, name=None):
