@@ -120,12 +120,13 @@ def score(nets, slices):
 
 def draw(nets, slices, path):
     """The held-out slices with the largest lesions: images, label, what was found."""
-    lesion = [np.count_nonzero(slices.label(row)) for row in range(len(slices))]
+    lesion = [np.count_nonzero(slices.labels([row])) for row in range(len(slices))]
     rows = sorted(np.argsort(lesion)[-40::7])[:SHOWN]
-    x = np.stack([slices.image(row) for row in rows]).astype(np.float32) / data.LEVELS
+    x = slices.images(rows).astype(np.float32) / data.LEVELS
     found = segmentation.segment(nets, tf.constant(x[..., None]))
     found = np.argmax(found, -1)[:, -1]
-    cells = [[*x[i], slices.label(row), found[i]] for i, row in enumerate(rows)]
+    label = slices.labels(rows)
+    cells = [[*x[i], label[i], found[i]] for i in range(len(rows))]
     titles = [*brats.MODALITIES, "label", "found"]
     figures.sheet(cells, titles, path, label_columns=("label", "found"))
 

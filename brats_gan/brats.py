@@ -84,20 +84,6 @@ _MSD_LABELS = (
     ("enhancing", 4),
 )
 
-_MHA_TYPES = {
-    "MET_CHAR": "<i1",
-    "MET_UCHAR": "<u1",
-    "MET_SHORT": "<i2",
-    "MET_USHORT": "<u2",
-    "MET_INT": "<i4",
-    "MET_UINT": "<u4",
-    "MET_LONG": "<i4",
-    "MET_ULONG": "<u4",
-    "MET_LONG_LONG": "<i8",
-    "MET_ULONG_LONG": "<u8",
-    "MET_FLOAT": "<f4",
-    "MET_DOUBLE": "<f8",
-}
 _MHA_HEADER = 2**16  # bytes in which the header ends
 
 _MAX_BYTES = 2**31  # one 4-D MSD file is 143 MB
@@ -707,66 +693,59 @@ def _finish(volume, header, slices):
 
 
 def _read_mha(path):
-    """Header and voxels of a MetaImage file.
+    """Header and voxels of a MetaImage file, by SimpleITK."""
+    import SimpleITK as sitk  # slow to import, and only BRATS2015 needs it
 
-    Not by SimpleITK, which returns other voxels without an error where the compressed
-    ones are damaged.
-    """
-    content = Path(path).read_bytes()
-    start = re.search(rb"ElementDataFile *= *(\S+) *\r?\n", content[:_MHA_HEADER])
-    if not start:
-        raise DataError(f"{path}: not a MetaImage file. Download it again.")
-    if start[1] != b"LOCAL":
-        raise DataError(f"{path}: its voxels are in another file. Save it as one .mha.")
-    text = content[: start.start()].decode("latin-1")
-    fields = dict(re.findall(r"^(\w+) *= *(.*?)\s*$", text, re.MULTILINE))
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("MetaImageIO")
+    reader.SetFileName(str(path))
     try:
-        header = _mha_header(path, fields)
-    except (KeyError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
+        reader.ReadImageInformation()
+    except RuntimeError as error:
         raise DataError(
-            f"{path}: its MetaImage header is damaged ({error}). Download it again."
+            f"{path}: not a MetaImage file, or its header is damaged. Download it "
+            "again."
         ) from error
-    voxels = content[start.end() :]
-    if fields.get("CompressedData") == "True":
-        inflate = isal_zlib.decompressobj()
-        # One byte more than due, so that the checksum at the end is reached.
-        voxels = inflate.decompress(voxels, _voxel_bytes(header) + 1)
-        if not inflate.eof:
-            raise EOFError("voxels are missing at the end")
-    return header, voxels
-
-
-def _mha_header(path, fields):
-    dtype = np.dtype(_MHA_TYPES[fields["ElementType"]])
-    if (
-        fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB"))
-        == "True"
-    ):
-        dtype = dtype.newbyteorder(">")
-    sizes = [int(size) for size in fields["DimSize"].split()]
-    if (
-        fields.get("BinaryData") != "True"
-        or fields.get("ElementNumberOfChannels", "1") != "1"
-    ):
-        raise DataError(
-            f"{path}: text, or several values a voxel. Save it as one volume."
-        )
+    if reader.GetNumberOfComponents() != 1:
+        raise DataError(f"{path}: several values a voxel. Save it as one volume.")
+    sizes = [int(size) for size in reader.GetSize()]
+    one_voxel = sitk.Image([1, 1, 1], reader.GetPixelID())
+    dtype = sitk.GetArrayViewFromImage(one_voxel).dtype
     shape = _checked_shape(path, sizes, dtype)
     if len(sizes) > 3:
         raise DataError(f"{path}: {len(sizes)}-D. Save one volume a file.")
-
-    def numbers(*names):
-        name = next((name for name in names if name in fields), names[0])
-        return np.array(fields[name].split(), float)
-
-    axes = numbers("TransformMatrix", "Rotation", "Orientation").reshape(3, 3)
     affine = np.eye(4)  # its world is LPS
-    affine[:3, :3] = axes.T * numbers("ElementSpacing", "ElementSize")
-    affine[:3, 3] = numbers("Offset", "Position", "Origin")
+    affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * reader.GetSpacing()
+    affine[:3, 3] = reader.GetOrigin()
     affine, to_lps = _checked_affine(path, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
-    return Header(shape, dtype, 1.0, 0.0, 0, affine, to_lps, True)
+    header = Header(shape, dtype, 1.0, 0.0, 0, affine, to_lps, True)
+    _require_whole_mha(path, _voxel_bytes(header))
+    try:
+        voxels = sitk.GetArrayFromImage(reader.Execute()).tobytes()
+    except RuntimeError as error:
+        raise EOFError("its voxels do not decode") from error
+    return header, voxels
+
+
+def _require_whole_mha(path, voxel_bytes):
+    """Error unless the voxels of a .mha are all there, and their checksum is right.
+
+    SimpleITK looks at neither: where the compressed voxels are damaged it returns
+    others, without a word.
+    """
+    content = Path(path).read_bytes()
+    start = re.search(rb"ElementDataFile *= *(\S+) *\r?\n", content[:_MHA_HEADER])
+    if not start or start[1] != b"LOCAL":
+        raise DataError(f"{path}: its voxels are in another file. Save it as one .mha.")
+    voxels = memoryview(content)[start.end() :]
+    if re.search(rb"^CompressedData *= *True", content[: start.start()], re.M):
+        inflate = isal_zlib.decompressobj()
+        # One byte more than due, so that the checksum at the end is reached.
+        inflate.decompress(voxels, voxel_bytes + 1)
+        if not inflate.eof:
+            raise EOFError("voxels are missing at the end")
+    elif len(voxels) < voxel_bytes:
+        raise EOFError("voxels are missing at the end")
 
 
 # --- Reading a subject ----------------------------------------------------------------

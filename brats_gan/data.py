@@ -11,6 +11,7 @@ import concurrent.futures
 import functools
 import hashlib
 import io
+import math
 import os
 import shutil
 import tempfile
@@ -23,6 +24,7 @@ from absl import logging
 from brats_gan import brats, checks
 
 LEVELS = 65535  # a cached intensity of 1.0, as uint16
+_NPY_HEADER = 128  # bytes before the values of a .npy file, for headers of our length
 CANDIDATES = 8  # labels offered for placement at each training step
 LESION_FREE = 0.1  # share of label draws that are empty: healthy slices are real too
 
@@ -106,7 +108,6 @@ class Slices:
         subjects,
         image_size=brats.CROP,
         slices=brats.SLICES,
-        labels=True,
         cache_dir=None,
     ):
         """Decodes what the cache does not hold yet, with a progress bar.
@@ -115,15 +116,14 @@ class Slices:
             subjects: list of brats.Subject.
             image_size: side of a slice after crop and resize.
             slices: half-open range.
-            labels: whether a subject without label file is an error.
             cache_dir: kept for the next run; None: a temporary folder.
 
         Raises:
-            DataError: see brats.read_subject; or no slice shows any brain.
+            DataError: see brats.read_subject; a subject has no label file; no slice
+                shows any brain.
         """
         self.names = [subject.name for subject in subjects]
         self.image_size = image_size
-        self._labels = labels
         if cache_dir is None:
             cache_dir = tempfile.mkdtemp(prefix="brats_gan-")
             atexit.register(shutil.rmtree, cache_dir, ignore_errors=True)
@@ -143,11 +143,7 @@ class Slices:
         blank = 0
         for subject, (images, label) in enumerate(self._files):
             shows_brain = np.load(images.with_suffix(".brain.npy"))
-            has_lesion = (
-                np.load(label, mmap_mode="r").any((1, 2))
-                if label
-                else np.zeros_like(shows_brain)
-            )
+            has_lesion = np.load(label).any((1, 2))
             for position in np.flatnonzero(shows_brain):
                 if has_lesion[position]:
                     lesions.append(len(index))
@@ -167,45 +163,76 @@ class Slices:
         return len(self.index)
 
     def _cached(self, subject, image_size, slices):
-        """(images.npy, labels.npy or None) of a subject; decodes it if need be."""
+        """(images.npy, label.npy) of a subject; decodes it if need be."""
         key = _content_key(subject, image_size, slices)
         images_path = self._folder / f"{key}.images.npy"
         label_path = self._folder / f"{key}.label.npy"
-        want_label = subject.label is not None
-        if self._labels and not want_label:
+        if subject.label is None:
             raise brats.DataError(
                 f"{subject.name} has no label file, and labels are needed here; add "
                 "the file or move the subject out of the folder"
             )
-        if not images_path.exists() or (want_label and not label_path.exists()):
-            images, label = brats.read_subject(
-                subject, slices, image_size, labels=want_label
-            )
-            if want_label:
-                _save(label_path, label)
+        if not images_path.exists():  # written last
+            images, label = brats.read_subject(subject, slices, image_size)
+            _save(label_path, label)
             _save(images_path.with_suffix(".brain.npy"), images.any((1, 2, 3)))
             # Modality before rows: one modality of one slice is one run of bytes.
             scaled = np.round(np.moveaxis(images, -1, 1) * LEVELS).astype(np.uint16)
             _save(images_path, scaled)
-        return images_path, label_path if want_label else None
+        return images_path, label_path
 
-    def image(self, position, modality=slice(None)):
-        """[..., H, W] uint16 of one slice: one modality, or all four."""
-        subject, number = self.index[position]
-        # Opened anew each time: a map kept open would count as this process' memory.
-        return np.array(
-            np.load(self._files[subject][0], mmap_mode="r")[number, modality]
-        )
+    def images(self, positions, modalities=None):
+        """[N, 4, H, W] uint16 of some slices; [N, H, W] given a modality for each."""
+        size, count = self.image_size, len(brats.MODALITIES)
+        if modalities is None:
+            images = _empty((len(positions), count, size, size), np.uint16)
+            for position, image in zip(positions, images, strict=True):
+                subject, number = self.index[position]
+                _read_into(image, self._files[subject][0], number)
+            return images
+        images = _empty((len(positions), size, size), np.uint16)
+        for position, modality, image in zip(
+            positions, modalities, images, strict=True
+        ):
+            subject, number = self.index[position]
+            _read_into(image, self._files[subject][0], number * count + modality)
+        return images
 
-    def label(self, position):
-        """[H, W] uint8 of one slice."""
-        subject, number = self.index[position]
-        return np.array(np.load(self._files[subject][1], mmap_mode="r")[number])
+    def labels(self, positions):
+        """[N, H, W] uint8 of some slices."""
+        labels = _empty((len(positions), *[self.image_size] * 2), np.uint8)
+        for position, label in zip(positions, labels, strict=True):
+            subject, number = self.index[position]
+            _read_into(label, self._files[subject][1], number)
+        return labels
+
+
+def _empty(shape, dtype):
+    """np.empty on a boundary of 64 bytes: TensorFlow copies all others once more."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    buffer = np.empty(size + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    return buffer[start : start + size].view(dtype).reshape(shape)
+
+
+def _read_into(item, path, number):
+    """Fills one item of a batch from a cached array, whose items are all of its size.
+
+    One read of a few hundred kB, without Python's lock: a memory map costs more to set
+    up, and its pages would count as memory of this process.
+    """
+    with path.open("rb", buffering=0) as file:
+        file.seek(_NPY_HEADER + int(number) * item.nbytes)
+        if file.readinto(item) != item.nbytes:
+            raise brats.DataError(
+                f"{path}: cut off; delete it, and the slices are decoded again"
+            )
 
 
 def _save(path, array):
     content = io.BytesIO()
-    np.save(content, array)
+    np.save(content, np.ascontiguousarray(array))
+    assert len(content.getbuffer()) == _NPY_HEADER + array.nbytes
     brats.write_atomically(path, content.getbuffer())
 
 
@@ -265,7 +292,7 @@ def _batches(fetch, signature, first):
         return batch
 
     steps = tf.data.Dataset.range(first, tf.int64.max)
-    return steps.map(typed, num_parallel_calls=2, deterministic=True).prefetch(4)
+    return steps.map(typed, num_parallel_calls=4, deterministic=True).prefetch(4)
 
 
 def structural_batches(slices, batch_size, seed, first=0):
@@ -277,10 +304,9 @@ def structural_batches(slices, batch_size, seed, first=0):
     def fetch(step):
         rows = shuffled(len(slices), seed, 0, step * batch_size, batch_size)
         modalities = np.random.default_rng([seed, step]).integers(4, size=batch_size)
-        images = [slices.image(*each) for each in zip(rows, modalities, strict=True)]
         return {
-            "x": np.stack(images)[..., None],
-            "label": np.stack([slices.label(row) for row in rows]),
+            "x": slices.images(rows, modalities)[..., None],
+            "label": slices.labels(rows),
             "subject": slices.index[rows, 0],
         }
 
@@ -303,7 +329,7 @@ def draw_labels(slices, rng, count):
     if len(slices.lesions):
         for target in drawn:
             if rng.random() >= LESION_FREE:
-                target[:] = slices.label(rng.choice(slices.lesions))
+                target[:] = slices.labels([rng.choice(slices.lesions)])[0]
     return drawn
 
 
@@ -319,6 +345,8 @@ def multimodal_batches(slices, batch_size, seed, first=0):
         subject: [B, 5] and slice: [B, 5], where x and source come from.
     """
 
+    plane = (slices.image_size, slices.image_size)
+
     def fetch(step):
         streams = [
             shuffled(len(slices), seed, stream, step * batch_size, batch_size)
@@ -326,28 +354,21 @@ def multimodal_batches(slices, batch_size, seed, first=0):
         ]
         rng = np.random.default_rng([seed, step])
         modality = rng.integers(4, size=batch_size)
-        x = [np.stack([slices.image(row, i) for row in streams[i]]) for i in range(4)]
-        label = [np.stack([slices.label(row) for row in streams[i]]) for i in range(4)]
-        source = [
-            slices.image(*each) for each in zip(streams[4], modality, strict=True)
-        ]
         where = slices.index[np.stack(streams, 1)]
+        rows = np.stack(streams[:4], 1).ravel()
+        x = slices.images(rows, np.tile(np.arange(4), batch_size))
         candidates = draw_labels(slices, rng, batch_size * CANDIDATES)
         return {
-            "x": np.stack(x, 1)[..., None],
-            "label": np.stack(label, 1),
-            "source": np.stack(source)[..., None],
-            "source_label": np.stack([slices.label(row) for row in streams[4]]),
+            "x": x.reshape(batch_size, 4, *plane, 1),
+            "label": slices.labels(rows).reshape(batch_size, 4, *plane),
+            "source": slices.images(streams[4], modality)[..., None],
+            "source_label": slices.labels(streams[4]),
             "source_modality": modality,
-            "candidates": candidates.reshape(
-                batch_size, CANDIDATES, *label[0].shape[1:]
-            ),
+            "candidates": candidates.reshape(batch_size, CANDIDATES, *plane),
             "subject": where[..., 0],
             "slice": where[..., 1],
         }
 
-    size = slices.image_size
-    plane = [size, size]
     return _batches(
         fetch,
         {
@@ -374,8 +395,8 @@ def segmentation_batches(slices, batch_size, seed, first=0):
     def fetch(step):
         rows = shuffled(len(slices), seed, 0, step * batch_size, batch_size)
         return {
-            "x": np.stack([slices.image(row) for row in rows])[..., None],
-            "label": np.stack([slices.label(row) for row in rows]),
+            "x": slices.images(rows)[..., None],
+            "label": slices.labels(rows),
             "subject": slices.index[rows, 0],
         }
 
@@ -399,6 +420,5 @@ def in_order(slices, batch_size):
     """
     for start in range(0, len(slices), batch_size):
         rows = range(start, min(start + batch_size, len(slices)))
-        x = np.stack([slices.image(row) for row in rows])[..., None]
-        label = np.stack([slices.label(row) for row in rows])
-        yield x.astype(np.float32) / LEVELS, label, slices.index[list(rows), 0]
+        x = slices.images(rows)[..., None].astype(np.float32) / LEVELS
+        yield x, slices.labels(rows), slices.index[list(rows), 0]

@@ -256,7 +256,8 @@ class Warp:
         bend = np.zeros_like(straight)
         for spacing, amplitude in ((40, 2.5), (20, 1.5), (9, 0.8)):  # mm
             for component in bend:
-                component += amplitude * smooth_noise(rng, coarse, spacing / CONTROL)
+                noise = smooth_noise(rng, coarse, spacing / CONTROL)
+                component += amplitude * np.clip(noise, -1.8, 1.8)  # no outliers
 
         self.control = straight + bend
         swelling = np.clip(rng.gamma(1.6, 1.3) - 1.0, -1.0, 5.0)  # mm
@@ -505,12 +506,16 @@ def add_lesion(rng, scene, anatomy, grid, lesion):
     bright = np.maximum(ring, nodule) * room
     scene.lay_over("enhancing", bright * np.clip(0.85 + 0.2 * fine, 0.3, 1), box)
 
+    # A label as it is drawn by hand: smooth, over thin sulci, as far as oedema shows.
+    here = (anatomy.inside[box] > 0.5) & (anatomy.ventricle[box] < 0.6)
+    seen = (room > 0.5) & (halo > -0.2 * lesion.border)
+    seen = ndimage.gaussian_filter(seen.astype(np.float32), 1.2) > 0.45
     label = scene.label[box]
-    here = (room > 0.5) & (anatomy.inside[box] > 0.5)
-    label[here & (halo > 0) & (label == 0)] = OEDEMA
-    label[here & (core > 0)] = NON_ENHANCING
-    label[here & (core > 0) & (dead > 0.5)] = NECROSIS
-    label[here & (core > 0) & (bright > 0.5)] = ENHANCING
+    label[here & seen & (label == 0)] = OEDEMA
+    here &= seen & (room > 0.5) & (core > 0)
+    label[here] = NON_ENHANCING
+    label[here & (dead > 0.5)] = NECROSIS
+    label[here & (bright > 0.5)] = ENHANCING
 
 
 # ----------------------------------------------------------------------------------
@@ -664,7 +669,7 @@ def draw_visit(rng):
             flair_tr,
             rng.uniform(95, 140),
             null * np.clip(rng.normal(0.98, 0.03), 0.93, 1.04),
-            inflow=rng.uniform(0, 0.4),
+            inflow=rng.uniform(0, 0.8),
         ),
     }
 
@@ -680,8 +685,12 @@ def acquire(rng, scene, sequence, tesla, grid):
     image = sum(np.float32(signal[n]) * scene[n] for n in NAMES)
     grain = [smooth_noise(rng, grid, spacing) for spacing in (2, 5)]
     image *= 1 + np.float32(0.02) * (grain[0] + grain[1])
+    # Iron, myelin and age differ from one grey structure to the next.
+    region = np.clip(smooth_noise(rng, grid, 18), -2, 2)
+    grey = scene["grey"] + scene["deep"] + 0.5 * scene["white"]
+    image += np.float32(0.06 * signal["grey"]) * region * grey
     if sequence.inflow:
-        where = ramp(smooth_noise(rng, grid, 12), 0.5, 2.0)
+        where = ramp(smooth_noise(rng, grid, 12), 0.0, 2.0)
         image += np.float32(sequence.inflow * signal["grey"]) * where * scene["fluid"]
     image *= np.exp(np.float32(sequence.bias) * smooth_noise(rng, grid, 70))
 

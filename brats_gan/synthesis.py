@@ -72,7 +72,7 @@ def _place(slices, background, rng, healthy):
     if healthy:
         return np.zeros([size, size], np.uint8), "", True
     rows = rng.choice(slices.lesions, LABEL_CANDIDATES)
-    candidates = np.stack([slices.label(row) for row in rows])
+    candidates = slices.labels(rows)
     # MASK learnt a brain grown by p; the label must fit the brain itself (D6).
     brain = structure.resize_background(background[None, ..., None], -structure.GROWTH)
     seed = rng.integers(2**31, size=2, dtype=np.int32)

@@ -531,6 +531,16 @@ def test_a_truncated_mha_is_a_problem(keep, what, tmp_path):
     assert what in message
 
 
+def test_one_wrong_bit_among_the_compressed_voxels_of_a_mha_is_a_problem(tmp_path):
+    path = Folder(tmp_path, "brats2015").files["t2"]
+    content = bytearray(path.read_bytes())
+    assert b"CompressedData = True" in content
+    content[-40] ^= 4  # SimpleITK reads such a file without complaint
+    path.write_bytes(content)
+    ((name, message),) = checks.check(tmp_path, slices=SLICES).problems
+    assert name == "B" and str(path) in message
+
+
 def test_label_3_without_4_asks_about_the_year(tmp_path):
     for number, name in enumerate("AB"):
         nifti.write_subject(tmp_path, name, SHAPE, number, labels=(1, 2, 3))

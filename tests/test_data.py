@@ -1,5 +1,8 @@
 """Pipelines: registered where they must be, independent where they must be."""
 
+import multiprocessing
+from concurrent import futures
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -31,10 +34,11 @@ def test_slices_are_what_the_reader_reads(folder, slices):
     position = next(
         i for i, (s, number) in enumerate(slices.index) if (s, number) == (1, 2)
     )
-    read = slices.image(position).astype(np.float32) / data.LEVELS
+    (stored,) = slices.images([position])
+    read = stored.astype(np.float32) / data.LEVELS
     np.testing.assert_allclose(read, np.moveaxis(images[2], -1, 0), atol=1 / 65535)
-    np.testing.assert_array_equal(slices.label(position), labels[2])
-    np.testing.assert_array_equal(slices.image(position, 3), slices.image(position)[3])
+    np.testing.assert_array_equal(slices.labels([position])[0], labels[2])
+    np.testing.assert_array_equal(slices.images([position], [3])[0], stored[3])
 
 
 def test_background_is_exactly_zero_in_the_batches(slices):
@@ -62,7 +66,7 @@ def test_a_second_reading_takes_the_cache(folder, tmp_path, monkeypatch):
     first = data.Slices(subjects, SIZE, SLICES, cache_dir=tmp_path)
     monkeypatch.setattr(brats, "read_subject", None)  # would fail if called
     again = data.Slices(subjects, SIZE, SLICES, cache_dir=tmp_path)
-    np.testing.assert_array_equal(first.image(5), again.image(5))
+    np.testing.assert_array_equal(first.images([5]), again.images([5]))
 
 
 def test_the_cache_knows_changed_files_and_other_sizes(folder, tmp_path):
@@ -72,6 +76,30 @@ def test_the_cache_knows_changed_files_and_other_sizes(folder, tmp_path):
     data.Slices(subjects, 64, SLICES, cache_dir=tmp_path)
     data.Slices(subjects, SIZE, (0, 3), cache_dir=tmp_path)
     assert len(list(tmp_path.glob("*.images.npy"))) == count + 2
+
+
+def _read_through(folder, cache):
+    slices = data.Slices(brats.find_subjects(folder), SIZE, SLICES, cache)
+    return slices.images(range(len(slices))), slices.labels(range(len(slices)))
+
+
+def test_two_processes_may_build_one_cache(folder, slices, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    with futures.ProcessPoolExecutor(2, context) as pool:
+        jobs = [pool.submit(_read_through, folder, tmp_path) for _ in range(2)]
+        for job in jobs:
+            images, labels = job.result()
+            np.testing.assert_array_equal(images, slices.images(range(len(slices))))
+            np.testing.assert_array_equal(labels, slices.labels(range(len(slices))))
+    assert len(list(tmp_path.iterdir())) == 3 * 3  # and nothing half written
+
+
+def test_a_cached_file_that_was_cut_off_is_named(folder, tmp_path):
+    made = data.Slices(brats.find_subjects(folder), SIZE, SLICES, tmp_path)
+    for path in tmp_path.glob("*.images.npy"):
+        path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(brats.DataError, match="images.npy: cut off; delete it"):
+        made.images(range(len(made)))
 
 
 def test_every_item_comes_once_a_pass_in_another_order():
@@ -132,11 +160,11 @@ def test_stage_2_images_and_labels_belong_together(slices):
     for b in range(3):
         for i in range(4):
             row = where[int(batch["subject"][b, i]), int(batch["slice"][b, i])]
-            image = slices.image(row, i).astype(np.float32) / data.LEVELS
+            image = slices.images([row], [i])[0].astype(np.float32) / data.LEVELS
             np.testing.assert_allclose(batch["x"][b, i, ..., 0], image, rtol=1e-6)
-            np.testing.assert_array_equal(batch["label"][b, i], slices.label(row))
+            np.testing.assert_array_equal(batch["label"][b, i], slices.labels([row])[0])
         row = where[int(batch["subject"][b, 4]), int(batch["slice"][b, 4])]
-        image = slices.image(row, int(batch["source_modality"][b]))
+        image = slices.images([row], [int(batch["source_modality"][b])])[0]
         np.testing.assert_allclose(
             batch["source"][b, ..., 0],
             image.astype(np.float32) / data.LEVELS,
@@ -146,7 +174,7 @@ def test_stage_2_images_and_labels_belong_together(slices):
 
 def test_segmentation_batches_are_registered(slices):
     batch = next(iter(data.segmentation_batches(slices, 4, seed=0)))
-    stored = [slices.image(row) for row in range(len(slices))]
+    stored = slices.images(range(len(slices)))
     for x in batch["x"].numpy():
         levels = np.round(x[..., 0] * data.LEVELS).astype(np.uint16)
         assert any(np.array_equal(levels, each) for each in stored)
@@ -154,7 +182,7 @@ def test_segmentation_batches_are_registered(slices):
 
 def test_drawn_labels_are_of_the_pool_and_some_are_empty(slices):
     drawn = data.draw_labels(slices, np.random.default_rng(0), 200)
-    pool = {slices.label(row).tobytes() for row in slices.lesions}
+    pool = {label.tobytes() for label in slices.labels(slices.lesions)}
     empty = [not label.any() for label in drawn]
     assert 0.03 < np.mean(empty) < 0.2  # LESION_FREE is 0.1
     assert all(label.tobytes() in pool for label in drawn if label.any())
@@ -197,7 +225,6 @@ def test_a_subject_without_label_is_named_where_labels_are_needed(tmp_path):
     subjects = brats.find_subjects(tmp_path)
     with pytest.raises(brats.DataError, match="blank has no label"):
         data.Slices(subjects, SIZE, SLICES)
-    assert len(data.Slices(subjects, SIZE, SLICES, labels=False)) == 4
 
 
 def test_batches_have_static_shapes(slices):

@@ -40,23 +40,31 @@ def run(script, *flags, code=0):
 
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory):
-    """All four scripts once; the folder they left, and what each printed."""
+    """All four scripts once; the folder they left, and what each printed.
+
+    Each script reads the same three patients from a folder of another layout.
+    """
     root = tmp_path_factory.mktemp("chain")
-    for number in range(3):
-        nifti.write_subject(root / "data", f"s{number}", SHAPE, number)
-    data = f"--data_dir={root / 'data'}"
+    for layout in brats.LAYOUTS:
+        for number in range(3):
+            # Labels that every layout has.
+            nifti.write_subject(
+                root / layout, f"s{number}", SHAPE, number, layout, labels=(2, 4)
+            )
+    data = {layout: f"--data_dir={root / layout}" for layout in brats.LAYOUTS}
     said = {}
     stages = [
-        start("train_structural.py", data, f"--run_dir={root / 'structural'}",
-              "--code_dim=16", *TINY),
-        start("train_multimodal.py", data, f"--run_dir={root / 'multimodal'}", *TINY),
+        start("train_structural.py", data["brats2015"], "--code_dim=16",
+              f"--run_dir={root / 'structural'}", *TINY),
+        start("train_multimodal.py", data["brats2023"], "--layout=brats2023",
+              f"--run_dir={root / 'multimodal'}", *TINY),
     ]  # fmt: skip
     for name, process in zip(("structural", "multimodal"), stages, strict=True):
         out, err = process.communicate(timeout=400)
         assert process.returncode == 0, err[-3000:]
         said[name] = out
     dataset_flags = [
-        data,
+        data["msd"],
         f"--structural_run={root / 'structural'}",
         f"--multimodal_run={root / 'multimodal'}",
         f"--output_dir={root / 'synthetic'}",
@@ -67,7 +75,7 @@ def chain(tmp_path_factory):
     said["dataset"] = run("build_dataset.py", *dataset_flags)
     said["segmentation"] = run(
         "eval_segmentation.py",
-        data,
+        data["brats2018"],
         f"--run_dir={root / 'segmentation'}",
         f"--synthetic_dir={root / 'synthetic'}",
         "--scheme=four_channel",

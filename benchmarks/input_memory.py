@@ -1,0 +1,77 @@
+"""Memory of a process that streams 10 and 100 subjects to stage 2.
+
+    python -m benchmarks.input_memory
+
+Decodes every subject of a phantom into a cache folder, then reads batches of stage 2
+until each slice has come once. A process of its own for each count says its resident
+memory at the end and at its highest. Prints a table and, last, a line of JSON.
+"""
+
+import json
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+
+from absl import app, flags, logging
+
+from brats_gan import brats, data, phantom
+
+_DATA = flags.DEFINE_string("data_dir", None, "BraTS folder; a phantom if unset.")
+_COUNTS = flags.DEFINE_list("counts", ["10", "100"], "Subjects to stream.")
+_SIZE = flags.DEFINE_integer("image_size", brats.CROP, "Pixels a side.")
+_BATCH = flags.DEFINE_integer("batch_size", 4, "Slices of each stream a batch.")
+_STREAM = flags.DEFINE_integer("stream", 0, "Only this count, in this process.")
+
+
+def resident_mb():
+    """Resident memory of this process, MB."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def stream(folder, count):
+    """Reads `count` subjects in this process: {"resident_mb", "peak_mb"}."""
+    subjects = brats.find_subjects(folder)[:count]
+    if len(subjects) < count:
+        raise brats.DataError(f"{folder}: {len(subjects)} subjects of {count}")
+    slices = data.Slices(subjects, _SIZE.value)
+    steps = len(slices) // _BATCH.value
+    for batch in data.multimodal_batches(slices, _BATCH.value, 0).take(steps):
+        batch["x"].numpy()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return {"resident_mb": round(resident_mb(), 1), "peak_mb": round(peak, 1)}
+
+
+def main(argv):
+    if argv[1:]:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    logging.set_verbosity(logging.ERROR)
+    if _STREAM.value:
+        print(json.dumps(stream(_DATA.value, _STREAM.value)))
+        return
+    counts = [int(count) for count in _COUNTS.value]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = _DATA.value or scratch
+        if not _DATA.value:
+            phantom.write_subjects(scratch, max(counts))
+        used = {}
+        for count in counts:
+            command = [sys.executable, "-m", "benchmarks.input_memory"]
+            command += [f"--data_dir={folder}", f"--stream={count}"]
+            command += [f"--image_size={_SIZE.value}", f"--batch_size={_BATCH.value}"]
+            done = subprocess.run(
+                command, check=True, stdout=subprocess.PIPE, text=True
+            )
+            used[count] = json.loads(done.stdout.splitlines()[-1])
+    print("| subjects | resident, MB | highest, MB |\n|---|---|---|")
+    for count, figures in used.items():
+        print(f"| {count} | {figures['resident_mb']} | {figures['peak_mb']} |")
+    few, many = used[counts[0]], used[counts[-1]]
+    ratio = round(many["peak_mb"] / few["peak_mb"], 3)
+    print(json.dumps({"subjects": used, "peak_ratio": ratio}))
+
+
+if __name__ == "__main__":
+    app.run(main)
