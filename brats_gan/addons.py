@@ -32,17 +32,37 @@ def _import_addons():
 tfa = _import_addons()
 
 
+@tf.custom_gradient
 def _normalise(x, gamma, beta):
     """(x - mean) / sd * gamma + beta, over the pixels of each channel and image.
 
-    x: [B, H, W, C]; gamma, beta: [C] or [B, 1, 1, C].
+    x: [B, H, W, C]; gamma, beta: [1, 1, 1, C] or [B, 1, 1, C].
+
+    Everything but one product and one sum a pixel is done on [B, 1, 1, C]; the gradient
+    is written out because the derived one takes three more passes over the pixels.
     """
     mean = tf.reduce_mean(x, [1, 2], keepdims=True)
     variance = tf.reduce_mean(tf.square(x), [1, 2], keepdims=True) - tf.square(mean)
     # Rounding can take the difference below 0 where a channel is constant.
-    gain = tf.math.rsqrt(tf.maximum(variance, 0.0) + EPSILON) * gamma
-    # One product and one sum a pixel: everything else is done on [B, 1, 1, C].
-    return x * gain + (beta - mean * gain)
+    inverse = tf.math.rsqrt(tf.maximum(variance, 0.0) + EPSILON)
+    gain = inverse * gamma
+    y = x * gain + (beta - mean * gain)
+
+    def gradient(dy):
+        pixels = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], x.dtype)
+        of_offset = tf.reduce_sum(dy, [1, 2], keepdims=True)
+        # Along the normalised image: sum of dy * (x - mean) / sd.
+        of_gain = tf.reduce_sum(dy * x, [1, 2], keepdims=True) - mean * of_offset
+        of_gain *= inverse
+        slope = gain * inverse * of_gain / pixels
+        dx = dy * gain - x * slope + (mean * slope - gain * of_offset / pixels)
+        if gamma.shape[0] == 1:
+            return dx, *(
+                tf.reduce_sum(each, 0, keepdims=True) for each in (of_gain, of_offset)
+            )
+        return dx, of_gain, of_offset
+
+    return y, gradient
 
 
 class InstanceNormalization(tf.keras.layers.Layer):
@@ -58,7 +78,8 @@ class InstanceNormalization(tf.keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, x):
-        return _normalise(x, self.gamma, self.beta)
+        gamma, beta = (tf.convert_to_tensor(v) for v in (self.gamma, self.beta))
+        return _normalise(x, gamma[None, None, None], beta[None, None, None])
 
 
 class ConditionalInstanceNormalization(tf.keras.layers.Layer):

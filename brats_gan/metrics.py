@@ -5,6 +5,7 @@ paper, or all slices of a subject [S, H, W] as in the field.
 """
 
 import numpy as np
+from scipy import ndimage
 
 from brats_gan import brats
 
@@ -46,3 +47,21 @@ def region_dice(label, found):
         f"dice_{region}": dice(np.isin(label, classes), np.isin(found, classes))
         for region, classes in brats.REGIONS.items()
     }
+
+
+def edge_agreement(one, other):
+    """Dice of two edge maps within one pixel: how well two contrasts are registered.
+
+    An edge pixel agrees if the other map has an edge within the 3 x 3 pixels about it;
+    the score is the share that agrees of all edge pixels of both. Two maps [H, W] in
+    {0, 1}; two empty ones agree.
+    """
+    one, other = np.asarray(one) > 0.5, np.asarray(other) > 0.5
+    total = np.count_nonzero(one) + np.count_nonzero(other)
+    if total == 0:
+        return 1.0
+    around = np.ones((3, 3), bool)
+    near_one = ndimage.binary_dilation(one, around)
+    near_other = ndimage.binary_dilation(other, around)
+    agreeing = np.count_nonzero(one & near_other) + np.count_nonzero(other & near_one)
+    return float(agreeing / total)

@@ -48,6 +48,46 @@ def test_instance_norm_agrees_with_keras_group_normalization(images):
     )
 
 
+def test_gradients_of_the_norms_are_those_that_tensorflow_derives(images):
+    target = tf.random.stateless_normal(images.shape, [1, 2])
+    gain = 1.0 + 0.3 * tf.random.stateless_normal([3, 4], [5, 6])
+    offset = tf.random.stateless_normal([3, 4], [7, 8])
+
+    def derived(x, gain, offset):
+        mean, variance = tf.nn.moments(x, [1, 2], keepdims=True)
+        x = (x - mean) * tf.math.rsqrt(variance + addons.EPSILON)
+        return x * gain + offset
+
+    def gradients(norm, *inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            loss = tf.reduce_mean(tf.square(norm(*inputs) - target))
+        return tape.gradient(loss, inputs)
+
+    layer = addons.instance_norm()
+    layer.build(images.shape)
+    layer.set_weights([gain[0], offset[0]])
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(layer(images) - target))
+    shared = tape.gradient(loss, layer.trainable_variables)
+    expected = gradients(derived, images, gain[0], offset[0])[1:]
+    for one, other in zip(shared, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+    conditional = addons.conditional_instance_norm()
+    for one, other in zip(
+        gradients(lambda *inputs: conditional(list(inputs)), images, gain, offset),
+        gradients(
+            lambda x, g, o: derived(x, g[:, None, None], o[:, None, None]),
+            images,
+            gain,
+            offset,
+        ),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 def test_instance_norm_of_a_constant_channel_is_zero():
     x = tf.fill([1, 4, 4, 2], 1234.5)
     np.testing.assert_allclose(addons.instance_norm()(x), np.zeros([1, 4, 4, 2]))

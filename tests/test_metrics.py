@@ -48,3 +48,22 @@ def test_dice_of_empty_masks():
     empty, some = np.zeros(3, bool), np.array([True, False, False])
     assert metrics.dice(empty, empty) == 1.0
     assert metrics.dice(empty, some) == metrics.dice(some, empty) == 0.0
+
+
+def test_edge_agreement_by_hand():
+    # Three pixels in a column; one column to the right all three agree, two columns to
+    # the right none does. Of a line twice as long, 4 of 6 lie within a pixel.
+    line = np.zeros((9, 9))
+    line[3:6, 3] = 1
+    assert metrics.edge_agreement(line, line) == 1
+    assert metrics.edge_agreement(line, np.roll(line, 1, 1)) == 1
+    assert metrics.edge_agreement(line, np.roll(line, 2, 1)) == 0
+    longer = np.zeros((9, 9))
+    longer[3:9, 3] = 1
+    assert metrics.edge_agreement(line, longer) == pytest.approx((3 + 4) / (3 + 6))
+
+
+def test_edge_agreement_of_empty_maps():
+    empty, full = np.zeros((4, 4)), np.ones((4, 4))
+    assert metrics.edge_agreement(empty, empty) == 1
+    assert metrics.edge_agreement(empty, full) == 0

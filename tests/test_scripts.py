@@ -336,6 +336,35 @@ def test_bad_input_is_refused_with_the_name_of_the_file(tmp_path):
         assert "Traceback" not in err, (case, err)
 
 
+def test_the_scoreboard_of_the_runs_has_a_row_for_every_stage(chain):
+    root, _ = chain
+    said = run(
+        "benchmarks/quality.py",
+        f"--data_dir={root / 'brats2018'}",
+        f"--structural_run={root / 'structural'}",
+        f"--multimodal_run={root / 'multimodal'}",
+        f"--dataset_dir={root / 'synthetic'}",
+        "--samples=12",
+        "--judge_steps=2",
+        "--judge_width=2",
+    )
+    rows = json.loads(said[said.index('{"structural_run"') :].splitlines()[0])["rows"]
+    for name in (
+        "stage 1: acceptance",
+        "whole-lesion Dice, mean of the four",
+        "enhancing Dice, four channels",
+        "registration",
+        "Fréchet distance",
+        "stage 3: accepted",
+    ):
+        assert rows[name]["made"] is not None, name
+    # Nothing is registered, or found, better than it can be.
+    for name, row in rows.items():
+        if "Dice" in name or "registration" in name:
+            values = [row[each] for each in ("made", "ceiling", "floor")]
+            assert all(0 <= v <= 1 for v in values if v is not None), name
+
+
 def test_help_names_every_flag_of_the_flagfiles():
     names = {
         "structural": "train_structural.py",

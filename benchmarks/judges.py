@@ -1,0 +1,137 @@
+"""U-Nets that find lesions: trained on real slices, never part of a method measured.
+
+The field's usual segmentor, and none of the networks of this project, with seeds of its
+own. Benchmarks judge data by them.
+"""
+
+import hashlib
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from brats_gan import brats, data
+
+CLASS_WEIGHTS = (0.7, 5.0, 2.0, 8.0, 4.0)  # lesions are small, rims smallest
+BATCH = 8  # slices a step, three of them with a lesion for certain
+PEAK_RATE = 2e-3  # of Adam; falls along a cosine
+CODE = "code"  # name of the bottleneck layer
+
+
+def build_unet(size, channels, width):
+    """A U-Net of three halvings, [B, size, size, channels] -> logits [..., 5].
+
+    The output of the layer named CODE is [B, size / 8, size / 8, 8 * width].
+    """
+    layers = tf.keras.layers
+
+    def block(x, filters, name=None):
+        for last in (False, True):
+            x = layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
+            x = layers.BatchNormalization()(x)
+            x = layers.ReLU(name=name if last else None)(x)
+        return x
+
+    x = images = tf.keras.Input((size, size, channels))
+    skipped = []
+    for level in range(3):
+        x = block(x, width * 2**level)
+        skipped.append(x)
+        x = layers.MaxPool2D()(x)
+    x = block(x, width * 8, CODE)
+    for level in (2, 1, 0):
+        x = layers.Concatenate()([layers.UpSampling2D()(x), skipped[level]])
+        x = block(x, width * 2**level)
+    return tf.keras.Model(images, layers.Conv2D(len(brats.LABELS), 1)(x))
+
+
+def _loss(label, logits):
+    """Cross-entropy, rare classes up, plus soft Dice of each lesion class and of all."""
+    entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
+    entropy = tf.reduce_mean(entropy * tf.gather(CLASS_WEIGHTS, label))
+    found, truth = tf.nn.softmax(logits), tf.one_hot(label, len(brats.LABELS))
+    # Instead of the background, its complement: the whole lesion.
+    found, truth = (tf.concat([1 - x[..., :1], x[..., 1:]], -1) for x in (found, truth))
+    axes = [0, 1, 2]
+    total = tf.reduce_sum(found, axes) + tf.reduce_sum(truth, axes)
+    dice = (2 * tf.reduce_sum(found * truth, axes) + 1) / (total + 1)
+    return entropy + 1 - tf.reduce_mean(dice)
+
+
+def _augment(x, label, rng):
+    """Half of the batches mirrored; a gamma, gain and noise for every image."""
+    if rng.random() < 0.5:
+        x, label = x[:, :, ::-1], label[:, :, ::-1]
+    each = (len(x), 1, 1, x.shape[-1])
+    x = x ** np.exp(rng.normal(0, 0.25, each)) * np.exp(rng.normal(0, 0.1, each))
+    noise = rng.normal(0, 1, x.shape) * rng.uniform(0, 0.04, (len(x), 1, 1, 1))
+    return x + (x > 0) * noise, label
+
+
+def train(slices, modalities, seed, steps, width):
+    """A U-Net on data.Slices that sees the modalities at these indices as channels."""
+    tf.keras.utils.set_random_seed(seed)
+    modalities = list(modalities)
+    net = build_unet(slices.image_size, len(modalities), width)
+    rate = tf.keras.optimizers.schedules.CosineDecay(PEAK_RATE, steps, 0.02)
+    optimizer = tf.keras.optimizers.Adam(rate)
+    optimizer.build(net.trainable_variables)
+
+    @tf.function
+    def step(x, label):
+        with tf.GradientTape() as tape:
+            value = _loss(label, net(x, training=True))
+        gradients = tape.gradient(value, net.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, net.trainable_variables, strict=True))
+
+    rng = np.random.default_rng(seed)
+    for _ in range(steps):
+        rows = np.concatenate(
+            [rng.integers(len(slices), size=BATCH - 3), rng.choice(slices.lesions, 3)]
+        )
+        x = np.moveaxis(slices.images(rows)[:, modalities], 1, -1) / data.LEVELS
+        x, label = _augment(x, slices.labels(rows), rng)
+        step(tf.constant(x, tf.float32), tf.constant(label, tf.int32))
+    return net
+
+
+def trained(slices, modalities, seed, steps, width, folder=None):
+    """As `train`; kept in `folder` for the next call on the same slices."""
+    if folder is None:
+        return train(slices, modalities, seed, steps, width)
+    key = repr((slices.names, len(slices), slices.image_size, tuple(modalities)))
+    key += repr((seed, steps, width)) + hashlib.blake2b(slices.images([0])).hexdigest()
+    digest = hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
+    path = pathlib.Path(folder, f"{digest}.weights.h5")
+    if path.exists():
+        net = build_unet(slices.image_size, len(modalities), width)
+        net.load_weights(path)
+        return net
+    net = train(slices, modalities, seed, steps, width)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".part-{path.name}")
+    net.save_weights(partial)
+    partial.replace(path)
+    return net
+
+
+def find(net, x, batch_size=50):
+    """Labels found in [N, H, W, C]: [N, H, W] integers."""
+    predict = tf.function(lambda part: tf.argmax(net(part, training=False), -1))
+    parts = [
+        predict(tf.constant(x[start : start + batch_size], tf.float32)).numpy()
+        for start in range(0, len(x), batch_size)
+    ]
+    return np.concatenate(parts)
+
+
+def features(net, x, batch_size=50):
+    """Bottleneck features of [N, H, W, C], averaged over pixels: [N, 8 * width]."""
+    encoder = tf.keras.Model(net.inputs, net.get_layer(CODE).output)
+    parts = [
+        tf.reduce_mean(
+            encoder(tf.constant(x[start : start + batch_size], tf.float32)), [1, 2]
+        ).numpy()
+        for start in range(0, len(x), batch_size)
+    ]
+    return np.concatenate(parts).astype(np.float64)

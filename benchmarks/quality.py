@@ -1,0 +1,468 @@
+"""A scoreboard of finished runs: every figure beside its ceiling and its floor.
+
+    python -m benchmarks.quality --data_dir=DIR --structural_run=RUN \
+        --multimodal_run=RUN [--dataset_dir=DIR]
+
+Ceilings are held-out real slices of the same data; floors are untrained networks, and
+real slices that were shuffled or shifted. Lesions are found by independent U-Nets
+(benchmarks/judges.py), trained on the real training subjects with seeds of their own
+and kept in --judges_dir; they neither guide nor filter. Generated sets are unfiltered:
+one code, one label of a training subject, four slices. Without --structural_run the
+maps are those of held-out real slices, which shows stage 2 alone.
+
+Prints a table and, last, everything as one line of JSON. Names in the table:
+
+acceptance      share of maps that pass Algorithm 3
+density         mean of f over all pixels
+nearest Dice    of a map to the nearest map of a training slice
+pairwise Dice   between two maps drawn at random
+registration    Dice of the edges of two contrasts within one pixel, mean over pairs
+contrast corr.  correlation, over the pairs of contrasts and image quantiles, of how
+                one contrast looks where another is dark or bright: 1 if as in real sets
+detail          high frequency inside lesions, share of real
+"""
+
+import csv
+import itertools
+import json
+import pathlib
+import time
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags, logging
+from scipy import linalg, ndimage
+
+from benchmarks import judges
+from brats_gan import (
+    brats,
+    data,
+    metrics,
+    runs,
+    structural,
+    structure,
+    synthesis,
+)
+
+_DATA = flags.DEFINE_string("data_dir", None, "The real subjects, train and held-out.")
+_STRUCTURAL = flags.DEFINE_string("structural_run", None, "Of train_structural.py.")
+_MULTIMODAL = flags.DEFINE_string("multimodal_run", None, "Of train_multimodal.py.")
+_DATASET = flags.DEFINE_string("dataset_dir", None, "Of build_dataset.py.")
+_SAMPLES = flags.DEFINE_integer("samples", 200, "Generated maps and sets.")
+_SEED = flags.DEFINE_integer("seed", 1000, "Of codes and labels.")
+_CACHE = flags.DEFINE_string("cache_dir", None, "Decoded slices.")
+_JUDGES = flags.DEFINE_string("judges_dir", None, "Keeps the judges for the next call.")
+_JUDGE_SEED = flags.DEFINE_integer("judge_seed", 77, "Of the independent segmentors.")
+_JUDGE_STEPS = flags.DEFINE_integer("judge_steps", 600, "Of each of the five.")
+_JUDGE_WIDTH = flags.DEFINE_integer("judge_width", 12, "Base width of the five.")
+flags.mark_flag_as_required("data_dir")
+
+QUANTILES = 8  # of a contrast, by which the others are described
+
+
+class Table:
+    """Rows of name, generated, ceiling, floor; None where there is none."""
+
+    def __init__(self):
+        self.rows = {}
+
+    def add(self, name, made, ceiling=None, floor=None):
+        values = [None if v is None else round(float(v), 4) for v in (made, ceiling)]
+        floor = None if floor is None else round(float(floor), 4)
+        self.rows[name] = {"made": values[0], "ceiling": values[1], "floor": floor}
+
+    def __str__(self):
+        def cell(value):
+            return "" if value is None else f"{value:.3f}"
+
+        lines = ["| | made | ceiling | of it | floor |", "|---|---|---|---|---|"]
+        for name, row in self.rows.items():
+            made, ceiling, floor = row["made"], row["ceiling"], row["floor"]
+            share = made / ceiling if made is not None and ceiling else None
+            cells = " | ".join(map(cell, (made, ceiling, share, floor)))
+            lines.append(f"| {name} | {cells} |")
+        return "\n".join(lines)
+
+
+def flags_of(run_dir):
+    """{flag name: text} of the flags.txt of a run."""
+    lines = pathlib.Path(run_dir, "flags.txt").read_text().splitlines()[1:]
+    pairs = (line.removeprefix("--").partition("=") for line in lines)
+    return {name: value for name, _, value in pairs}
+
+
+# --- Stage 1 --------------------------------------------------------------------------
+
+
+def dice_of_maps(one, other):
+    """Dice of every map of [N, P] with every map of [M, P], all in {0, 1}: [N, M]."""
+    overlap = one.astype(np.float32) @ other.astype(np.float32).T
+    return 2 * overlap / np.maximum(one.sum(1)[:, None] + other.sum(1)[None], 1)
+
+
+def pairwise(maps):
+    """Mean Dice of two different maps of [N, P]."""
+    dice = dice_of_maps(maps, maps)
+    return (dice.sum() - np.trace(dice)) / (len(maps) * (len(maps) - 1))
+
+
+def real_maps(slices, count, beta, seed):
+    """f and Algorithm 2's mask of `count` random slices and modalities."""
+    batch = next(iter(data.structural_batches(slices, count, seed)))
+    f, background = structural.extract(batch, beta)
+    return f.numpy(), background.numpy()
+
+
+def score_maps(table, run_dir, training, held_out):
+    """Stage 1: rows about maps made from noise."""
+    settings = flags_of(run_dir)
+    size, code_dim = int(settings["image_size"]), int(settings["code_dim"])
+    beta = float(settings["beta"])
+
+    def build():
+        return structural.build(
+            size,
+            int(settings["width"]),
+            code_dim,
+            int(settings.get("mask_width", settings["width"])),
+        )
+
+    untrained, nets = build(), build()
+    checkpoint = tf.train.Checkpoint(**nets)
+    checkpoint.restore(
+        tf.train.latest_checkpoint(str(pathlib.Path(run_dir, "checkpoints")))
+    ).assert_existing_objects_matched().expect_partial()
+
+    count = _SAMPLES.value
+    z = tf.random.stateless_normal([count, code_dim], [_SEED.value, 1])
+    real, mask = real_maps(held_out, count, beta, seed=_SEED.value)
+    known, _ = real_maps(training, 2000, beta, seed=_SEED.value)
+    known = known.reshape(len(known), -1)
+    sides = {
+        "made": [x.numpy() for x in structural.generate(nets, z)],
+        "floor": [x.numpy() for x in structural.generate(untrained, z)],
+        "ceiling": [
+            real,
+            (nets["MASK"](real, training=False).numpy() > 0.5).astype(np.float32),
+        ],
+    }
+    rows = {}
+    for side, (f, background) in sides.items():
+        errors = [
+            structure.filter_error(one[..., 0], other[..., 0])
+            for one, other in zip(f, background, strict=True)
+        ]
+        flat = f.reshape(count, -1)
+        rows[side] = {
+            "acceptance": np.mean(np.array(errors) <= structure.MAE_THRESHOLD),
+            "density": f.mean(),
+            "nearest Dice": dice_of_maps(flat, known).max(1).mean(),
+            "pairwise Dice": pairwise(flat),
+        }
+    for name in rows["made"]:
+        table.add(
+            f"stage 1: {name}", *(rows[s][name] for s in ("made", "ceiling", "floor"))
+        )
+    for side, members in (("made", nets), ("floor", untrained)):
+        mean, _ = members["EC_f"](real, training=False)
+        rebuilt, _ = structural.generate(members, mean)
+        found = members["MASK"](real, training=False).numpy()
+        overlap = (rebuilt.numpy() * real).sum((1, 2, 3))
+        total = (rebuilt.numpy() + real).sum((1, 2, 3))
+        rows[side]["reconstruction Dice"] = (2 * overlap / np.maximum(total, 1)).mean()
+        rows[side]["MASK error"] = np.abs(found - mask).mean()
+    for name, ceiling in (("reconstruction Dice", 1.0), ("MASK error", None)):
+        table.add(f"stage 1: {name}", rows["made"][name], ceiling, rows["floor"][name])
+
+
+# --- Stage 2 --------------------------------------------------------------------------
+
+
+def real_sets(slices, with_lesion=True):
+    """Images [N, 4, H, W] float32 and labels [N, H, W] of all slices."""
+    rows = slices.lesions if with_lesion else np.arange(len(slices))
+    return slices.images(rows).astype(np.float32) / data.LEVELS, slices.labels(rows)
+
+
+def generated_sets(models, slices, count):
+    """Samples of stage 3 with every filter off; those that have a lesion."""
+    made = synthesis.samples(
+        models,
+        slices,
+        range(count),
+        _SEED.value,
+        mae_threshold=1.0,
+        dice_threshold=0.0,
+        max_tries=1,
+    )
+    return [sample for sample in made if sample.label.any()]
+
+
+def real_structure(slices, beta):
+    """Stands in for stage 1: the map and mask of a held-out slice, chosen by z."""
+
+    def maps(code):
+        rows = np.abs(code.numpy()[:, 0] * 1e6).astype(int)
+        picked = slices.images(rows % len(slices), rows % 4)[..., None]
+        x = tf.constant(picked, tf.float32) / data.LEVELS
+        label = slices.labels(rows % len(slices))
+        f, background = structural.extract({"x": x, "label": label}, beta)
+        return f, background
+
+    return maps
+
+
+def edges(images, beta):
+    """Algorithm 1 of every contrast: [N, 4, H, W] -> the same in {0, 1}."""
+    flat = tf.constant(images.reshape(-1, *images.shape[2:], 1), tf.float32)
+    return structure.structural_map(flat, beta).numpy().reshape(images.shape)
+
+
+def registration(maps):
+    """Mean agreement of the edges of each two contrasts of [N, 4, H, W] maps."""
+    return np.mean(
+        [
+            metrics.edge_agreement(one[i], one[j])
+            for one in maps
+            for i, j in itertools.combinations(range(maps.shape[1]), 2)
+        ]
+    )
+
+
+def contrast_profile(images):
+    """How each contrast looks where another is dark or bright.
+
+    For each ordered pair of contrasts, the mean of the one within each of QUANTILES
+    quantiles of the other, over the brain of all of [N, 4, H, W]; and every contrast's
+    mean, so that it is about looks and not about brightness, is taken away.
+    """
+    brain = (images > 0).any(1)
+    voxels = np.moveaxis(images, 1, 0)[:, brain]  # [4, voxels]
+    voxels = voxels - voxels.mean(1, keepdims=True)
+    profile = []
+    for by in range(len(voxels)):
+        order = np.argsort(voxels[by], kind="stable")
+        for part in np.array_split(order, QUANTILES):
+            profile += [voxels[i][part].mean() for i in range(len(voxels)) if i != by]
+    return np.array(profile)
+
+
+def detail(images, labels):
+    """Mean size of what a 3 x 3 mean takes away, inside lesions: [4] a contrast."""
+    smooth = ndimage.uniform_filter(images, (0, 0, 3, 3))
+    inside = ndimage.binary_erosion(labels > 0, np.ones((1, 3, 3)))
+    return np.abs(images - smooth).transpose(1, 0, 2, 3)[:, inside].mean(1)
+
+
+def class_ratio(images, labels, index, channel):
+    """Mean over slices of class intensity over that of the brain without lesion."""
+    ratios = []
+    for image, label in zip(images[:, channel], labels, strict=True):
+        inside = label == index
+        if inside.sum() >= 4:
+            ratios.append(
+                image[inside].mean() / image[(image > 0) & (label == 0)].mean()
+            )
+    return np.mean(ratios) if len(ratios) >= 3 else None
+
+
+def pooled_dice(label, found, classes):
+    """Dice of a region over all slices together."""
+    return metrics.dice(np.isin(label, classes), np.isin(found, classes))
+
+
+def frechet(one, other):
+    """Fréchet distance of Gaussians fitted to two [N, D] of features."""
+    means = [x.mean(0) for x in (one, other)]
+    # Shrunk a little: there are few images for so many features.
+    covs = [np.cov(x, rowvar=False) + 1e-6 * np.eye(x.shape[1]) for x in (one, other)]
+    root = linalg.sqrtm(covs[0] @ covs[1]).real
+    return np.sum((means[0] - means[1]) ** 2) + np.trace(covs[0] + covs[1] - 2 * root)
+
+
+def kernel_distance(one, other):
+    """Unbiased squared MMD with the cubic kernel of the kernel Inception distance."""
+
+    def kernel(a, b):
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    own = sum(
+        (k.sum() - np.trace(k)) / (len(k) * (len(k) - 1))
+        for k in (kernel(one, one), kernel(other, other))
+    )
+    return own - 2 * kernel(one, other).mean()
+
+
+def score_sets(table, samples, beta, training, held_out, judge):
+    """Stage 2: rows about unfiltered sets.
+
+    judge: tuple of modality indices -> U-Net that sees those.
+    """
+    made = np.stack([s.images for s in samples]), np.stack([s.label for s in samples])
+    f = np.stack([s.structure for s in samples])
+    real = real_sets(held_out)
+    known = real_sets(training)
+    sides = {"made": made, "ceiling": real}
+
+    def both(score):
+        return (score(*sides[name]) for name in ("made", "ceiling"))
+
+    def whole_by(channels):
+        def score(images, labels):
+            x = np.moveaxis(images[:, list(channels)], 1, -1)
+            return pooled_dice(labels, judges.find(judge(channels), x), (1, 2, 3, 4))
+
+        return score
+
+    single = {}
+    for i, name in enumerate(brats.MODALITIES):
+        single[name] = list(both(whole_by((i,))))
+        table.add(f"whole-lesion Dice, {name} alone", *single[name])
+    table.add("whole-lesion Dice, mean of the four", *np.mean([*single.values()], 0))
+    four = judge((0, 1, 2, 3))
+    found = {
+        name: judges.find(four, np.moveaxis(images, 1, -1))
+        for name, (images, _) in sides.items()
+    }
+    for region, classes in brats.REGIONS.items():
+        dice = [pooled_dice(sides[n][1], found[n], classes) for n in sides]
+        table.add(f"{region} Dice, four channels", *dice)
+
+    for index in range(1, len(brats.LABELS)):
+        for channel, name in enumerate(brats.MODALITIES):
+            ratio = [class_ratio(*s, index, channel) for s in (made, known)]
+            if None not in ratio:
+                table.add(f"{brats.LABELS[index]} / brain, {name}", *ratio)
+    for channel, name in enumerate(brats.MODALITIES):
+        table.add(
+            f"detail in lesions, {name}", *(detail(*s)[channel] for s in (made, known))
+        )
+
+    maps = {name: edges(images, beta) for name, (images, _) in sides.items()}
+    clear = (made[1] == 0)[:, None]
+    own, wanted = maps["made"] * clear, f[:, None] * clear
+    overlap, total = (own * wanted).sum((2, 3)), (own + wanted).sum((2, 3))
+    table.add("fidelity to f, Dice", (2 * overlap / np.maximum(total, 1)).mean())
+    rolled = {
+        name: np.stack([np.roll(m[:, i], 7 * i, 0) for i in range(4)], 1)
+        for name, m in maps.items()
+    }
+    table.add(
+        "registration",
+        registration(maps["made"]),
+        registration(maps["ceiling"]),
+        registration(rolled["ceiling"]),
+    )
+    table.add("registration, other codes", registration(rolled["made"]))
+    for pixels in (1, 2, 4):
+        moved = maps["ceiling"].copy()
+        for i in range(4):
+            moved[:, i] = np.roll(moved[:, i], pixels * i, -1)
+        table.add(f"registration, real shifted by {pixels}", None, registration(moved))
+    profile = {name: contrast_profile(images) for name, (images, _) in sides.items()}
+    reference = contrast_profile(known[0])
+    table.add(
+        "contrast corr.",
+        *(np.corrcoef(profile[n], reference)[0, 1] for n in ("made", "ceiling")),
+    )
+
+    seen = {
+        name: judges.features(four, np.moveaxis(images, 1, -1))
+        for name, images in (("made", made[0]), ("real", real[0]), ("known", known[0]))
+    }
+    for name, distance in (("Fréchet", frechet), ("kernel", kernel_distance)):
+        table.add(
+            f"{name} distance",
+            distance(seen["made"], seen["known"]),
+            distance(seen["real"], seen["known"]),
+        )
+
+
+# --- Stage 3 --------------------------------------------------------------------------
+
+
+def score_dataset(table, folder):
+    """Stage 3: what the filters did, from the manifest."""
+    with pathlib.Path(folder, "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    dice = np.array([float(row["dice"]) for row in rows])
+    table.add("stage 3: accepted", np.mean([row["accepted"] == "1" for row in rows]))
+    table.add("stage 3: tries a sample", np.mean([int(row["tries"]) for row in rows]))
+    for threshold in (0.5, 0.7, 0.8, 0.9, 0.95):
+        table.add(f"stage 3: kept samples at {threshold}", np.mean(dice >= threshold))
+
+
+def main(argv):
+    if argv[1:]:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    logging.set_verbosity(logging.ERROR)
+    begin = time.monotonic()
+    run_dir = _MULTIMODAL.value or _STRUCTURAL.value
+    if not run_dir:
+        raise app.UsageError("--structural_run or --multimodal_run is needed.")
+    settings = flags_of(run_dir)
+    if settings.get("precision") == "mixed_bfloat16":
+        tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    size, beta = int(settings["image_size"]), float(settings["beta"])
+    in_range = brats.parse_slices(settings["slices"])
+    split = brats.load_split(pathlib.Path(run_dir, "split.json"))
+    by_name = {subject.name: subject for subject in brats.find_subjects(_DATA.value)}
+    training, held_out = (
+        data.Slices(
+            [by_name[name] for name in split[side]], size, in_range, _CACHE.value
+        )
+        for side in ("train", "test")
+    )
+
+    table = Table()
+    if _STRUCTURAL.value:
+        score_maps(table, _STRUCTURAL.value, training, held_out)
+    if _MULTIMODAL.value:
+        loaded, _ = runs.load_export(_MULTIMODAL.value, "generator")
+        code_dim, maps = 1, real_structure(held_out, beta)
+        if _STRUCTURAL.value:
+            stage_1, description = runs.load_export(_STRUCTURAL.value, "structure")
+            code_dim = description["code_dim"]
+
+            def maps(code):
+                made = stage_1.generate(code)
+                return made["structure"], made["background"]
+
+        def images(f, label):
+            by_modality = loaded.generate(f, label)
+            return tf.stack([by_modality[name] for name in brats.MODALITIES], 1)
+
+        def nothing(x):
+            return tf.zeros([x.shape[0], 1, size, size], tf.int32)
+
+        models = synthesis.Models(code_dim, maps, images, nothing)
+        samples = generated_sets(models, training, _SAMPLES.value)
+
+        kept = {}
+
+        def judge(channels):
+            if channels not in kept:
+                policy = tf.keras.mixed_precision.global_policy()
+                tf.keras.mixed_precision.set_global_policy("float32")
+                kept[channels] = judges.trained(
+                    training,
+                    channels,
+                    _JUDGE_SEED.value,
+                    _JUDGE_STEPS.value,
+                    _JUDGE_WIDTH.value,
+                    _JUDGES.value,
+                )
+                tf.keras.mixed_precision.set_global_policy(policy)
+            return kept[channels]
+
+        score_sets(table, samples, beta, training, held_out, judge)
+    if _DATASET.value:
+        score_dataset(table, _DATASET.value)
+    seconds = round(time.monotonic() - begin)
+    print(f"\n{table}\n")
+    result = {"structural_run": _STRUCTURAL.value, "multimodal_run": _MULTIMODAL.value}
+    print(json.dumps({**result, "seconds": seconds, "rows": table.rows}))
+
+
+if __name__ == "__main__":
+    app.run(main)
