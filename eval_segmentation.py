@@ -27,6 +27,7 @@ _SPLIT = flags.DEFINE_string(
     "A split.json to keep to; default: that of --synthetic_dir, or drawn.",
 )
 _SPLIT_SEED = flags.DEFINE_integer("split_seed", 0, "Seeds the split by subject.")
+_HELD_OUT = flags.DEFINE_float("held_out", 0.1, "Share of subjects held out.", 0, 1)
 _SLICES = flags.DEFINE_string("slices", "55:105", "Axial slices, half-open (D15).")
 _CACHE = flags.DEFINE_string("cache_dir", None, "Keeps decoded slices for later runs.")
 _CHECK = flags.DEFINE_bool("check", True, "Check the data before the first step.")
@@ -146,6 +147,7 @@ def main(argv):
         layout=_LAYOUT.value,
         check=_CHECK.value,
         slices=in_range,
+        held_out=_HELD_OUT.value,
     )
     train_on = _TRAIN_ON.value if synthetic_dir else "real"
     sources = real if train_on != "synthetic" else []

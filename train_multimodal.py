@@ -27,6 +27,7 @@ _SPLIT = flags.DEFINE_string(
     "split", None, "A split.json to keep to; default: drawn from --split_seed."
 )
 _SPLIT_SEED = flags.DEFINE_integer("split_seed", 0, "Seeds the split by subject.")
+_HELD_OUT = flags.DEFINE_float("held_out", 0.1, "Share of subjects held out.", 0, 1)
 _SLICES = flags.DEFINE_string("slices", "55:105", "Axial slices, half-open (D15).")
 _CACHE = flags.DEFINE_string("cache_dir", None, "Keeps decoded slices for later runs.")
 _CHECK = flags.DEFINE_bool("check", True, "Check the data before the first step.")
@@ -70,6 +71,12 @@ _L_SHARE = flags.DEFINE_float(
 )
 _NOISE = flags.DEFINE_float("input_noise", 0.05, "Noise on what D sees, sd.")
 _BLUR = flags.DEFINE_bool("guidance_blur", True, "Random blur before the segmentors.")
+_REMOVAL = flags.DEFINE_bool(
+    "lesion_removal", True, "Take the edges of its own lesion out of f (Section 2.5)."
+)
+_PLACEMENT = flags.DEFINE_bool(
+    "placement_test", True, "Insert only labels that fit the brain (Section 2.5)."
+)
 _RAMP = flags.DEFINE_float(
     "ramp", multimodal.RAMP, "Share of the steps until late terms weigh in fully (D9)."
 )
@@ -82,6 +89,14 @@ _WEIGHTS = {
 flags.mark_flags_as_required(["data_dir", "run_dir"])
 
 SHOWN = 4  # rows of a sheet
+
+
+def largest_first(candidates):
+    """Labels to place [B, K, H, W], in the order of their lesions: a sheet is to show
+    some."""
+    area = tf.math.count_nonzero(candidates, [2, 3])
+    order = tf.argsort(area, direction="DESCENDING")
+    return tf.gather(candidates, order, batch_dims=1)
 
 
 def draw_generated(nets, batch, options, path=None):
@@ -131,6 +146,7 @@ def main(argv):
         layout=_LAYOUT.value,
         check=_CHECK.value,
         slices=in_range,
+        held_out=_HELD_OUT.value,
     )
     slices = data.Slices(training, _SIZE.value, in_range, cache_dir=_CACHE.value)
     steps = _STEPS.value or round(_EPOCHS.value * len(slices) / _BATCH.value)
@@ -157,6 +173,8 @@ def main(argv):
         label_weight=_L_SHARE.value,
         input_noise=_NOISE.value,
         guidance_blur=_BLUR.value,
+        lesion_removal=_REMOVAL.value,
+        placement_test=_PLACEMENT.value,
     )
     train_step = multimodal.make_train_step(
         nets,
@@ -169,7 +187,8 @@ def main(argv):
     def batches(first):
         return data.multimodal_batches(slices, _BATCH.value, _SEED.value, first)
 
-    shown = next(iter(data.multimodal_batches(slices, SHOWN, seed=1)))
+    shown = dict(next(iter(data.multimodal_batches(slices, SHOWN, seed=1))))
+    shown["candidates"] = largest_first(shown["candidates"])
     runs.loop(
         run_dir,
         train_step,

@@ -16,6 +16,7 @@ _SPLIT = flags.DEFINE_string(
     "split", None, "A split.json to keep to; default: drawn from --split_seed."
 )
 _SPLIT_SEED = flags.DEFINE_integer("split_seed", 0, "Seeds the split by subject.")
+_HELD_OUT = flags.DEFINE_float("held_out", 0.1, "Share of subjects held out.", 0, 1)
 _SLICES = flags.DEFINE_string("slices", "55:105", "Axial slices, half-open (D15).")
 _CACHE = flags.DEFINE_string("cache_dir", None, "Keeps decoded slices for later runs.")
 _CHECK = flags.DEFINE_bool("check", True, "Check the data before the first step.")
@@ -30,7 +31,7 @@ _MASK_WIDTH = flags.DEFINE_integer(
 _CODE = flags.DEFINE_integer("code_dim", 4096, "Length of z, a square number.", 1)
 _BETA = flags.DEFINE_float("beta", structure.BETA, "Threshold of Algorithm 1 (D3).")
 _EDGE = flags.DEFINE_float(
-    "edge_weight", 1.5, "What an edge pixel counts in the reconstruction; the paper: 1."
+    "edge_weight", 1.0, "What an edge pixel counts in the reconstruction."
 )
 _RATE = flags.DEFINE_float("learning_rate", 5e-4, "Adam's peak rate.")
 _PRECISION = flags.DEFINE_enum(
@@ -46,15 +47,21 @@ _WEIGHTS = {
 flags.mark_flags_as_required(["data_dir", "run_dir"])
 
 SHOWN = 8  # rows of a sheet
+FITTED = 2000  # real maps that the distribution of codes is fitted to
 
 
-def draw_sheet(nets, code_dim, real, path=None):
+def known_maps(slices, beta):
+    """FITTED maps of training slices, [N, H, W, 1], for structural.fit."""
+    some = data.structural_batches(slices, 50, seed=2).take(FITTED // 50)
+    return np.concatenate([structural.extract(batch, beta)[0] for batch in some])
+
+
+def draw_sheet(nets, found, real, path=None):
     """Figure 8: real maps rebuilt beside generated ones with their masks."""
     f, background = structural.extract(real)
-    mean, _ = nets["EC_f"](f, training=False)
-    rebuilt, _ = structural.generate(nets, mean)
-    z = tf.random.stateless_normal([f.shape[0], code_dim], [8, 8])
-    generated, mask = structural.generate(nets, z)
+    rebuilt = structural.reconstruct(nets, f, found)
+    z = tf.random.stateless_normal([f.shape[0], len(found.mean)], [8, 8])
+    generated, mask = structural.generate(nets, z, found)
     filled = [structure.contour_background(each) for each in generated.numpy()[..., 0]]
     columns = [real["x"], f, rebuilt, background, generated, mask]
     columns = [np.asarray(column)[..., 0] for column in columns] + [filled]
@@ -75,6 +82,7 @@ def main(argv):
         layout=_LAYOUT.value,
         check=_CHECK.value,
         slices=in_range,
+        held_out=_HELD_OUT.value,
     )
     slices = data.Slices(training, _SIZE.value, in_range, cache_dir=_CACHE.value)
     steps = _STEPS.value or round(_EPOCHS.value * len(slices) / _BATCH.value)
@@ -100,6 +108,7 @@ def main(argv):
         return data.structural_batches(slices, _BATCH.value, _SEED.value, first)
 
     real = next(iter(data.structural_batches(slices, SHOWN, seed=1)))
+    known = known_maps(slices, _BETA.value)
     runs.loop(
         run_dir,
         train_step,
@@ -108,14 +117,15 @@ def main(argv):
         {**nets, **{f"optimizer_{side}": each for side, each in optimizers.items()}},
         _SEED.value,
         slices.names,
-        sheet=lambda step: draw_sheet(nets, _CODE.value, real),
+        sheet=lambda step: draw_sheet(nets, structural.fit(nets, known[:400]), real),
     )
 
-    draw_sheet(nets, _CODE.value, real, run_dir / "maps.png")
+    found = structural.fit(nets, known)
+    draw_sheet(nets, found, real, run_dir / "maps.png")
     figures.loss_curves(run_dir / "losses.jsonl", run_dir / "losses.png")
 
     def generate(code):
-        f, background = structural.generate(nets, code)
+        f, background = structural.generate(nets, code, found)
         return {"structure": f, "background": background}
 
     code = tf.TensorSpec([None, _CODE.value], tf.float32, name="code")
@@ -128,6 +138,7 @@ def main(argv):
             **data.preprocessing(_SIZE.value, in_range),
             "beta": _BETA.value,
             "code_dim": _CODE.value,
+            "edge_threshold": found.threshold,
             "training_subjects": slices.names,
         },
     )

@@ -46,7 +46,7 @@ def build_unet(size, channels, width):
 
 
 def _loss(label, logits):
-    """Cross-entropy, rare classes up, plus soft Dice of each lesion class and of all."""
+    """Cross-entropy, rare classes up, plus soft Dice of each lesion class and all."""
     entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
     entropy = tf.reduce_mean(entropy * tf.gather(CLASS_WEIGHTS, label))
     found, truth = tf.nn.softmax(logits), tf.one_hot(label, len(brats.LABELS))

@@ -135,12 +135,15 @@ def score_maps(table, run_dir, training, held_out):
 
     count = _SAMPLES.value
     z = tf.random.stateless_normal([count, code_dim], [_SEED.value, 1])
+    loaded, description = runs.load_export(run_dir, "structure")
+    made = loaded.generate(z)
+    fitted = structural.Fit(0.0, np.eye(code_dim, dtype=np.float32), 0.5)
     real, mask = real_maps(held_out, count, beta, seed=_SEED.value)
     known, _ = real_maps(training, 2000, beta, seed=_SEED.value)
     known = known.reshape(len(known), -1)
     sides = {
-        "made": [x.numpy() for x in structural.generate(nets, z)],
-        "floor": [x.numpy() for x in structural.generate(untrained, z)],
+        "made": [made["structure"].numpy(), made["background"].numpy()],
+        "floor": [x.numpy() for x in structural.generate(untrained, z, fitted)],
         "ceiling": [
             real,
             (nets["MASK"](real, training=False).numpy() > 0.5).astype(np.float32),
@@ -164,8 +167,9 @@ def score_maps(table, run_dir, training, held_out):
             f"stage 1: {name}", *(rows[s][name] for s in ("made", "ceiling", "floor"))
         )
     for side, members in (("made", nets), ("floor", untrained)):
-        mean, _ = members["EC_f"](real, training=False)
-        rebuilt, _ = structural.generate(members, mean)
+        rebuilt = structural.reconstruct(
+            members, real, fitted._replace(threshold=description["edge_threshold"])
+        )
         found = members["MASK"](real, training=False).numpy()
         overlap = (rebuilt.numpy() * real).sum((1, 2, 3))
         total = (rebuilt.numpy() + real).sum((1, 2, 3))

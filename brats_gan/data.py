@@ -37,6 +37,7 @@ def split_subjects(
     layout=None,
     check=True,
     slices=brats.SLICES,
+    held_out=0.1,
 ):
     """Finds the subjects of a folder and splits them, once for a run.
 
@@ -51,6 +52,7 @@ def split_subjects(
         layout: see brats.find_subjects.
         check: look at all headers and labels first.
         slices: the range that must be there, half-open.
+        held_out: share of the subjects to hold out, where the split is drawn.
 
     Returns:
         Subjects to train on, subjects held out: lists of brats.Subject.
@@ -74,7 +76,7 @@ def split_subjects(
             )
     else:
         by_name = {subject.name: subject for subject in subjects}
-        split = brats.split_subjects(by_name, seed)
+        split = brats.split_subjects(by_name, seed, held_out)
     brats.save_split(path, split)
     return [by_name[n] for n in split["train"]], [by_name[n] for n in split["test"]]
 

@@ -34,15 +34,6 @@ def remove_lesion(f, label):
     return f * tf.cast(label == 0, f.dtype)[..., None]
 
 
-def fits(label, background):
-    """Whether a lesion lies wholly inside the brain: background * label = 0 everywhere.
-
-    [B, H, W] integers, [B, H, W, 1] (1 outside the brain) -> [B] bool.
-    """
-    outside = (label > 0) & (background[..., 0] > 0.5)
-    return tf.logical_not(tf.reduce_any(outside, [1, 2]))
-
-
 def random_transforms(batch, size, seed):
     """Transforms [B, 8] of random scale, rotation, translation and flip.
 
@@ -83,7 +74,8 @@ def transform_pair(images, label, seed):
 def place_label(candidates, background, seed):
     """Picks, for each brain, the first candidate label that fits after a random move.
 
-    The tries are bounded: where none of the K candidates fits, the one that leaves
+    A label fits where background * label = 0 everywhere (Section 2.5). The tries are
+    bounded: where none of the K candidates fits, the one that leaves
     least outside is cut to the brain.
 
     Args:

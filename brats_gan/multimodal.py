@@ -75,9 +75,9 @@ class Options(NamedTuple):
     structure_weight: float = fusion.STRUCTURE_WEIGHT  # D8
     label_weight: float = fusion.LABEL_WEIGHT  # D8
     input_noise: float = 0.05  # sd of the noise on what D sees
-    guidance_blur: bool = (
-        True  # random blur of what guides, against adversarial stripes
-    )
+    guidance_blur: bool = True  # random blur of what guides, against stripes
+    lesion_removal: bool = True  # f has no edges where its slice has a lesion
+    placement_test: bool = True  # inserted labels fit the brain
 
 
 def build(
@@ -184,6 +184,11 @@ class Pass(NamedTuple):
     code_gi: tf.Tensor  # [N, h, w, C]
 
 
+def _seeds(seed):
+    """Of placement, drawn pairs, noise and blur of one step."""
+    return tf.unstack(tf.random.experimental.stateless_split(seed, 4))
+
+
 def forward(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tuple
     """Stages 2a and 2b on one batch: two calls each of EC and DC, whatever J.
 
@@ -197,7 +202,7 @@ def forward(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable 
     rows = x.shape[0]
     batch_size = rows // NUM_MODALITIES
     modality = all_modalities(batch_size)
-    place_seed, pair_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+    place_seed, pair_seed, *_ = _seeds(seed)
 
     if options.all_pairs:
         offsets = tf.range(1, NUM_MODALITIES)[:, None] + tf.zeros([1, rows], tf.int32)
@@ -212,9 +217,12 @@ def forward(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable 
     # brain.
     source, source_label = batch["source"], batch["source_label"]
     f = tf.stop_gradient(structure.structural_map(source, options.beta))
-    f = fusion.remove_lesion(f, source_label)
+    if options.lesion_removal:
+        f = fusion.remove_lesion(f, source_label)
     background = structure.background(source, 0)
-    placed, _, _ = fusion.place_label(batch["candidates"], background, place_seed)
+    # Where there is no outside, the first candidate fits, wherever it lands.
+    outside = background if options.placement_test else tf.zeros_like(background)
+    placed, _, _ = fusion.place_label(batch["candidates"], outside, place_seed)
     weights = (options.structure_weight, options.label_weight)
     fused = tf.concat(
         [fusion.fuse(f, placed, *weights), fusion.fuse(f, source_label, *weights)], 0
@@ -282,7 +290,7 @@ def terms(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tu
     """Every loss of the stage on one batch, by name; arguments as `forward`."""
     p = forward(nets, batch, seed, options)
     ways, rows = p.targets.shape
-    noise_seed, blur_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+    *_, noise_seed, blur_seed = _seeds(seed)
     norm = options.image_norm
 
     # D sees real, generated and translated images in one call.

@@ -102,12 +102,15 @@ def make_train_step(
     @tf.function
     def train_step(batch, seed):
         x, label = batch["x"], batch["label"]
+        move_seed, drop_seed = tf.unstack(
+            tf.random.experimental.stateless_split(seed, 2)
+        )
         if augment:
             channels = tf.concat(tf.unstack(x, axis=1), -1)
-            channels, label = fusion.transform_pair(channels, label, seed)
+            channels, label = fusion.transform_pair(channels, label, move_seed)
             x = tf.stack(tf.split(channels, NUM_MODALITIES, -1), 1)
         if dropout:
-            x = tf.nn.experimental.stateless_dropout(x, dropout, seed)
+            x = tf.nn.experimental.stateless_dropout(x, dropout, drop_seed)
         with tf.GradientTape(persistent=True) as tape:
             probabilities = segment(nets, x, training=True)
             shape = tf.shape(probabilities)[:-1]

@@ -1,5 +1,9 @@
 """Stage 1: a VAE-GAN that makes structural maps from noise (Section 2.3, Fig. 2)."""
 
+import math
+from typing import NamedTuple
+
+import numpy as np
 import tensorflow as tf
 
 from brats_gan import fusion, losses, networks, runs, structure
@@ -10,8 +14,8 @@ GENERATOR_WEIGHTS = {
     "outside": 1.0,
     "code_adversarial": 0.1,
     "normal": 0.1,
-    "divergence": 0.15,
-    "map_adversarial": 0.01,
+    "divergence": 0.01,
+    "map_adversarial": 0.1,
     "mask": 10.0,
     "mask_edges": 1.0,
 }
@@ -51,23 +55,40 @@ def extract(batch, beta=structure.BETA):
     return fusion.remove_lesion(f, batch["label"]), structure.background(batch["x"])
 
 
-def terms(nets, batch, seed, beta=structure.BETA, edge_weight=1.5):
+def blend(code, seed):
+    """New codes between those of a batch, with their mean and covariance (D25).
+
+    Each is the sum of two others, as deviations from the mean, over the root of 2.
+    [B, code_dim] -> the same shape.
+    """
+    count = tf.shape(code)[0]
+    draws = tf.random.stateless_uniform([2, count], seed)
+    one, other = (tf.gather(code, order) for order in tf.unstack(tf.argsort(draws)))
+    centre = tf.reduce_mean(code, 0, keepdims=True)
+    return centre + (one + other - 2.0 * centre) * math.sqrt(0.5)
+
+
+def terms(nets, batch, seed, beta=structure.BETA, edge_weight=1.0):
     """Every loss of the stage on one batch, by name.
 
     Args:
         nets: of `build`.
         batch: {"x": [B, H, W, 1] in [0, 1], "label": [B, H, W]}.
-        seed: [2] int32, of code_n and z.
+        seed: [2] int32, of code_n, z and code_{f,g}.
         beta: threshold of Algorithm 1.
         edge_weight: see losses.reconstruction_f.
     """
     f, background = extract(batch, beta)
     mean, logvar = nets["EC_f"](f, training=True)
-    noise_seed, prior_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+    noise_seed, prior_seed, blend_seed = tf.unstack(
+        tf.random.experimental.stateless_split(seed, 3)
+    )
     noise = tf.random.stateless_normal(tf.shape(mean), noise_seed)  # code_n
-    z = tf.random.stateless_normal(tf.shape(mean), prior_seed)  # code_{f,g}
+    z = tf.random.stateless_normal(tf.shape(mean), prior_seed)
     code = mean + tf.exp(0.5 * logvar) * noise
-    f_r, f_g = tf.split(nets["DC_f"](tf.concat([code, z], 0), training=True), 2)
+    # f_g is what D_f judges, so its codes must lie where codes of maps do (D25).
+    drawn = blend(tf.stop_gradient(code), blend_seed)
+    f_r, f_g = tf.split(nets["DC_f"](tf.concat([code, drawn], 0), training=True), 2)
     # Probabilities go on from here, so that gradients reach DC_f (D5).
     background_r, background_g = tf.split(
         nets["MASK"](tf.stop_gradient(tf.concat([f, f_g], 0)), training=True), 2
@@ -125,11 +146,66 @@ def make_train_step(nets, optimizers, weights=None, beta=structure.BETA, **optio
     return train_step
 
 
-def generate(nets, code):
-    """f_g = DC_f(code) and its background, as the hard maps that are shown and
-    filtered.
+class Fit(NamedTuple):
+    """How noise becomes a map once the stage is trained (D25)."""
 
-    [B, code_dim] -> two of [B, H, W, 1] in {0, 1} (D5).
+    mean: np.ndarray  # [code_dim], of the codes of training maps
+    factor: np.ndarray  # [code_dim, code_dim], lower triangular, of their covariance
+    threshold: float  # of DC_f's probability
+
+
+def fit(nets, f, seed=0):
+    """Fits where codes lie, and which probability is an edge, to real maps.
+
+    The codes of maps are not N(0, 1) to the last, and DC_f has not learnt what lies
+    between; so z is moved to the Gaussian of the codes. The threshold makes drawn maps
+    as dense as real ones on the average: 0.5 makes the edges of an unsure decoder
+    thicker.
+
+    Args:
+        nets: of `build`.
+        f: [N, H, W, 1] in {0, 1}, maps of training slices; some hundreds do.
+        seed: of the codes the threshold is chosen on.
     """
-    f = tf.cast(nets["DC_f"](code, training=False) > 0.5, tf.float32)
+    means, variances = [], []
+    for start in range(0, len(f), 50):
+        mean, logvar = nets["EC_f"](f[start : start + 50], training=False)
+        means.append(mean.numpy())
+        variances.append(np.exp(logvar.numpy()))
+    means = np.concatenate(means).astype(np.float64)
+    covariance = np.atleast_2d(np.cov(means, rowvar=False))
+    covariance += np.diag(np.concatenate(variances).mean(0) + 1e-6)
+    factor = np.linalg.cholesky(covariance).astype(np.float32)
+    found = Fit(means.mean(0).astype(np.float32), factor, 0.5)
+    code = np.random.default_rng(seed).standard_normal((200, len(factor)), np.float32)
+    drawn = [_decode(nets, code[i : i + 50], found).numpy() for i in range(0, 200, 50)]
+    threshold = float(np.quantile(np.concatenate(drawn), 1.0 - np.mean(f)))
+    # Not 0 or 1, where a decoder that has learnt nothing is the same everywhere.
+    return found._replace(threshold=min(max(threshold, 0.01), 0.99))
+
+
+def _decode(nets, code, found):
+    """Noise [B, code_dim] -> probability of an edge [B, H, W, 1]."""
+    moved = found.mean + tf.matmul(code, found.factor, transpose_b=True)
+    return nets["DC_f"](moved, training=False)
+
+
+def generate(nets, code, found):
+    """f_g and its background, as the hard maps that are shown and filtered (D5).
+
+    Args:
+        nets: of `build`.
+        code: [B, code_dim], z of N(0, 1).
+        found: of `fit`.
+
+    Returns:
+        Two of [B, H, W, 1] in {0, 1}.
+    """
+    f = tf.cast(_decode(nets, code, found) > found.threshold, tf.float32)
     return f, tf.cast(nets["MASK"](f, training=False) > 0.5, tf.float32)
+
+
+def reconstruct(nets, f, found):
+    """f_r of real maps, hard: [B, H, W, 1] -> the same shape in {0, 1}."""
+    mean, _ = nets["EC_f"](f, training=False)
+    return tf.cast(nets["DC_f"](mean, training=False) > found.threshold, tf.float32)

@@ -82,7 +82,7 @@ def looped_terms(nets, batch):
     f = structure.structural_map(batch["source"])
     f = f * tf.cast(batch["source_label"] == 0, tf.float32)[..., None]
     outside = 1.0 - tf.cast(batch["source"] > 0, tf.float32)
-    place_seed = tf.random.experimental.stateless_split(SEED, 2)[0]
+    place_seed = tf.random.experimental.stateless_split(SEED, 4)[0]
     placed, _, _ = fusion.place_label(batch["candidates"], outside, place_seed)
     code_g = EC_R(fusion.fuse(f, placed), training=True)
     code_s = EC_R(fusion.fuse(f, batch["source_label"]), training=True)
@@ -161,6 +161,30 @@ def test_the_batched_step_equals_plain_loops_over_modalities(nets, batch):
         np.testing.assert_allclose(
             batched[name], looped[name], rtol=2e-4, atol=1e-6, err_msg=name
         )
+
+
+def test_f_keeps_the_edges_of_its_lesion_only_without_lesion_removal(nets, batch):
+    inside = np.asarray(batch["source_label"]) > 0
+    with_it, without = (
+        multimodal.forward(nets, batch, SEED, PLAIN._replace(lesion_removal=each)).f
+        for each in (True, False)
+    )
+    assert np.all(np.asarray(with_it)[inside] == 0)
+    assert np.any(np.asarray(without)[inside] == 1)
+
+
+def test_labels_leave_the_brain_only_without_the_placement_test(nets, batch):
+    everywhere = {**batch, "candidates": tf.fill(batch["candidates"].shape, 2)}
+    everywhere["candidates"] = tf.cast(everywhere["candidates"], tf.uint8)
+    outside = np.asarray(batch["source"])[..., 0] == 0
+    with_it, without = (
+        multimodal.forward(
+            nets, everywhere, SEED, PLAIN._replace(placement_test=each)
+        ).placed
+        for each in (True, False)
+    )
+    assert np.all(np.asarray(with_it)[outside] == 0)
+    assert np.any(np.asarray(without)[outside] == 2)
 
 
 GENERATORS = {"EC_R", "EC", "DC"}

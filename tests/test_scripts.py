@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brats_gan import brats, multimodal, runs, segmentation, structural
+import train_structural
+from brats_gan import (
+    brats,
+    data,
+    multimodal,
+    runs,
+    segmentation,
+    structural,
+    structure,
+)
 from tests import nifti
 
 ROOT = Path(__file__).parents[1]
@@ -143,7 +152,12 @@ def test_the_structure_export_gives_the_numbers_of_the_live_model(chain, tmp_pat
     made = load_elsewhere(
         tmp_path, root / "structural/export/structure", "generate", code=code
     )
-    f, background = structural.generate(nets, tf.constant(code))
+    split = brats.load_split(root / "structural/split.json")
+    subjects = {s.name: s for s in brats.find_subjects(root / "brats2015")}
+    slices = data.Slices([subjects[name] for name in split["train"]], 32, (1, 5))
+    known = train_structural.known_maps(slices, structure.BETA)
+    found = structural.fit(nets, known)
+    f, background = structural.generate(nets, tf.constant(code), found)
     np.testing.assert_array_equal(made["structure"], f)
     np.testing.assert_array_equal(made["background"], background)
 

@@ -123,7 +123,52 @@ def test_the_map_to_learn_has_no_edge_in_the_lesion(batch):
     assert float(background[0, 16, 16, 0]) == 0 and float(background[0, 0, 0, 0]) == 1
 
 
+def test_blended_codes_keep_mean_and_covariance():
+    rng = np.random.default_rng(0)
+    code = rng.standard_normal((4000, 3)) @ np.diag([1.0, 2.0, 0.5]) + [0, 5, -1]
+    drawn = structural.blend(tf.constant(code, tf.float32), SEED).numpy()
+    np.testing.assert_allclose(drawn.mean(0), code.mean(0), atol=0.02)
+    np.testing.assert_allclose(np.cov(drawn.T), np.cov(code.T), atol=0.2)
+    assert not np.allclose(drawn, code, atol=0.1)
+
+
+class _Known:
+    """An encoder whose codes are the first two pixels, and a decoder of two pixels."""
+
+    def __init__(self, apply):
+        self.apply = apply
+
+    def __call__(self, x, training):
+        return self.apply(x)
+
+
+def test_the_fit_is_the_gaussian_of_the_codes_and_matches_the_density():
+    rng = np.random.default_rng(0)
+    f = (rng.random([3000, 1, 10, 1]) < 0.2).astype(np.float32)
+    nets = {
+        # Codes a and a + b of pixels a, b: variances pq, 2 pq and covariance pq, with
+        # pq = 0.16; the encoder is sure to 0.04.
+        "EC_f": _Known(
+            lambda f: (
+                tf.stack([f[:, 0, 0, 0], f[:, 0, 0, 0] + f[:, 0, 1, 0]], 1),
+                tf.math.log(tf.fill([len(f), 2], 0.04)),
+            )
+        ),
+        "DC_f": _Known(lambda code: tf.sigmoid(code)[:, None, :, None]),
+        "MASK": _Known(tf.zeros_like),
+    }
+    found = structural.fit(nets, f)
+    np.testing.assert_allclose(found.mean, [0.2, 0.4], atol=0.03)
+    np.testing.assert_allclose(
+        found.factor @ found.factor.T, [[0.2, 0.16], [0.16, 0.36]], atol=0.03
+    )
+    z = np.random.default_rng(1).standard_normal((2000, 2)).astype(np.float32)
+    drawn, _ = structural.generate(nets, z, found)
+    assert np.mean(drawn) == pytest.approx(0.2, abs=0.04)
+
+
 def test_generated_maps_are_hard(nets):
-    f, background = structural.generate(nets, tf.zeros([2, CODE]))
+    found = structural.Fit(0.0, np.eye(CODE, dtype=np.float32), 0.5)
+    f, background = structural.generate(nets, tf.zeros([2, CODE]), found)
     assert f.shape == background.shape == (2, SIZE, SIZE, 1)
     assert set(np.unique(f)) | set(np.unique(background)) <= {0.0, 1.0}
