@@ -8,6 +8,7 @@ it.
 import cv2
 import numpy as np
 import tensorflow as tf
+from scipy import ndimage
 
 from brats_gan import addons
 
@@ -85,6 +86,15 @@ def contour_background(f):
     contours, _ = cv2.findContours(touched, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     filled = cv2.drawContours(drawn, contours, -1, 255, cv2.FILLED)
     return 1.0 - (filled > 0).astype(np.float32)
+
+
+def without_islands(background):
+    """A background of MASK whose brain has no holes: what brain encloses is brain.
+
+    [H, W] in {0, 1} -> [H, W] in {0, 1}, float32.
+    """
+    brain = ndimage.binary_fill_holes(np.asarray(background) < 0.5)
+    return 1.0 - brain.astype(np.float32)
 
 
 def filter_error(f, generated_background):

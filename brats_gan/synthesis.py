@@ -177,6 +177,7 @@ def _attempt(models, slices, batch, seed, batch_size, mae_threshold):
     ):
         f, background = f[..., 0], background[..., 0]
         mae = structure.filter_error(f, background)
+        background = structure.without_islands(background)
         healthy = _is_healthy(slices, number, seed)
         label, subject, fitted = _place(slices, background, rng, healthy)
         passed = mae <= mae_threshold and fitted

@@ -127,3 +127,13 @@ def test_an_empty_map_is_never_accepted():
     nothing = np.zeros([8, 8], np.float32)
     assert structure.filter_error(nothing, nothing) == 1.0
     assert structure.filter_error(nothing, 1 - nothing) == 1.0
+
+
+def test_holes_of_a_brain_are_filled_and_bays_are_not():
+    background = np.ones((7, 7), np.float32)
+    background[1:6, 1:6] = 0  # brain
+    background[3, 3] = 1  # a hole in it
+    background[5, 2] = 1  # a bay, open to the outside below
+    expected = background.copy()
+    expected[3, 3] = 0
+    np.testing.assert_array_equal(structure.without_islands(background), expected)
