@@ -41,7 +41,7 @@ demo: $(READY)
 	@echo "scores:       $(DEMO)/results.jsonl"
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .
