@@ -63,20 +63,13 @@ def load_models(structural_run, multimodal_run, segmentor_run):
                     "with the same --image_size, --beta, data and split"
                 )
 
-    def make_maps(code):
-        made = maps.generate(code)
-        return made["structure"], made["background"]
-
-    def make_images(f, label):
-        made = generator.generate(f, label)
-        return tf.stack([made[name] for name in brats.MODALITIES], 1)
-
-    def segment(images):
-        return segmentor.segment(tf.concat(tf.unstack(images, axis=1), -1))["label"]
-
-    return synthesis.Models(
-        of_maps["code_dim"], make_maps, make_images, segment
-    ), of_maps
+    models = synthesis.Models(
+        of_maps["code_dim"],
+        synthesis.maps_by(maps),
+        synthesis.images_by(generator),
+        synthesis.labels_by(segmentor),
+    )
+    return models, of_maps
 
 
 def description(of_maps, rows, split):

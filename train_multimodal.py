@@ -36,6 +36,9 @@ _EPOCHS = flags.DEFINE_float("epochs", 40, "Passes over the slices, without --st
 _BATCH = flags.DEFINE_integer("batch_size", 1, "Sets of four slices a step.", 1)
 _SIZE = flags.DEFINE_integer("image_size", 192, "Pixels a side, a multiple of 32.", 32)
 _WIDTH = flags.DEFINE_integer("width", 64, "Base width n of the networks.", 1)
+_LESION_WIDTH = flags.DEFINE_integer(
+    "lesion_width", None, "Base width of the lesion components; default: --width.", 1
+)
 _SCHEME = flags.DEFINE_enum(
     "scheme", "multiple", segmentation.SCHEMES, "Lesion components (Section 2.7)."
 )
@@ -46,7 +49,7 @@ _PRECISION = flags.DEFINE_enum(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, noise and the order of slices.")
 _PAIRS = flags.DEFINE_bool(
-    "all_pairs", False, "Translate to all other modalities each step, not to one (D18)."
+    "all_pairs", False, "Every translation each step, not two drawn ones (D18)."
 )
 _NORM = flags.DEFINE_enum(
     "image_norm", "absolute", ["absolute", "squared"], "Of image differences (D9)."
@@ -158,6 +161,7 @@ def main(argv):
         _CONDITIONAL.value,
         _MODULATION.value,
         _CATEGORY.value,
+        _LESION_WIDTH.value,
     )
     optimizers = {
         side: runs.adam(of_side, _RATE.value, steps)

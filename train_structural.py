@@ -28,7 +28,9 @@ _WIDTH = flags.DEFINE_integer("width", 64, "Base width n of the networks.", 1)
 _MASK_WIDTH = flags.DEFINE_integer(
     "mask_width", None, "Base width of MASK; default: --width.", 1
 )
-_CODE = flags.DEFINE_integer("code_dim", 4096, "Length of z, a square number.", 1)
+_CODE = flags.DEFINE_integer(
+    "code_channels", 4, "Numbers of the code for each 8 x 8 pixels (D26).", 1
+)
 _BETA = flags.DEFINE_float("beta", structure.BETA, "Threshold of Algorithm 1 (D3).")
 _EDGE = flags.DEFINE_float(
     "edge_weight", 1.0, "What an edge pixel counts in the reconstruction."
@@ -47,12 +49,13 @@ _WEIGHTS = {
 flags.mark_flags_as_required(["data_dir", "run_dir"])
 
 SHOWN = 8  # rows of a sheet
-FITTED = 2000  # real maps that the distribution of codes is fitted to
+# Real maps that the distribution of codes is fitted to: for a sheet, and at the end.
+FITTED_SHEET, FITTED = 400, 2000
 
 
-def known_maps(slices, beta):
-    """FITTED maps of training slices, [N, H, W, 1], for structural.fit."""
-    some = data.structural_batches(slices, 50, seed=2).take(FITTED // 50)
+def known_maps(slices, beta, count):
+    """`count` maps of training slices, [N, H, W, 1], for structural.fit."""
+    some = data.structural_batches(slices, 50, seed=2).take(count // 50)
     return np.concatenate([structural.extract(batch, beta)[0] for batch in some])
 
 
@@ -108,7 +111,12 @@ def main(argv):
         return data.structural_batches(slices, _BATCH.value, _SEED.value, first)
 
     real = next(iter(data.structural_batches(slices, SHOWN, seed=1)))
-    known = known_maps(slices, _BETA.value)
+
+    def sheet(step):
+        del step
+        found = structural.fit(nets, known_maps(slices, _BETA.value, FITTED_SHEET))
+        return draw_sheet(nets, found, real)
+
     runs.loop(
         run_dir,
         train_step,
@@ -117,10 +125,10 @@ def main(argv):
         {**nets, **{f"optimizer_{side}": each for side, each in optimizers.items()}},
         _SEED.value,
         slices.names,
-        sheet=lambda step: draw_sheet(nets, structural.fit(nets, known[:400]), real),
+        sheet=sheet,
     )
 
-    found = structural.fit(nets, known)
+    found = structural.fit(nets, known_maps(slices, _BETA.value, FITTED))
     draw_sheet(nets, found, real, run_dir / "maps.png")
     figures.loss_curves(run_dir / "losses.jsonl", run_dir / "losses.png")
 
@@ -128,7 +136,8 @@ def main(argv):
         f, background = structural.generate(nets, code, found)
         return {"structure": f, "background": background}
 
-    code = tf.TensorSpec([None, _CODE.value], tf.float32, name="code")
+    code_dim = len(found.mean)
+    code = tf.TensorSpec([None, code_dim], tf.float32, name="code")
     runs.export(
         run_dir,
         "structure",
@@ -137,7 +146,7 @@ def main(argv):
         {
             **data.preprocessing(_SIZE.value, in_range),
             "beta": _BETA.value,
-            "code_dim": _CODE.value,
+            "code_dim": code_dim,
             "edge_threshold": found.threshold,
             "training_subjects": slices.names,
         },

@@ -18,6 +18,9 @@ import numpy as np
 from absl import app, flags
 
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder.", required=True)
+_JUDGE_DATA = flags.DEFINE_string(
+    "judge_data_dir", None, "Subjects the judges learn from, see quality.py."
+)
 _OUTPUT = flags.DEFINE_string("output_dir", None, "Runs and records.", required=True)
 _SEEDS = flags.DEFINE_integer("seeds", 2, "Runs a row.")
 _ONLY = flags.DEFINE_list("only", None, "Names of rows; all if unset.")
@@ -99,6 +102,8 @@ def score(stage, name, extra, seed):
         )
         command = [sys.executable, "-m", "benchmarks.quality", *shared]
         command += [f"--{stage}_run={run_dir}", f"--judges_dir={output / 'judges'}"]
+        if _JUDGE_DATA.value:
+            command += [f"--judge_data_dir={_JUDGE_DATA.value}"]
         said = subprocess.check_output(command, text=True, cwd=ROOT)
         partial = record.with_suffix(".part")
         partial.write_text(said.strip().splitlines()[-1])

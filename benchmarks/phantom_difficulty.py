@@ -89,7 +89,10 @@ def main(argv):
             for seed in range(_SEEDS.value):
                 chosen = selection(pool, with_lesion, count, seed)
                 slices = data.Slices(chosen, _SIZE.value, cache_dir=cache)
-                net = judges.train(slices, range(4), seed, _STEPS.value, _WIDTH.value)
+                sight = (0, 1, 2, 3)
+                net = judges.train(slices, [sight], seed, _STEPS.value, _WIDTH.value)[
+                    sight
+                ]
                 for side, scored in held_out.items():
                     scores = whole_dice(net, scored)
                     shown = "  ".join(f"{value:.2f}" for value in scores.values())

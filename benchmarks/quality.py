@@ -5,10 +5,11 @@
 
 Ceilings are held-out real slices of the same data; floors are untrained networks, and
 real slices that were shuffled or shifted. Lesions are found by independent U-Nets
-(benchmarks/judges.py), trained on the real training subjects with seeds of their own
-and kept in --judges_dir; they neither guide nor filter. Generated sets are unfiltered:
-one code, one label of a training subject, four slices. Without --structural_run the
-maps are those of held-out real slices, which shows stage 2 alone.
+(benchmarks/judges.py), trained on real subjects with seeds of their own and kept in
+--judges_dir; they neither guide nor filter. A judge needs more subjects than the
+generator: --judge_data_dir names a larger folder of the same kind of data. Generated
+sets are unfiltered: one code, one label of a training subject, four slices. Without
+--structural_run the maps are those of held-out real slices, which shows stage 2 alone.
 
 Prints a table and, last, everything as one line of JSON. Names in the table:
 
@@ -51,12 +52,17 @@ _DATASET = flags.DEFINE_string("dataset_dir", None, "Of build_dataset.py.")
 _SAMPLES = flags.DEFINE_integer("samples", 200, "Generated maps and sets.")
 _SEED = flags.DEFINE_integer("seed", 1000, "Of codes and labels.")
 _CACHE = flags.DEFINE_string("cache_dir", None, "Decoded slices.")
+_JUDGE_DATA = flags.DEFINE_string(
+    "judge_data_dir", None, "Subjects the judges learn from; default: training ones."
+)
 _JUDGES = flags.DEFINE_string("judges_dir", None, "Keeps the judges for the next call.")
 _JUDGE_SEED = flags.DEFINE_integer("judge_seed", 77, "Of the independent segmentors.")
-_JUDGE_STEPS = flags.DEFINE_integer("judge_steps", 600, "Of each of the five.")
-_JUDGE_WIDTH = flags.DEFINE_integer("judge_width", 12, "Base width of the five.")
+_JUDGE_STEPS = flags.DEFINE_integer("judge_steps", 1000, "Of each of the five.")
+_JUDGE_WIDTH = flags.DEFINE_integer("judge_width", 16, "Base width of the five.")
 flags.mark_flag_as_required("data_dir")
 
+ALL = tuple(range(len(brats.MODALITIES)))
+SIGHTS = (ALL, *((i,) for i in ALL))  # of the judges: the four together, and each alone
 QUANTILES = 8  # of a contrast, by which the others are described
 
 
@@ -84,13 +90,6 @@ class Table:
         return "\n".join(lines)
 
 
-def flags_of(run_dir):
-    """{flag name: text} of the flags.txt of a run."""
-    lines = pathlib.Path(run_dir, "flags.txt").read_text().splitlines()[1:]
-    pairs = (line.removeprefix("--").partition("=") for line in lines)
-    return {name: value for name, _, value in pairs}
-
-
 # --- Stage 1 --------------------------------------------------------------------------
 
 
@@ -98,6 +97,12 @@ def dice_of_maps(one, other):
     """Dice of every map of [N, P] with every map of [M, P], all in {0, 1}: [N, M]."""
     overlap = one.astype(np.float32) @ other.astype(np.float32).T
     return 2 * overlap / np.maximum(one.sum(1)[:, None] + other.sum(1)[None], 1)
+
+
+def dice_of_pairs(one, other):
+    """Dice of the maps [..., H, W] of one with those of the other, pair by pair."""
+    total = (one + other).sum((-2, -1))
+    return 2 * (one * other).sum((-2, -1)) / np.maximum(total, 1)
 
 
 def pairwise(maps):
@@ -115,15 +120,17 @@ def real_maps(slices, count, beta, seed):
 
 def score_maps(table, run_dir, training, held_out):
     """Stage 1: rows about maps made from noise."""
-    settings = flags_of(run_dir)
-    size, code_dim = int(settings["image_size"]), int(settings["code_dim"])
+    settings = runs.settings(run_dir)
+    size = int(settings["image_size"])
+    loaded, description = runs.load_export(run_dir, "structure")
+    code_dim = description["code_dim"]
     beta = float(settings["beta"])
 
     def build():
         return structural.build(
             size,
             int(settings["width"]),
-            code_dim,
+            int(settings["code_channels"]),
             int(settings.get("mask_width", settings["width"])),
         )
 
@@ -135,7 +142,6 @@ def score_maps(table, run_dir, training, held_out):
 
     count = _SAMPLES.value
     z = tf.random.stateless_normal([count, code_dim], [_SEED.value, 1])
-    loaded, description = runs.load_export(run_dir, "structure")
     made = loaded.generate(z)
     fitted = structural.Fit(0.0, np.eye(code_dim, dtype=np.float32), 0.5)
     real, mask = real_maps(held_out, count, beta, seed=_SEED.value)
@@ -171,9 +177,8 @@ def score_maps(table, run_dir, training, held_out):
             members, real, fitted._replace(threshold=description["edge_threshold"])
         )
         found = members["MASK"](real, training=False).numpy()
-        overlap = (rebuilt.numpy() * real).sum((1, 2, 3))
-        total = (rebuilt.numpy() + real).sum((1, 2, 3))
-        rows[side]["reconstruction Dice"] = (2 * overlap / np.maximum(total, 1)).mean()
+        dice = dice_of_pairs(rebuilt.numpy()[..., 0], real[..., 0])
+        rows[side]["reconstruction Dice"] = dice.mean()
         rows[side]["MASK error"] = np.abs(found - mask).mean()
     for name, ceiling in (("reconstruction Dice", 1.0), ("MASK error", None)):
         table.add(f"stage 1: {name}", rows["made"][name], ceiling, rows["floor"][name])
@@ -182,9 +187,9 @@ def score_maps(table, run_dir, training, held_out):
 # --- Stage 2 --------------------------------------------------------------------------
 
 
-def real_sets(slices, with_lesion=True):
-    """Images [N, 4, H, W] float32 and labels [N, H, W] of all slices."""
-    rows = slices.lesions if with_lesion else np.arange(len(slices))
+def real_sets(slices):
+    """Images [N, 4, H, W] float32 and labels [N, H, W] of the slices with a lesion."""
+    rows = slices.lesions
     return slices.images(rows).astype(np.float32) / data.LEVELS, slices.labels(rows)
 
 
@@ -297,11 +302,8 @@ def kernel_distance(one, other):
     return own - 2 * kernel(one, other).mean()
 
 
-def score_sets(table, samples, beta, training, held_out, judge):
-    """Stage 2: rows about unfiltered sets.
-
-    judge: tuple of modality indices -> U-Net that sees those.
-    """
+def score_sets(table, samples, beta, training, held_out, nets):
+    """Stage 2: rows about unfiltered sets; nets are the judges by SIGHTS."""
     made = np.stack([s.images for s in samples]), np.stack([s.label for s in samples])
     f = np.stack([s.structure for s in samples])
     real = real_sets(held_out)
@@ -314,7 +316,7 @@ def score_sets(table, samples, beta, training, held_out, judge):
     def whole_by(channels):
         def score(images, labels):
             x = np.moveaxis(images[:, list(channels)], 1, -1)
-            return pooled_dice(labels, judges.find(judge(channels), x), (1, 2, 3, 4))
+            return pooled_dice(labels, judges.find(nets[channels], x), (1, 2, 3, 4))
 
         return score
 
@@ -323,7 +325,7 @@ def score_sets(table, samples, beta, training, held_out, judge):
         single[name] = list(both(whole_by((i,))))
         table.add(f"whole-lesion Dice, {name} alone", *single[name])
     table.add("whole-lesion Dice, mean of the four", *np.mean([*single.values()], 0))
-    four = judge((0, 1, 2, 3))
+    four = nets[ALL]
     found = {
         name: judges.find(four, np.moveaxis(images, 1, -1))
         for name, (images, _) in sides.items()
@@ -345,8 +347,7 @@ def score_sets(table, samples, beta, training, held_out, judge):
     maps = {name: edges(images, beta) for name, (images, _) in sides.items()}
     clear = (made[1] == 0)[:, None]
     own, wanted = maps["made"] * clear, f[:, None] * clear
-    overlap, total = (own * wanted).sum((2, 3)), (own + wanted).sum((2, 3))
-    table.add("fidelity to f, Dice", (2 * overlap / np.maximum(total, 1)).mean())
+    table.add("fidelity to f, Dice", dice_of_pairs(own, wanted).mean())
     rolled = {
         name: np.stack([np.roll(m[:, i], 7 * i, 0) for i in range(4)], 1)
         for name, m in maps.items()
@@ -404,7 +405,7 @@ def main(argv):
     run_dir = _MULTIMODAL.value or _STRUCTURAL.value
     if not run_dir:
         raise app.UsageError("--structural_run or --multimodal_run is needed.")
-    settings = flags_of(run_dir)
+    settings = runs.settings(run_dir)
     if settings.get("precision") == "mixed_bfloat16":
         tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
     size, beta = int(settings["image_size"]), float(settings["beta"])
@@ -427,39 +428,27 @@ def main(argv):
         if _STRUCTURAL.value:
             stage_1, description = runs.load_export(_STRUCTURAL.value, "structure")
             code_dim = description["code_dim"]
-
-            def maps(code):
-                made = stage_1.generate(code)
-                return made["structure"], made["background"]
-
-        def images(f, label):
-            by_modality = loaded.generate(f, label)
-            return tf.stack([by_modality[name] for name in brats.MODALITIES], 1)
+            maps = synthesis.maps_by(stage_1)
 
         def nothing(x):
             return tf.zeros([x.shape[0], 1, size, size], tf.int32)
 
-        models = synthesis.Models(code_dim, maps, images, nothing)
+        models = synthesis.Models(code_dim, maps, synthesis.images_by(loaded), nothing)
         samples = generated_sets(models, training, _SAMPLES.value)
 
-        kept = {}
-
-        def judge(channels):
-            if channels not in kept:
-                policy = tf.keras.mixed_precision.global_policy()
-                tf.keras.mixed_precision.set_global_policy("float32")
-                kept[channels] = judges.trained(
-                    training,
-                    channels,
-                    _JUDGE_SEED.value,
-                    _JUDGE_STEPS.value,
-                    _JUDGE_WIDTH.value,
-                    _JUDGES.value,
-                )
-                tf.keras.mixed_precision.set_global_policy(policy)
-            return kept[channels]
-
-        score_sets(table, samples, beta, training, held_out, judge)
+        subjects = training
+        if _JUDGE_DATA.value:
+            found = brats.find_subjects(_JUDGE_DATA.value)
+            subjects = data.Slices(found, size, in_range, _CACHE.value)
+        nets = judges.trained(
+            subjects,
+            SIGHTS,
+            _JUDGE_SEED.value,
+            _JUDGE_STEPS.value,
+            _JUDGE_WIDTH.value,
+            _JUDGES.value,
+        )
+        score_sets(table, samples, beta, training, held_out, nets)
     if _DATASET.value:
         score_dataset(table, _DATASET.value)
     seconds = round(time.monotonic() - begin)

@@ -342,7 +342,7 @@ def multimodal_batches(slices, batch_size, seed, first=0):
         x: [B, 4, H, W, 1], slice i of every row is modality i of its own subject.
         label: [B, 4, H, W] uint8, of the same slices.
         source: [B, H, W, 1], a fifth stream, of which f is taken.
-        source_label: [B, H, W] uint8. source_modality: [B].
+        source_label: [B, H, W] uint8.
         candidates: [B, CANDIDATES, H, W] uint8, lesion labels to place.
         subject: [B, 5] and slice: [B, 5], where x and source come from.
     """
@@ -365,7 +365,6 @@ def multimodal_batches(slices, batch_size, seed, first=0):
             "label": slices.labels(rows).reshape(batch_size, 4, *plane),
             "source": slices.images(streams[4], modality)[..., None],
             "source_label": slices.labels(streams[4]),
-            "source_modality": modality,
             "candidates": candidates.reshape(batch_size, CANDIDATES, *plane),
             "subject": where[..., 0],
             "slice": where[..., 1],
@@ -378,7 +377,6 @@ def multimodal_batches(slices, batch_size, seed, first=0):
             "label": tf.TensorSpec([batch_size, 4, *plane], tf.uint8),
             "source": tf.TensorSpec([batch_size, *plane, 1], tf.uint16),
             "source_label": tf.TensorSpec([batch_size, *plane], tf.uint8),
-            "source_modality": tf.TensorSpec([batch_size], tf.int64),
             "candidates": tf.TensorSpec([batch_size, CANDIDATES, *plane], tf.uint8),
             "subject": tf.TensorSpec([batch_size, 5], tf.int64),
             "slice": tf.TensorSpec([batch_size, 5], tf.int64),

@@ -68,7 +68,7 @@ class Options(NamedTuple):
     """What a run chooses beside the weights; each is a flag of train_multimodal.py."""
 
     beta: float = structure.BETA
-    all_pairs: bool = False  # D18: every ordered pair, or one drawn for each image
+    all_pairs: bool = False  # D18: every ordered pair each step, or two drawn ones
     image_norm: str = "absolute"  # or "squared", see losses.image_distance (D9)
     category: str = "entropy"  # or "regression" (D10)
     label_loss: str = "weighted"  # or "squared" (D12)
@@ -87,11 +87,14 @@ def build(
     conditional_norm=True,
     label_modulation=True,
     category="entropy",
+    lesion_width=None,
 ):
     """The networks of the stage, by the paper's names.
 
     Those of the lesion scheme come along under the names segmentation.build gives them.
-    conditional_norm is D16, label_modulation D19, category D10.
+    conditional_norm is D16, label_modulation D19, category D10. lesion_width is the
+    base width of the lesion components: a lesion is easier found than drawn, and they
+    work on eight images a step. None: as `width`.
     """
     categories = NUM_MODALITIES if category == "entropy" else 1
     return {
@@ -102,7 +105,7 @@ def build(
         ),
         "D": networks.build_discriminator(image_size, width, categories),
         "FD": networks.build_code_discriminator(image_size // 4, width),
-        **segmentation.build(scheme, image_size, width),
+        **segmentation.build(scheme, image_size, lesion_width or width),
     }
 
 
@@ -160,26 +163,26 @@ def decode(nets, code, modality, label, training=True):
 
 
 class Pass(NamedTuple):
-    """All tensors of one step, merged rows; J is the number of translations an image.
+    """All tensors of one step.
 
-    N = 4B below.
+    N = 4B merged rows, R of them go through stage 2a, each translated J times.
     """
 
-    modality: tf.Tensor  # [N]
-    targets: tf.Tensor  # [J, N], j of x_{t,i->j}
+    origin: tf.Tensor  # [R], which of the N rows
+    targets: tf.Tensor  # [J, R], j of x_{t,i->j}
     label: tf.Tensor  # [N, H, W], of x
     placed: tf.Tensor  # [B, H, W], l of x_g
-    f: tf.Tensor  # [B, H, W, 1]
+    f: tf.Tensor  # [B, H, W, 1], of the source
     background: tf.Tensor  # [B, H, W, 1], outside the brain f comes from
     x: tf.Tensor  # [N, H, W, 1]
-    x_r: tf.Tensor  # [N, H, W, 1]
-    x_t: tf.Tensor  # [J, N, H, W, 1]
-    x_cr: tf.Tensor  # [J, N, H, W, 1]
+    x_r: tf.Tensor  # [R, H, W, 1]
+    x_t: tf.Tensor  # [J, R, H, W, 1]
+    x_cr: tf.Tensor  # [J, R, H, W, 1]
+    x_s: tf.Tensor  # [N, H, W, 1], x rebuilt from its own map and label (D21)
     x_g: tf.Tensor  # [N, H, W, 1]
-    x_gt: tf.Tensor  # [J, N, H, W, 1], row (j, n): image n translated to targets[j, n]
-    x_s: tf.Tensor  # [B, H, W, 1], the source rebuilt from its own map and label
-    code: tf.Tensor  # [N, h, w, C]
-    code_t: tf.Tensor  # [J, N, h, w, C]
+    x_gt: tf.Tensor  # [J, R, H, W, 1], row (j, r): x_g[origin[r]] to targets[j, r]
+    code: tf.Tensor  # [R, h, w, C]
+    code_t: tf.Tensor  # [J, R, h, w, C]
     code_g: tf.Tensor  # [B, h, w, C]
     code_gi: tf.Tensor  # [N, h, w, C]
 
@@ -187,6 +190,28 @@ class Pass(NamedTuple):
 def _seeds(seed):
     """Of placement, drawn pairs, noise and blur of one step."""
     return tf.unstack(tf.random.experimental.stateless_split(seed, 4))
+
+
+def _translations(batch_size, all_pairs, seed):
+    """Which rows are translated, [R], and to what, [J, R] (D18).
+
+    Every row to the three other modalities, or two rows an example, drawn, to one drawn
+    modality each.
+    """
+    rows = NUM_MODALITIES * batch_size
+    if all_pairs:
+        origin = tf.range(rows)
+        offsets = tf.range(1, NUM_MODALITIES)[:, None] + tf.zeros([1, rows], tf.int32)
+    else:
+        drawn = tf.random.stateless_uniform([batch_size, NUM_MODALITIES], seed)
+        drawn = (
+            tf.argsort(drawn)[:, :2] + NUM_MODALITIES * tf.range(batch_size)[:, None]
+        )
+        origin = tf.reshape(drawn, [2 * batch_size])
+        offsets = tf.random.stateless_uniform(
+            [1, 2 * batch_size], seed, 1, NUM_MODALITIES, tf.int32
+        )
+    return origin, (origin[None] + offsets) % NUM_MODALITIES
 
 
 def forward(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tuple
@@ -201,78 +226,76 @@ def forward(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable 
     x, label = merge(batch["x"]), merge(batch["label"])
     rows = x.shape[0]
     batch_size = rows // NUM_MODALITIES
-    modality = all_modalities(batch_size)
     place_seed, pair_seed, *_ = _seeds(seed)
-
-    if options.all_pairs:
-        offsets = tf.range(1, NUM_MODALITIES)[:, None] + tf.zeros([1, rows], tf.int32)
-    else:
-        offsets = tf.random.stateless_uniform(
-            [1, rows], pair_seed, 1, NUM_MODALITIES, tf.int32
-        )
-    targets = (modality[None] + offsets) % NUM_MODALITIES
-    ways = targets.shape[0]
+    modality = all_modalities(batch_size)
+    origin, targets = _translations(batch_size, options.all_pairs, pair_seed)
+    from_modality = origin % NUM_MODALITIES
+    ways, translated = targets.shape
 
     # Section 2.5: f of a real slice without its lesion, and a label that fits its
     # brain.
-    source, source_label = batch["source"], batch["source_label"]
-    f = tf.stop_gradient(structure.structural_map(source, options.beta))
+    source = batch["source"]
+    f = structure.structural_map(tf.concat([source, x], 0), options.beta)
+    f = tf.stop_gradient(f)
     if options.lesion_removal:
-        f = fusion.remove_lesion(f, source_label)
+        f = fusion.remove_lesion(f, tf.concat([batch["source_label"], label], 0))
     background = structure.background(source, 0)
     # Where there is no outside, the first candidate fits, wherever it lands.
     outside = background if options.placement_test else tf.zeros_like(background)
     placed, _, _ = fusion.place_label(batch["candidates"], outside, place_seed)
-    weights = (options.structure_weight, options.label_weight)
-    fused = tf.concat(
-        [fusion.fuse(f, placed, *weights), fusion.fuse(f, source_label, *weights)], 0
+    fused = fusion.fuse(
+        f,
+        tf.concat([placed, label], 0),
+        options.structure_weight,
+        options.label_weight,
     )
+    code_g, code_s = tf.split(nets["EC_R"](fused, training=True), [batch_size, rows])
 
-    code = nets["EC"](x, training=True)
-    code_g, code_s = tf.split(nets["EC_R"](fused, training=True), 2)
+    code = nets["EC"](tf.gather(x, origin), training=True)
 
-    def each_way(t):  # [N, ...] -> [J * N, ...]
+    def each_way(t):  # [R, ...] -> [J * R, ...]
         return tf.concat([t] * ways, 0)
 
+    def by_way(t):  # [J * R, ...] -> [J, R, ...]
+        return tf.reshape(t, [ways, translated, *t.shape[1:]])
+
+    label_t = tf.gather(label, origin)
     placed_rows = tf.repeat(placed, NUM_MODALITIES, 0)
-    source_modality = tf.cast(batch["source_modality"], tf.int32)
+    to_modality = tf.reshape(targets, [-1])
     images = decode(
         nets,
         tf.concat(
-            [code, each_way(code), tf.repeat(code_g, NUM_MODALITIES, 0), code_s], 0
+            [code, each_way(code), code_s, tf.repeat(code_g, NUM_MODALITIES, 0)], 0
         ),
-        tf.concat([modality, tf.reshape(targets, [-1]), modality, source_modality], 0),
-        tf.concat([label, each_way(label), placed_rows, source_label], 0),
+        tf.concat([from_modality, to_modality, modality, modality], 0),
+        tf.concat([label_t, each_way(label_t), label, placed_rows], 0),
     )
-    x_r, x_t, x_g, x_s = tf.split(images, [rows, ways * rows, rows, batch_size])
+    x_r, x_t, x_s, x_g = tf.split(images, [translated, ways * translated, rows, rows])
 
     codes = nets["EC"](tf.concat([x_t, x_g], 0), training=True)
-    code_t, code_gi = tf.split(codes, [ways * rows, rows])
+    code_t, code_gi = tf.split(codes, [ways * translated, rows])
     images = decode(
         nets,
-        tf.concat([code_t, each_way(code_gi)], 0),
-        tf.concat([each_way(modality), tf.reshape(targets, [-1])], 0),
-        tf.concat([each_way(label), each_way(placed_rows)], 0),
+        tf.concat([code_t, each_way(tf.gather(code_gi, origin))], 0),
+        tf.concat([each_way(from_modality), to_modality], 0),
+        tf.concat([each_way(label_t), each_way(tf.gather(placed_rows, origin))], 0),
     )
     x_cr, x_gt = tf.split(images, 2)
 
-    def by_way(t):  # [J * N, ...] -> [J, N, ...]
-        return tf.reshape(t, [ways, rows, *t.shape[1:]])
-
     return Pass(
-        modality=modality,
+        origin=origin,
         targets=targets,
         label=label,
         placed=placed,
-        f=f,
+        f=f[:batch_size],
         background=background,
         x=x,
         x_r=x_r,
         x_t=by_way(x_t),
         x_cr=by_way(x_cr),
+        x_s=x_s,
         x_g=x_g,
         x_gt=by_way(x_gt),
-        x_s=x_s,
         code=code,
         code_t=by_way(code_t),
         code_g=code_g,
@@ -289,31 +312,35 @@ def _random_blur(x, seed):
 def terms(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tuple
     """Every loss of the stage on one batch, by name; arguments as `forward`."""
     p = forward(nets, batch, seed, options)
-    ways, rows = p.targets.shape
+    rows, batch_size = len(p.x), len(p.placed)
+    ways, translated = p.targets.shape
     *_, noise_seed, blur_seed = _seeds(seed)
     norm = options.image_norm
+    modality = all_modalities(batch_size)
+    flat = [ways * translated, *p.x.shape[1:]]
 
     # D sees real, generated and translated images in one call.
-    seen = tf.concat([p.x, p.x_g, tf.reshape(p.x_t, [ways * rows, *p.x.shape[1:]])], 0)
+    seen = tf.concat([p.x, p.x_g, tf.reshape(p.x_t, flat)], 0)
     noise = options.input_noise * tf.random.stateless_normal(tf.shape(seen), noise_seed)
     scores, categories = nets["D"](seen + noise, training=True)
-    parts = [rows, rows, ways * rows]
+    parts = [rows, rows, ways * translated]
     real_score, generated_score, translated_score = tf.split(scores, parts)
     category_loss = losses.CATEGORY_LOSSES[options.category]
-    wanted = (p.modality, p.modality, tf.reshape(p.targets, [-1]))
+    wanted = (modality, modality, tf.reshape(p.targets, [-1]))
     real_category, generated_category, translated_category = (
-        category_loss(part, modality)
-        for part, modality in zip(tf.split(categories, parts), wanted, strict=True)
+        category_loss(part, index)
+        for part, index in zip(tf.split(categories, parts), wanted, strict=True)
     )
     code_score, code_g_score = tf.split(
-        nets["FD"](tf.concat([p.code, p.code_g], 0), training=True), [rows, rows // 4]
+        nets["FD"](tf.concat([p.code, p.code_g], 0), training=True),
+        [translated, batch_size],
     )
 
     # Where x_{g,j} was translated to i, it is compared with x_{g,i} of the same map.
-    first_row = tf.range(rows) // NUM_MODALITIES * NUM_MODALITIES
-    same_map = tf.gather(p.x_g, first_row[None] + p.targets)  # [J, N, H, W, 1]
+    first_row = p.origin // NUM_MODALITIES * NUM_MODALITIES
+    same_map = tf.gather(p.x_g, first_row[None] + p.targets)  # [J, R, H, W, 1]
     placed = tf.repeat(p.placed, NUM_MODALITIES, 0)
-    flat = [ways * rows, *p.x.shape[1:]]
+    x_i, label_i = tf.gather(p.x, p.origin), tf.gather(p.label, p.origin)
     no_lesion = tf.cast(placed == 0, tf.float32)[..., None]
     f = tf.repeat(p.f, NUM_MODALITIES, 0)
     f_g = structure.structural_map(p.x_g, options.beta)
@@ -327,15 +354,13 @@ def terms(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tu
     label_axes = label_g.shape[1]
 
     return {
-        **losses.reconstruction(p.x, p.x_r, p.label, norm),
-        **losses.cycle(p.x, p.x_cr, p.label, norm),
-        "self_reconstruction": losses.image_distance(
-            batch["source"], p.x_s, batch["source_label"], norm
-        ),
+        **losses.reconstruction(x_i, p.x_r, label_i, norm),
+        **losses.cycle(x_i, p.x_cr, label_i, norm),
+        "self_reconstruction": losses.image_distance(p.x, p.x_s, p.label, norm),
         **losses.registration(
             tf.reshape(same_map, flat),
             tf.reshape(p.x_gt, flat),
-            tf.concat([placed] * ways, 0),
+            tf.concat([tf.gather(placed, p.origin)] * ways, 0),
             norm,
         ),
         **losses.code_1(tf.stack([p.code] * ways), p.code_t),

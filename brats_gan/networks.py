@@ -6,8 +6,6 @@ in discriminators are D11; the conditional norm is D16 and the label modulation 
 Output layers compute in float32 under any precision policy.
 """
 
-import math
-
 import tensorflow as tf
 
 from brats_gan import addons, brats
@@ -125,39 +123,47 @@ def build_mask(size, width=64, name="MASK"):
     return tf.keras.Model(f, background, name=name)
 
 
-def build_map_encoder(size, width=64, code_dim=4096, name="EC_f"):
+CODE_STRIDE = 8  # pixels of the map a cell of its code (D26)
+
+
+def map_code_dim(size, code_channels):
+    """Length of the flat code of a map of this size."""
+    return (size // CODE_STRIDE) ** 2 * code_channels
+
+
+def build_map_encoder(size, width=64, code_channels=4, name="EC_f"):
     """EC_f: map -> mean and log-variance of its code, both [B, code_dim].
 
-    [B, size, size, 1] in {0, 1}; size a multiple of 32.
+    [B, size, size, 1] in {0, 1}; size a multiple of CODE_STRIDE. The code is a grid of
+    code_channels numbers a cell, flattened (D26).
     """
     x = f = tf.keras.Input((size, size, 1))
     x = _block(x, width)
-    for filters, blocks in ((2, 2), (4, 3), (6, 2), (8, 2)):
+    for filters, blocks in ((2, 2), (4, 3), (6, 2)):
         x = _block(x, filters * width, strides=2)
         for _ in range(blocks - 1):
             x = _block(x, filters * width)
-    # No norm on the smallest map: at image size 32 it is one pixel, and would be 0.
-    x = _block(x, 12 * width, strides=2, norm=False)
-    x = layers.Flatten()(x)
-    mean = layers.Dense(code_dim, dtype="float32", name="mean")(x)
-    logvar = layers.Dense(
-        code_dim, dtype="float32", name="logvar", kernel_initializer="zeros"
-    )(x)
+
+    def head(name, initializer):
+        return layers.Conv2D(
+            code_channels, 1, dtype="float32", name=name, kernel_initializer=initializer
+        )(x)
+
+    flat = layers.Flatten(dtype="float32")
+    mean, logvar = flat(head("mean", "glorot_uniform")), flat(head("logvar", "zeros"))
     return tf.keras.Model(f, [mean, logvar], name=name)
 
 
-def build_map_decoder(size, width=64, code_dim=4096, name="DC_f"):
+def build_map_decoder(size, width=64, code_channels=4, name="DC_f"):
     """DC_f: code -> probability of an edge at each pixel. No norm layers (D17).
 
     [B, code_dim] -> [B, size, size, 1] in [0, 1].
     """
-    code = tf.keras.Input((code_dim,))
-    x = layers.Dense(30 * width, kernel_initializer="he_normal")(code)
-    side = size // 32
-    x = layers.Dense(side * side * 12 * width, kernel_initializer="he_normal")(x)
-    x = layers.Reshape((side, side, 12 * width))(x)
-    x = _block(x, 12 * width, norm=False)
-    for filters, blocks in ((8, 2), (6, 2), (6, 2), (4, 3), (2, 3)):
+    side = size // CODE_STRIDE
+    code = tf.keras.Input((map_code_dim(size, code_channels),))
+    x = layers.Reshape((side, side, code_channels))(code)
+    x = _block(x, 8 * width, norm=False)
+    for filters, blocks in ((6, 2), (4, 3), (2, 3)):
         x = _twice_as_large(x)
         for _ in range(blocks):
             x = _block(x, filters * width, norm=False)
@@ -175,20 +181,11 @@ def build_map_discriminator(size, width=64, name="D_f"):
     return tf.keras.Model(f, _output(x, 1), name=name)
 
 
-def build_map_code_discriminator(width=64, code_dim=4096, name="FD_f"):
-    """FD_f: code [B, code_dim], seen as a square -> patch scores.
-
-    Raises:
-        ValueError: code_dim is not the square of a whole number.
-    """
-    side = math.isqrt(code_dim)
-    if side * side != code_dim:
-        raise ValueError(
-            f"FD_f reads the code as a square: code_dim {code_dim} is not one; "
-            f"take {side**2} or {(side + 1) ** 2}"
-        )
-    code = tf.keras.Input((code_dim,))
-    x = layers.Reshape((side, side, 1))(code)
+def build_map_code_discriminator(size, width=64, code_channels=4, name="FD_f"):
+    """FD_f: code [B, code_dim], seen as the grid it is -> patch scores."""
+    side = size // CODE_STRIDE
+    code = tf.keras.Input((map_code_dim(size, code_channels),))
+    x = layers.Reshape((side, side, code_channels))(code)
     for filters, kernel, strides in ((2, 7, 1), (2, 7, 1), (2, 5, 1), (4, 5, 2)):
         x = _leaky_block(x, filters * width, kernel, strides, norm=False)
     x = _leaky_block(x, 4 * width, 3, 1, norm=False)

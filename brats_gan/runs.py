@@ -80,6 +80,12 @@ def _read_flags(path):
     return first.removeprefix("# "), by_name
 
 
+def settings(run_dir):
+    """{flag name: text} of the flags of a run that have a value."""
+    _, lines = _read_flags(Path(run_dir, "flags.txt"))
+    return {name: line.partition("=")[2] for name, line in lines.items()}
+
+
 def start(run_dir):
     """Makes or re-enters a run folder; writes flags.txt.
 

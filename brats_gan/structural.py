@@ -15,7 +15,7 @@ GENERATOR_WEIGHTS = {
     "code_adversarial": 0.1,
     "normal": 0.1,
     "divergence": 0.01,
-    "map_adversarial": 0.1,
+    "map_adversarial": 0.2,
     "mask": 10.0,
     "mask_edges": 1.0,
 }
@@ -26,18 +26,18 @@ GENERATOR_SIDE = ("EC_f", "DC_f", "MASK")
 DISCRIMINATOR_SIDE = ("D_f", "FD_f")
 
 
-def build(image_size, width=64, code_dim=4096, mask_width=None):
+def build(image_size, width=64, code_channels=4, mask_width=None):
     """The five networks of the stage, by the paper's names.
 
     mask_width is MASK's own width: an outline is easily learnt, and MASK works on twice
     the images at full size, so a narrow one saves much of the step. None: as `width`.
     """
     return {
-        "EC_f": networks.build_map_encoder(image_size, width, code_dim),
-        "DC_f": networks.build_map_decoder(image_size, width, code_dim),
+        "EC_f": networks.build_map_encoder(image_size, width, code_channels),
+        "DC_f": networks.build_map_decoder(image_size, width, code_channels),
         "MASK": networks.build_mask(image_size, mask_width or width),
         "D_f": networks.build_map_discriminator(image_size, width),
-        "FD_f": networks.build_map_code_discriminator(width, code_dim),
+        "FD_f": networks.build_map_code_discriminator(image_size, width, code_channels),
     }
 
 

@@ -56,6 +56,35 @@ class Models(NamedTuple):
     segment: callable  # [B, 4, H, W, 1] -> labels [B, M, H, W]
 
 
+def maps_by(export):
+    """Models.structure of the loaded export `structure`."""
+
+    def structure(code):
+        made = export.generate(code)
+        return made["structure"], made["background"]
+
+    return structure
+
+
+def images_by(export):
+    """Models.images of the loaded export `generator`."""
+
+    def images(f, label):
+        made = export.generate(f, label)
+        return tf.stack([made[name] for name in brats.MODALITIES], 1)
+
+    return images
+
+
+def labels_by(export):
+    """Models.segment of the loaded export `segmentor`."""
+
+    def segment(images):
+        return export.segment(tf.concat(tf.unstack(images, axis=1), -1))["label"]
+
+    return segment
+
+
 def _is_healthy(slices, number, seed):
     """Whether sample `number` is to have no lesion.
 

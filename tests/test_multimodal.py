@@ -31,7 +31,6 @@ def make_batch(seed=0, batch=BATCH):
         "label": tf.constant(label[:, :4]),
         "source": tf.constant(images[:, 4, ..., None]),
         "source_label": tf.constant(label[:, 4]),
-        "source_modality": tf.constant(rng.integers(4, size=batch)),
         "candidates": tf.constant(candidates),
         "subject": tf.zeros([batch, 5], tf.int64),
     }
@@ -85,15 +84,17 @@ def looped_terms(nets, batch):
     place_seed = tf.random.experimental.stateless_split(SEED, 4)[0]
     placed, _, _ = fusion.place_label(batch["candidates"], outside, place_seed)
     code_g = EC_R(fusion.fuse(f, placed), training=True)
-    code_s = EC_R(fusion.fuse(f, batch["source_label"]), training=True)
     add("d_code_generated", losses.squared(FD(code_g)), 1)
     add("code_adversarial", losses.squared(FD(code_g) - 1.0), 1)
 
-    for b in range(BATCH):
-        i = int(batch["source_modality"][b])
-        x_s = decode(code_s, i, batch["source_label"])[b : b + 1]
-        one = batch["source"][b : b + 1], x_s, batch["source_label"][b : b + 1]
-        add("self_reconstruction", losses.image_distance(*one), BATCH)
+    for i in four:
+        f_i = (
+            structure.structural_map(x[i])
+            * tf.cast(labels[i] == 0, tf.float32)[..., None]
+        )
+        x_s = decode(EC_R(fusion.fuse(f_i, labels[i]), training=True), i, labels[i])
+        distance = losses.image_distance(x[i], x_s, labels[i])
+        add("self_reconstruction", distance, 4)
 
     x_g = [decode(code_g, i, placed) for i in four]
     code_gi = [EC(image, training=True) for image in x_g]

@@ -31,14 +31,14 @@ CASES = {
     ),
     "MASK": (lambda: networks.build_mask(32, 4), [(32, 32, 1)], [(32, 32, 1)], None),
     "EC_f": (
-        lambda: networks.build_map_encoder(64, 4, 16),
+        lambda: networks.build_map_encoder(64, 4, 2),
         [(64, 64, 1)],
-        [(16,), (16,)],
+        [(128,), (128,)],
         None,
     ),
     "DC_f": (
-        lambda: networks.build_map_decoder(64, 4, 16),
-        [(16,)],
+        lambda: networks.build_map_decoder(64, 4, 2),
+        [(128,)],
         [(64, 64, 1)],
         None,
     ),
@@ -50,7 +50,7 @@ CASES = {
         216 + 1184 + 4672 + 9280 + 4640 + 145,
     ),
     "FD_f": (
-        lambda: networks.build_map_code_discriminator(4, 64),
+        lambda: networks.build_map_code_discriminator(64, 4, 1),
         [(64,)],
         [(4, 4, 1)],
         None,
@@ -138,9 +138,15 @@ def test_an_unlearnt_label_leaves_the_image_alone():
     np.testing.assert_array_equal(*images)
 
 
-def test_a_code_that_is_no_square_is_refused_with_the_next_ones():
-    with pytest.raises(ValueError, match="take 36 or 49"):
-        networks.build_map_code_discriminator(4, 40)
+def test_a_cell_of_the_code_draws_its_own_part_of_the_map():
+    decoder = networks.build_map_decoder(64, 4, code_channels=2)
+    code = np.random.default_rng(0).standard_normal([1, 8, 8, 2]).astype(np.float32)
+    other = code.copy()
+    other[:, 0, 0] += 3.0
+    maps = [decoder(each.reshape(1, -1)).numpy()[0, ..., 0] for each in (code, other)]
+    moved = maps[0] != maps[1]
+    assert moved[:16, :16].any()
+    assert not moved[40:, 40:].any()
 
 
 def test_outputs_are_float32_under_bfloat16():

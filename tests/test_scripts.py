@@ -63,7 +63,7 @@ def chain(tmp_path_factory):
     data = {layout: f"--data_dir={root / layout}" for layout in brats.LAYOUTS}
     said = {}
     stages = [
-        start("train_structural.py", data["brats2015"], "--code_dim=16",
+        start("train_structural.py", data["brats2015"], "--code_channels=1",
               f"--run_dir={root / 'structural'}", *TINY),
         start("train_multimodal.py", data["brats2023"], "--layout=brats2023",
               f"--run_dir={root / 'multimodal'}", *TINY),
@@ -147,7 +147,7 @@ def restored(run_dir, nets):
 
 def test_the_structure_export_gives_the_numbers_of_the_live_model(chain, tmp_path):
     root, _ = chain
-    nets = restored(root / "structural", structural.build(32, 4, 16))
+    nets = restored(root / "structural", structural.build(32, 4, code_channels=1))
     code = np.random.default_rng(0).standard_normal([3, 16]).astype(np.float32)
     made = load_elsewhere(
         tmp_path, root / "structural/export/structure", "generate", code=code
@@ -155,7 +155,7 @@ def test_the_structure_export_gives_the_numbers_of_the_live_model(chain, tmp_pat
     split = brats.load_split(root / "structural/split.json")
     subjects = {s.name: s for s in brats.find_subjects(root / "brats2015")}
     slices = data.Slices([subjects[name] for name in split["train"]], 32, (1, 5))
-    known = train_structural.known_maps(slices, structure.BETA)
+    known = train_structural.known_maps(slices, structure.BETA, train_structural.FITTED)
     found = structural.fit(nets, known)
     f, background = structural.generate(nets, tf.constant(code), found)
     np.testing.assert_array_equal(made["structure"], f)
@@ -265,7 +265,7 @@ def test_a_run_of_a_script_with_other_flags_is_refused(chain):
         "train_structural.py",
         f"--data_dir={root / 'data'}",
         f"--run_dir={root / 'structural'}",
-        "--code_dim=16",
+        "--code_channels=1",
         *TINY,
         "--beta=0.2",
         code=runs.EXIT_BAD_INPUT,
@@ -389,9 +389,11 @@ def test_help_names_every_flag_of_the_flagfiles():
     running = {name: start(script, "--help") for name, script in names.items()}
     for name, process in running.items():
         said = "".join(process.communicate(timeout=100))
-        for size in ("demo", "paper"):
-            path = ROOT / "configs" / size / f"{name}.flags"
+        paths = sorted(ROOT.glob(f"configs/*/{name}.flags"))
+        assert len(paths) >= 2, name
+        for path in paths:
             for line in path.read_text().splitlines():
                 if line.startswith("--"):
                     flag = line[2:].split("=")[0]
-                    assert f"--{flag}:" in said or f"--[no]{flag}:" in said, line
+                    switch = f"--[no]{flag.removeprefix('no')}:"
+                    assert f"--{flag}:" in said or switch in said, line

@@ -6,14 +6,14 @@ import tensorflow as tf
 
 from brats_gan import runs, structural
 
-SIZE, WIDTH, CODE = 32, 4, 16
+SIZE, WIDTH, CODE = 32, 4, 16  # a number for each 8 x 8 pixels
 SEED = tf.constant([3, 4])
 
 
 @pytest.fixture(scope="module")
 def nets():
     tf.keras.utils.set_random_seed(1)
-    return structural.build(SIZE, WIDTH, CODE)
+    return structural.build(SIZE, WIDTH, code_channels=1)
 
 
 @pytest.fixture(scope="module")
