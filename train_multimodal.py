@@ -72,7 +72,7 @@ _F_SHARE = flags.DEFINE_float(
 _L_SHARE = flags.DEFINE_float(
     "label_weight", fusion.LABEL_WEIGHT, "Of the one-hot label in the fusion (D8)."
 )
-_NOISE = flags.DEFINE_float("input_noise", 0.05, "Noise on what D sees, sd.")
+_NOISE = flags.DEFINE_float("input_noise", 0.02, "Noise on what D sees, sd.")
 _BLUR = flags.DEFINE_bool("guidance_blur", True, "Random blur before the segmentors.")
 _REMOVAL = flags.DEFINE_bool(
     "lesion_removal", True, "Take the edges of its own lesion out of f (Section 2.5)."

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from brats_gan import brats, data, figures, runs, structural, structure
+from brats_gan import brats, data, figures, losses, runs, structural, structure
 
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder, see data/README.md.")
 _RUN = flags.DEFINE_string("run_dir", None, "Folder of this run; resumed if it exists.")
@@ -32,8 +32,8 @@ _CODE = flags.DEFINE_integer(
     "code_channels", 4, "Numbers of the code for each 8 x 8 pixels (D26).", 1
 )
 _BETA = flags.DEFINE_float("beta", structure.BETA, "Threshold of Algorithm 1 (D3).")
-_EDGE = flags.DEFINE_float(
-    "edge_weight", 1.0, "What an edge pixel counts in the reconstruction."
+_MAP_LOSS = flags.DEFINE_enum(
+    "map_loss", "entropy", list(losses.MAP_LOSSES), "Loss of a rebuilt map (D27)."
 )
 _RATE = flags.DEFINE_float("learning_rate", 5e-4, "Adam's peak rate.")
 _PRECISION = flags.DEFINE_enum(
@@ -104,7 +104,7 @@ def main(argv):
         optimizers,
         {name: flag.value for name, flag in _WEIGHTS.items()},
         _BETA.value,
-        edge_weight=_EDGE.value,
+        map_loss=_MAP_LOSS.value,
     )
 
     def batches(first):

@@ -1,7 +1,7 @@
 """A scoreboard of finished runs: every figure beside its ceiling and its floor.
 
-    python -m benchmarks.quality --data_dir=DIR --structural_run=RUN \
-        --multimodal_run=RUN [--dataset_dir=DIR]
+    python -m benchmarks.quality --data_dir=DIR --structural_run=RUN[,RUN...] \
+        --multimodal_run=RUN[,RUN...] [--dataset_dir=DIR[,DIR...]]
 
 Ceilings are held-out real slices of the same data; floors are untrained networks, and
 real slices that were shuffled or shifted. Lesions are found by independent U-Nets
@@ -11,7 +11,9 @@ generator: --judge_data_dir names a larger folder of the same kind of data. Gene
 sets are unfiltered: one code, one label of a training subject, four slices. Without
 --structural_run the maps are those of held-out real slices, which shows stage 2 alone.
 
-Prints a table and, last, everything as one line of JSON. Names in the table:
+Of several runs, the same split with other seeds, it shows the mean. Prints a table, the
+goals of this project beside what was reached, and, last, everything as one line of
+JSON. Names in the table:
 
 acceptance      share of maps that pass Algorithm 3
 density         mean of f over all pixels
@@ -46,9 +48,9 @@ from brats_gan import (
 )
 
 _DATA = flags.DEFINE_string("data_dir", None, "The real subjects, train and held-out.")
-_STRUCTURAL = flags.DEFINE_string("structural_run", None, "Of train_structural.py.")
-_MULTIMODAL = flags.DEFINE_string("multimodal_run", None, "Of train_multimodal.py.")
-_DATASET = flags.DEFINE_string("dataset_dir", None, "Of build_dataset.py.")
+_STRUCTURAL = flags.DEFINE_list("structural_run", [], "Of train_structural.py.")
+_MULTIMODAL = flags.DEFINE_list("multimodal_run", [], "Of train_multimodal.py.")
+_DATASET = flags.DEFINE_list("dataset_dir", [], "Of build_dataset.py.")
 _SAMPLES = flags.DEFINE_integer("samples", 200, "Generated maps and sets.")
 _SEED = flags.DEFINE_integer("seed", 1000, "Of codes and labels.")
 _CACHE = flags.DEFINE_string("cache_dir", None, "Decoded slices.")
@@ -66,6 +68,26 @@ SIGHTS = (ALL, *((i,) for i in ALL))  # of the judges: the four together, and ea
 QUANTILES = 8  # of a contrast, by which the others are described
 
 
+# Row -> what of it is judged, and between what: its value, its share of the ceiling, or
+# how far above the ceiling it is.
+GOALS = {
+    "stage 1: acceptance": ("value", 0.8, 1.0),
+    "stage 1: density": ("share", 0.85, 1.15),
+    "stage 1: nearest Dice": ("share", 0.95, np.inf),
+    "stage 1: pairwise Dice": ("above", -np.inf, 0.05),
+    "stage 1: MASK error": ("value", 0.0, 0.05),
+    "whole Dice, four channels": ("share", 0.9, np.inf),
+    "whole-lesion Dice, mean of the four": ("share", 0.9, np.inf),
+    "core Dice, four channels": ("share", 0.85, np.inf),
+    "enhancing Dice, four channels": ("share", 0.85, np.inf),
+    "enhancing / brain, t1ce": ("share", 0.85, 1.15),
+    "necrosis / brain, t1ce": ("share", 0.85, 1.15),
+    **{f"detail in lesions, {m}": ("share", 0.6, 1.3) for m in brats.MODALITIES},
+    "registration": ("above", -0.03, 0.03),
+    "contrast corr.": ("value", 0.9, 1.0),
+}
+
+
 class Table:
     """Rows of name, generated, ceiling, floor; None where there is none."""
 
@@ -73,9 +95,11 @@ class Table:
         self.rows = {}
 
     def add(self, name, made, ceiling=None, floor=None):
-        values = [None if v is None else round(float(v), 4) for v in (made, ceiling)]
-        floor = None if floor is None else round(float(floor), 4)
-        self.rows[name] = {"made": values[0], "ceiling": values[1], "floor": floor}
+        values = {"made": made, "ceiling": ceiling, "floor": floor}
+        self.rows[name] = {
+            key: None if value is None else round(float(value), 4)
+            for key, value in values.items()
+        }
 
     def __str__(self):
         def cell(value):
@@ -88,6 +112,35 @@ class Table:
             cells = " | ".join(map(cell, (made, ceiling, share, floor)))
             lines.append(f"| {name} | {cells} |")
         return "\n".join(lines)
+
+    def goals(self):
+        """The table of GOALS, those that have a row, and whether each was reached."""
+        lines = ["| | judged | reached | goal | |", "|---|---|---|---|---|"]
+        for name, (what, low, high) in GOALS.items():
+            row = self.rows.get(name)
+            if row is None or row["made"] is None:
+                continue
+            made, ceiling = row["made"], row["ceiling"]
+            if what == "share":
+                value = made / ceiling if ceiling else np.inf
+            else:
+                value = made - ceiling if what == "above" else made
+            bounds = [f">= {low}"] * (low > -np.inf) + [f"<= {high}"] * (high < np.inf)
+            verdict = "yes" if low <= value <= high else "**no**"
+            goal = ", ".join(bounds)
+            lines.append(f"| {name} | {what} | {value:.3f} | {goal} | {verdict} |")
+        return "\n".join(lines)
+
+
+def mean_of(tables):
+    """The table of means; a row or value that a table lacks is left out of the mean."""
+    mean = Table()
+    for name in dict.fromkeys(name for table in tables for name in table.rows):
+        rows = [table.rows[name] for table in tables if name in table.rows]
+        values = ([row[key] for row in rows] for key in ("made", "ceiling", "floor"))
+        known = ([v for v in each if v is not None] for each in values)
+        mean.add(name, *(np.mean(each) if each else None for each in known))
+    return mean
 
 
 # --- Stage 1 --------------------------------------------------------------------------
@@ -397,14 +450,44 @@ def score_dataset(table, folder):
         table.add(f"stage 3: kept samples at {threshold}", np.mean(dice >= threshold))
 
 
+def judges_of(training, in_range):
+    """{sight: U-Net} by the flags."""
+    subjects = training
+    if _JUDGE_DATA.value:
+        found = brats.find_subjects(_JUDGE_DATA.value)
+        subjects = data.Slices(found, training.image_size, in_range, _CACHE.value)
+    return judges.trained(
+        subjects,
+        SIGHTS,
+        _JUDGE_SEED.value,
+        _JUDGE_STEPS.value,
+        _JUDGE_WIDTH.value,
+        _JUDGES.value,
+    )
+
+
+def models_of(structural_run, multimodal_run, held_out, beta):
+    """synthesis.Models of exports, without a segmentor: nothing is filtered."""
+    generator, _ = runs.load_export(multimodal_run, "generator")
+    code_dim, maps = 1, real_structure(held_out, beta)
+    if structural_run:
+        stage_1, description = runs.load_export(structural_run, "structure")
+        code_dim, maps = description["code_dim"], synthesis.maps_by(stage_1)
+
+    def nothing(x):
+        return tf.zeros([x.shape[0], 1, *x.shape[2:4]], tf.int32)
+
+    return synthesis.Models(code_dim, maps, synthesis.images_by(generator), nothing)
+
+
 def main(argv):
     if argv[1:]:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     logging.set_verbosity(logging.ERROR)
     begin = time.monotonic()
-    run_dir = _MULTIMODAL.value or _STRUCTURAL.value
-    if not run_dir:
+    if not (_STRUCTURAL.value or _MULTIMODAL.value):
         raise app.UsageError("--structural_run or --multimodal_run is needed.")
+    run_dir = (_MULTIMODAL.value or _STRUCTURAL.value)[0]
     settings = runs.settings(run_dir)
     if settings.get("precision") == "mixed_bfloat16":
         tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
@@ -418,43 +501,33 @@ def main(argv):
         )
         for side in ("train", "test")
     )
+    nets = judges_of(training, in_range) if _MULTIMODAL.value else None
 
-    table = Table()
-    if _STRUCTURAL.value:
-        score_maps(table, _STRUCTURAL.value, training, held_out)
-    if _MULTIMODAL.value:
-        loaded, _ = runs.load_export(_MULTIMODAL.value, "generator")
-        code_dim, maps = 1, real_structure(held_out, beta)
-        if _STRUCTURAL.value:
-            stage_1, description = runs.load_export(_STRUCTURAL.value, "structure")
-            code_dim = description["code_dim"]
-            maps = synthesis.maps_by(stage_1)
-
-        def nothing(x):
-            return tf.zeros([x.shape[0], 1, size, size], tf.int32)
-
-        models = synthesis.Models(code_dim, maps, synthesis.images_by(loaded), nothing)
-        samples = generated_sets(models, training, _SAMPLES.value)
-
-        subjects = training
-        if _JUDGE_DATA.value:
-            found = brats.find_subjects(_JUDGE_DATA.value)
-            subjects = data.Slices(found, size, in_range, _CACHE.value)
-        nets = judges.trained(
-            subjects,
-            SIGHTS,
-            _JUDGE_SEED.value,
-            _JUDGE_STEPS.value,
-            _JUDGE_WIDTH.value,
-            _JUDGES.value,
-        )
-        score_sets(table, samples, beta, training, held_out, nets)
-    if _DATASET.value:
-        score_dataset(table, _DATASET.value)
-    seconds = round(time.monotonic() - begin)
-    print(f"\n{table}\n")
-    result = {"structural_run": _STRUCTURAL.value, "multimodal_run": _MULTIMODAL.value}
-    print(json.dumps({**result, "seconds": seconds, "rows": table.rows}))
+    tables = []
+    for structural_run, multimodal_run, dataset_dir in itertools.zip_longest(
+        _STRUCTURAL.value, _MULTIMODAL.value, _DATASET.value
+    ):
+        table = Table()
+        if structural_run:
+            score_maps(table, structural_run, training, held_out)
+        if multimodal_run:
+            models = models_of(structural_run, multimodal_run, held_out, beta)
+            samples = generated_sets(models, training, _SAMPLES.value)
+            score_sets(table, samples, beta, training, held_out, nets)
+        if dataset_dir:
+            score_dataset(table, dataset_dir)
+        tables.append(table)
+    table = mean_of(tables)
+    print(f"\n{table}\n\n{table.goals()}\n")
+    result = {
+        "structural_run": _STRUCTURAL.value,
+        "multimodal_run": _MULTIMODAL.value,
+        "seconds": round(time.monotonic() - begin),
+        "rows": table.rows,
+    }
+    if len(tables) > 1:
+        result["by_run"] = [each.rows for each in tables]
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

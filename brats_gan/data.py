@@ -27,6 +27,7 @@ LEVELS = 65535  # a cached intensity of 1.0, as uint16
 _NPY_HEADER = 128  # bytes before the values of a .npy file, for headers of our length
 CANDIDATES = 8  # labels offered for placement at each training step
 LESION_FREE = 0.1  # share of label draws that are empty: healthy slices are real too
+LESION_DRAWS = 0.6  # share of real slices drawn by lesion class in stage 2 (D23)
 
 
 def split_subjects(
@@ -102,6 +103,7 @@ class Slices:
         names: subject names.
         index: [N, 2] int, (subject, slice) of every slice that shows brain.
         lesions: positions in `index` whose label is not empty.
+        by_class: the same for each lesion class that is anywhere, in a list.
         image_size: side of a slice.
     """
 
@@ -142,13 +144,17 @@ class Slices:
                 bar.add(1)
 
         index, lesions = [], []
+        by_class = {number: [] for number in range(1, len(brats.LABELS))}
         blank = 0
         for subject, (images, label) in enumerate(self._files):
             shows_brain = np.load(images.with_suffix(".brain.npy"))
-            has_lesion = np.load(label).any((1, 2))
+            labels = np.load(label)
             for position in np.flatnonzero(shows_brain):
-                if has_lesion[position]:
+                classes = np.unique(labels[position][labels[position] > 0])
+                if len(classes):
                     lesions.append(len(index))
+                for number in classes:
+                    by_class[number].append(len(index))
                 index.append((subject, position))
             blank += int(np.sum(~shows_brain))
         if blank:
@@ -160,6 +166,7 @@ class Slices:
             )
         self.index = np.array(index)
         self.lesions = np.array(lesions, int)
+        self.by_class = [np.array(rows) for rows in by_class.values() if rows]
 
     def __len__(self):
         return len(self.index)
@@ -324,19 +331,28 @@ def structural_batches(slices, batch_size, seed, first=0):
     )
 
 
+def draw_lesions(slices, rng, count):
+    """[count] positions of slices with a lesion, its classes equally often (D23)."""
+    which = rng.integers(len(slices.by_class), size=count)
+    return np.array([rng.choice(slices.by_class[each]) for each in which], int)
+
+
 def draw_labels(slices, rng, count):
-    """[count, H, W] uint8: labels of random slices, LESION_FREE of them empty."""
+    """[count, H, W] uint8: labels of `draw_lesions`, LESION_FREE of them empty."""
     size = slices.image_size
     drawn = np.zeros([count, size, size], np.uint8)
     if len(slices.lesions):
-        for target in drawn:
-            if rng.random() >= LESION_FREE:
-                target[:] = slices.labels([rng.choice(slices.lesions)])[0]
+        filled = np.flatnonzero(rng.random(count) >= LESION_FREE)
+        drawn[filled] = slices.labels(draw_lesions(slices, rng, len(filled)))
     return drawn
 
 
 def multimodal_batches(slices, batch_size, seed, first=0):
     """Stage 2: each modality from a stream of its own, so nothing is registered.
+
+    A stream goes through all slices in shuffled passes, but LESION_DRAWS of its items
+    give way to one of `draw_lesions`: rare classes would take far more steps to learn.
+    No example holds a slice twice.
 
     Yields a dict:
         x: [B, 4, H, W, 1], slice i of every row is modality i of its own subject.
@@ -350,12 +366,22 @@ def multimodal_batches(slices, batch_size, seed, first=0):
     plane = (slices.image_size, slices.image_size)
 
     def fetch(step):
-        streams = [
-            shuffled(len(slices), seed, stream, step * batch_size, batch_size)
-            for stream in range(5)
-        ]
+        streams = np.stack(
+            [
+                shuffled(len(slices), seed, stream, step * batch_size, batch_size)
+                for stream in range(5)
+            ]
+        )
         rng = np.random.default_rng([seed, step])
         modality = rng.integers(4, size=batch_size)
+        if len(slices.lesions):
+            replaced = rng.random(streams.shape) < LESION_DRAWS
+            streams[replaced] = draw_lesions(slices, rng, np.sum(replaced))
+        if len(slices) >= len(streams):
+            for of_example in streams.T:  # a view: no slice twice in an example
+                while len(set(of_example)) < len(streams):
+                    again = rng.integers(len(streams))
+                    of_example[again] = rng.integers(len(slices))
         where = slices.index[np.stack(streams, 1)]
         rows = np.stack(streams[:4], 1).ravel()
         x = slices.images(rows, np.tile(np.arange(4), batch_size))

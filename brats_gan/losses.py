@@ -75,17 +75,29 @@ def divergence(mean, logvar):
     return {"divergence": tf.reduce_mean(kl)}
 
 
-def reconstruction_f(f, f_r, background, edge_weight=1.0):
+def map_entropy(f, f_r):
+    """Cross-entropy of an edge at each pixel, mean; default of D27.
+
+    Both [B, H, W, 1], the second a probability.
+    """
+    # 1e-12 and not more: where the logarithm is cut off, an edge has no gradient.
+    edge, none = (tf.math.log(p + 1e-12) for p in (f_r, 1.0 - f_r))
+    return -tf.reduce_mean(f * edge + (1.0 - f) * none)
+
+
+MAP_LOSSES = {"entropy": map_entropy, "squared": difference}
+
+
+def reconstruction_f(f, f_r, background, map_loss="entropy"):
     """L_rec,f = |f - f_r|^2 + |f_r * mask|^2.
 
     Args:
         f, f_r: [B, H, W, 1], the second a probability.
         background: [B, H, W, 1], 1 outside the brain.
-        edge_weight: what a pixel with f = 1 counts; the paper has 1.
+        map_loss: a name in MAP_LOSSES, how |f - f_r|^2 is read (D27).
     """
-    weight = 1.0 + (edge_weight - 1.0) * f
     return {
-        "reconstruction": tf.reduce_mean(weight * tf.square(f - f_r)),
+        "reconstruction": MAP_LOSSES[map_loss](f, f_r),
         "outside": squared(f_r * background),
     }
 

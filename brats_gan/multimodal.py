@@ -23,6 +23,10 @@ from brats_gan import (
 
 NUM_MODALITIES = len(brats.MODALITIES)
 
+# What a lesion map is where it is not 0. Adam moves a weight by about its rate a step,
+# so a class seen in few steps reaches its contrast sooner on larger maps (D19).
+LESION_LEVEL = 4.0
+
 # Weights of the terms each side is trained on, by their names in losses.py (D9).
 GENERATOR_WEIGHTS = {
     "reconstruction": 10.0,
@@ -34,7 +38,7 @@ GENERATOR_WEIGHTS = {
     "code_generated": 1.0,
     "code_pairs": 0.5,
     "code_adversarial": 0.5,
-    "adversarial_generated": 1.0,
+    "adversarial_generated": 1.5,
     "adversarial_translated": 0.5,
     "category_generated": 1.0,
     "category_translated": 1.0,
@@ -74,9 +78,11 @@ class Options(NamedTuple):
     label_loss: str = "weighted"  # or "squared" (D12)
     structure_weight: float = fusion.STRUCTURE_WEIGHT  # D8
     label_weight: float = fusion.LABEL_WEIGHT  # D8
-    input_noise: float = 0.05  # sd of the noise on what D sees
+    input_noise: float = 0.02  # sd of the noise on what D sees
     guidance_blur: bool = True  # random blur of what guides, against stripes
-    lesion_removal: bool = True  # f has no edges where its slice has a lesion
+    lesion_removal: bool = (
+        True  # f has no edges of its slice's lesion, nor in a new one
+    )
     placement_test: bool = True  # inserted labels fit the brain
 
 
@@ -143,15 +149,20 @@ def all_modalities(batch):
     return tf.tile(tf.range(NUM_MODALITIES), [batch])
 
 
+def lesion_classes(label):
+    """One-hot of the lesion classes: [N, H, W] integers 0..4 -> [N, H, W, 4]."""
+    return tf.one_hot(tf.cast(label, tf.int32), len(brats.LABELS))[..., 1:]
+
+
 def lesion_maps(label, modality):
     """What modulates DC (D19): a map for each pair of lesion class and modality.
 
     [N, H, W] integers, [N] -> [N, H, W, 16]; only the 4 maps of the row's modality are
-    not 0, so that each modality learns its own look of each class.
+    not 0 but LESION_LEVEL, so that each modality learns its own look of each class.
     """
-    lesion = tf.one_hot(tf.cast(label, tf.int32), len(brats.LABELS))[..., 1:]
+    lesion = lesion_classes(label)
     which = tf.one_hot(modality, NUM_MODALITIES)[:, None, None, None, :]
-    maps = lesion[..., None] * which
+    maps = LESION_LEVEL * lesion[..., None] * which
     return tf.reshape(maps, [-1, *label.shape[1:], networks.NUM_LESION_MAPS])
 
 
@@ -160,6 +171,16 @@ def decode(nets, code, modality, label, training=True):
     condition = tf.one_hot(modality, NUM_MODALITIES)
     maps = lesion_maps(label, modality)
     return nets["DC"]([code, condition, maps], training=training)
+
+
+def fuse(f, label, options):
+    """What EC_R reads: f without edges inside the lesion (D24), and the lesion (D8).
+
+    [B, H, W, 1] in {0, 1}, [B, H, W] integers -> [B, H, W, 5].
+    """
+    if options.lesion_removal:
+        f = fusion.remove_lesion(f, label)
+    return fusion.fuse(f, label, options.structure_weight, options.label_weight)
 
 
 class Pass(NamedTuple):
@@ -236,19 +257,14 @@ def forward(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable 
     # brain.
     source = batch["source"]
     f = structure.structural_map(tf.concat([source, x], 0), options.beta)
-    f = tf.stop_gradient(f)
+    f, f_x = tf.split(tf.stop_gradient(f), [batch_size, rows])
     if options.lesion_removal:
-        f = fusion.remove_lesion(f, tf.concat([batch["source_label"], label], 0))
+        f = fusion.remove_lesion(f, batch["source_label"])
     background = structure.background(source, 0)
     # Where there is no outside, the first candidate fits, wherever it lands.
     outside = background if options.placement_test else tf.zeros_like(background)
     placed, _, _ = fusion.place_label(batch["candidates"], outside, place_seed)
-    fused = fusion.fuse(
-        f,
-        tf.concat([placed, label], 0),
-        options.structure_weight,
-        options.label_weight,
-    )
+    fused = fuse(tf.concat([f, f_x], 0), tf.concat([placed, label], 0), options)
     code_g, code_s = tf.split(nets["EC_R"](fused, training=True), [batch_size, rows])
 
     code = nets["EC"](tf.gather(x, origin), training=True)
@@ -287,7 +303,7 @@ def forward(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable 
         targets=targets,
         label=label,
         placed=placed,
-        f=f[:batch_size],
+        f=f,
         background=background,
         x=x,
         x_r=x_r,
@@ -322,7 +338,12 @@ def terms(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tu
     # D sees real, generated and translated images in one call.
     seen = tf.concat([p.x, p.x_g, tf.reshape(p.x_t, flat)], 0)
     noise = options.input_noise * tf.random.stateless_normal(tf.shape(seen), noise_seed)
-    scores, categories = nets["D"](seen + noise, training=True)
+    placed = tf.repeat(p.placed, NUM_MODALITIES, 0)
+    label_i = tf.gather(p.label, p.origin)
+    label_seen = tf.concat([p.label, placed, *[label_i] * ways], 0)
+    scores, categories = nets["D"](
+        [seen + noise, lesion_classes(label_seen)], training=True
+    )
     parts = [rows, rows, ways * translated]
     real_score, generated_score, translated_score = tf.split(scores, parts)
     category_loss = losses.CATEGORY_LOSSES[options.category]
@@ -339,8 +360,7 @@ def terms(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tu
     # Where x_{g,j} was translated to i, it is compared with x_{g,i} of the same map.
     first_row = p.origin // NUM_MODALITIES * NUM_MODALITIES
     same_map = tf.gather(p.x_g, first_row[None] + p.targets)  # [J, R, H, W, 1]
-    placed = tf.repeat(p.placed, NUM_MODALITIES, 0)
-    x_i, label_i = tf.gather(p.x, p.origin), tf.gather(p.label, p.origin)
+    x_i = tf.gather(p.x, p.origin)
     no_lesion = tf.cast(placed == 0, tf.float32)[..., None]
     f = tf.repeat(p.f, NUM_MODALITIES, 0)
     f_g = structure.structural_map(p.x_g, options.beta)
@@ -424,7 +444,7 @@ def generate(nets, f, label, options=Options()):  # noqa: B008 - an immutable tu
 
     [B, H, W, 1] in {0, 1}, [B, H, W] integers -> [B, 4, H, W, 1] in [0, 1].
     """
-    fused = fusion.fuse(f, label, options.structure_weight, options.label_weight)
+    fused = fuse(f, label, options)
     code_g = nets["EC_R"](fused, training=False)
     modality = all_modalities(tf.shape(f)[0])
     images = decode(

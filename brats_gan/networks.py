@@ -237,7 +237,8 @@ def build_conditional_decoder(
     """DC: code, modality and lesion maps -> MRI slice of that modality.
 
     The modality enters as a one-hot map beside the code (the paper) and in every norm
-    (D16); the lesion maps at the last block of the last two resolutions (D19).
+    (D16); the lesion maps at the last block of the last two resolutions and the output
+    (D19).
 
     Inputs: code [B, code_size, code_size, 8 * width], condition [B, 4] one-hot, lesion
     [B, size, size, 16] (see multimodal.lesion_maps) where size = 4 * code_size.
@@ -262,22 +263,32 @@ def build_conditional_decoder(
     beside = layers.UpSampling2D(code_size)(beside)
     x = layers.Concatenate()([code, beside])
     x = _decoder_trunk(x, width, block)
-    image = _output(x, 1, "sigmoid")
+    logits = _output(x, 1)
+    if label_modulation:
+        # And straight to the output: the intensity of each class in each modality.
+        straight = layers.Conv2D(
+            1, 3, padding="same", kernel_initializer="zeros", dtype="float32"
+        )
+        logits = layers.Add(dtype="float32")([logits, straight(lesion)])
+    image = layers.Activation("sigmoid", dtype="float32")(logits)
     return tf.keras.Model([code, condition, lesion], image, name=name)
 
 
 def build_discriminator(size, width=64, categories=NUM_MODALITIES, name="D"):
-    """D: slice -> real/fake scores and category scores, patch maps.
+    """D: slice and its lesion -> real/fake scores and category scores, patch maps.
 
-    [B, size, size, 1] -> [B, size / 16, size / 16, 1], [B, size / 16, size / 16,
-    categories]. categories is 1 for the paper's regression (D10).
+    [B, size, size, 1], [B, size, size, 4] one-hot of the lesion classes (D28) ->
+    [B, size / 16, size / 16, 1], [B, size / 16, size / 16, categories]. categories is 1
+    for the paper's regression (D10).
     """
-    x = image = tf.keras.Input((size, size, 1))
+    image = tf.keras.Input((size, size, 1), name="image")
+    lesion = tf.keras.Input((size, size, NUM_LABELS - 1), name="lesion")
+    x = layers.Concatenate()([image, lesion])
     for filters, kernel in ((1, 5), (1, 5), (2, 3), (2, 3)):
         x = _leaky_block(x, filters * width, kernel, 2)
     score = _output(_leaky_block(x, width, 3, 1), 1, name="score")
     category = _output(_leaky_block(x, width, 3, 1), categories, name="category")
-    return tf.keras.Model(image, [score, category], name=name)
+    return tf.keras.Model([image, lesion], [score, category], name=name)
 
 
 def build_code_discriminator(code_size, width=64, name="FD"):

@@ -10,7 +10,7 @@ from brats_gan import fusion, losses, networks, runs, structure
 
 # Weights of the terms each side is trained on, by their names in losses.py (D9, D17).
 GENERATOR_WEIGHTS = {
-    "reconstruction": 10.0,
+    "reconstruction": 2.5,
     "outside": 1.0,
     "code_adversarial": 0.1,
     "normal": 0.1,
@@ -68,7 +68,7 @@ def blend(code, seed):
     return centre + (one + other - 2.0 * centre) * math.sqrt(0.5)
 
 
-def terms(nets, batch, seed, beta=structure.BETA, edge_weight=1.0):
+def terms(nets, batch, seed, beta=structure.BETA, map_loss="entropy"):
     """Every loss of the stage on one batch, by name.
 
     Args:
@@ -76,7 +76,7 @@ def terms(nets, batch, seed, beta=structure.BETA, edge_weight=1.0):
         batch: {"x": [B, H, W, 1] in [0, 1], "label": [B, H, W]}.
         seed: [2] int32, of code_n, z and code_{f,g}.
         beta: threshold of Algorithm 1.
-        edge_weight: see losses.reconstruction_f.
+        map_loss: see losses.reconstruction_f.
     """
     f, background = extract(batch, beta)
     mean, logvar = nets["EC_f"](f, training=True)
@@ -100,7 +100,7 @@ def terms(nets, batch, seed, beta=structure.BETA, edge_weight=1.0):
         nets["FD_f"](tf.concat([z, code], 0), training=True), 2
     )
     return {
-        **losses.reconstruction_f(f, f_r, background, edge_weight),
+        **losses.reconstruction_f(f, f_r, background, map_loss),
         **losses.normal(mean, logvar),
         **losses.divergence(mean, logvar),
         **losses.generator_f(code_score, generated_score),

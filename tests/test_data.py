@@ -132,18 +132,38 @@ def test_seeds_change_the_order(slices):
     assert np.any(one.numpy() != other.numpy())
 
 
-def test_stage_2_streams_are_independent(slices):
-    """No step sees two modalities of one slice, except by chance."""
-    same, pairs = 0, 0
+def test_no_example_of_stage_2_sees_a_slice_twice(slices):
     for batch in data.multimodal_batches(slices, 4, seed=0).take(60):
-        key = batch["subject"].numpy() * 100 + batch["slice"].numpy()  # [B, 5]
-        for i in range(5):
-            for j in range(i):
-                same += np.count_nonzero(key[:, i] == key[:, j])
-                pairs += len(key)
-    # Two independent draws of 12 slices agree in 1 of 12: expected 200 of 2400 pairs,
-    # standard deviation sqrt(2400 / 12 * 11 / 12) = 13.5.
-    assert abs(same / pairs - 1 / 12) < 4 * 13.5 / 2400
+        keys = batch["subject"].numpy() * 100 + batch["slice"].numpy()  # [B, 5]
+        for of_example in keys:
+            assert len(set(of_example)) == 5
+
+
+def test_stage_2_streams_are_independent(slices):
+    """What one stream shows says nothing of what another shows."""
+    counts = np.zeros([len(slices), len(slices)])
+    row = {tuple(each): i for i, each in enumerate(slices.index)}
+    for batch in data.multimodal_batches(slices, 4, seed=0).take(300):
+        where = np.stack([batch["subject"], batch["slice"]], -1)
+        for one, other in where[:, :2]:
+            counts[row[tuple(one)], row[tuple(other)]] += 1
+    # 1200 pairs on 12 x 11 cells: 9 each, standard deviation 3.
+    off_diagonal = counts[~np.eye(len(slices), dtype=bool)]
+    assert counts.sum() == 1200 and np.trace(counts) == 0
+    assert off_diagonal.min() > 0 and off_diagonal.max() < 9 + 7 * 3
+
+
+def test_slices_of_rare_classes_are_drawn_as_often_as_those_of_common_ones(tmp_path):
+    for name, value in (("a", 1), ("b", 2), ("c", 2), ("d", 2)):
+        paths = nifti.write_subject(tmp_path, name, (160, 160, 6))
+        label = np.zeros([160, 160, 6], np.uint8)
+        label[60:80, 60:80] = value
+        nifti.write_volume(paths["seg"], label)
+    subjects = brats.find_subjects(tmp_path)
+    slices = data.Slices(subjects, SIZE, SLICES)
+    rows = data.draw_lesions(slices, np.random.default_rng(0), 400)
+    of_a = np.mean(slices.index[rows, 0] == 0)
+    assert 0.4 < of_a < 0.6  # by slices it would be 0.25
 
 
 def test_stage_2_pairs_other_slices_in_each_pass(slices):

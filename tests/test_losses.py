@@ -56,13 +56,26 @@ def test_divergence():
 
 
 def test_reconstruction_f():
-    # |f - f_r|^2: edge (1 - 0.5)^2 = 0.25, elsewhere 0.5^2 = 0.25: mean 0.25;
-    # with edge weight 3: (0.75 + 0.25) / 2. Outside: (0.5 * 1)^2 / 2 = 0.125
-    f, f_r, background = maps(1.0, 0.0), maps(0.5, 0.5), maps(0.0, 1.0)
+    # |f - f_r|^2: edge (1 - 0.5)^2 = 0.25, elsewhere 0.25^2 = 0.0625: mean 0.15625;
+    # entropy: (ln 2 + ln 4/3) / 2. Outside: (0.25 * 1)^2 / 2 = 0.03125
+    f, f_r, background = maps(1.0, 0.0), maps(0.5, 0.25), maps(0.0, 1.0)
+    named = losses.reconstruction_f(f, f_r, background, "squared")
+    check(named, {"reconstruction": 0.15625, "outside": 0.03125})
     named = losses.reconstruction_f(f, f_r, background)
-    check(named, {"reconstruction": 0.25, "outside": 0.125})
-    named = losses.reconstruction_f(f, f_r, background, edge_weight=3.0)
-    check(named, {"reconstruction": 0.5, "outside": 0.125})
+    check(named, {"reconstruction": math.log(8 / 3) / 2, "outside": 0.03125})
+
+
+def test_an_edge_that_is_thought_impossible_still_has_a_gradient():
+    logit = tf.constant([[[[-20.0]]]])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(logit)
+        made = {
+            name: loss(tf.ones_like(logit), tf.sigmoid(logit))
+            for name, loss in losses.MAP_LOSSES.items()
+        }
+    pull = {name: -float(tape.gradient(made[name], logit)) for name in made}
+    assert pull["entropy"] == pytest.approx(1.0, abs=0.01)
+    assert pull["squared"] < 1e-7
 
 
 def test_reconstruction_mask():

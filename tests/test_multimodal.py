@@ -83,7 +83,8 @@ def looped_terms(nets, batch):
     outside = 1.0 - tf.cast(batch["source"] > 0, tf.float32)
     place_seed = tf.random.experimental.stateless_split(SEED, 4)[0]
     placed, _, _ = fusion.place_label(batch["candidates"], outside, place_seed)
-    code_g = EC_R(fusion.fuse(f, placed), training=True)
+    no_lesion = tf.cast(placed == 0, tf.float32)[..., None]
+    code_g = EC_R(fusion.fuse(f * no_lesion, placed), training=True)
     add("d_code_generated", losses.squared(FD(code_g)), 1)
     add("code_adversarial", losses.squared(FD(code_g) - 1.0), 1)
 
@@ -98,12 +99,11 @@ def looped_terms(nets, batch):
 
     x_g = [decode(code_g, i, placed) for i in four]
     code_gi = [EC(image, training=True) for image in x_g]
-    no_lesion = tf.cast(placed == 0, tf.float32)[..., None]
     for i in four:
-        score, category = D(x[i])
+        score, category = D([x[i], multimodal.lesion_classes(labels[i])])
         add("d_real", losses.squared(score - 1.0), 4)
         add("d_category_real", categories(category, i), 4)
-        score, category = D(x_g[i])
+        score, category = D([x_g[i], multimodal.lesion_classes(placed)])
         add("d_generated", losses.squared(score), 4)
         add("adversarial_generated", losses.squared(score - 1.0), 4)
         for name in ("d_category_generated", "category_generated"):
@@ -122,7 +122,7 @@ def looped_terms(nets, batch):
                 continue
             x_t = decode(code[i], j, labels[i])
             code_t = EC(x_t, training=True)
-            score, category = D(x_t)
+            score, category = D([x_t, multimodal.lesion_classes(labels[i])])
             add("d_translated", losses.squared(score), 12)
             add("adversarial_translated", losses.squared(score - 1.0), 12)
             for name in ("d_category_translated", "category_translated"):
@@ -186,6 +186,19 @@ def test_labels_leave_the_brain_only_without_the_placement_test(nets, batch):
     )
     assert np.all(np.asarray(with_it)[outside] == 0)
     assert np.any(np.asarray(without)[outside] == 2)
+
+
+def test_edges_inside_the_label_make_no_difference_to_what_is_generated(nets, batch):
+    f = structure.structural_map(batch["source"])
+    label = batch["source_label"]
+    inside = tf.cast(label > 0, tf.float32)[..., None]
+    one, other = (
+        multimodal.generate(nets, each, label, PLAIN)
+        for each in (f * (1 - inside), tf.maximum(f, inside))
+    )
+    np.testing.assert_array_equal(one, other)
+    kept = PLAIN._replace(lesion_removal=False)
+    assert np.any(multimodal.generate(nets, tf.maximum(f, inside), label, kept) != one)
 
 
 GENERATORS = {"EC_R", "EC", "DC"}
