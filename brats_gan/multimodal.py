@@ -149,18 +149,13 @@ def all_modalities(batch):
     return tf.tile(tf.range(NUM_MODALITIES), [batch])
 
 
-def lesion_classes(label):
-    """One-hot of the lesion classes: [N, H, W] integers 0..4 -> [N, H, W, 4]."""
-    return tf.one_hot(tf.cast(label, tf.int32), len(brats.LABELS))[..., 1:]
-
-
 def lesion_maps(label, modality):
     """What modulates DC (D19): a map for each pair of lesion class and modality.
 
     [N, H, W] integers, [N] -> [N, H, W, 16]; only the 4 maps of the row's modality are
     not 0 but LESION_LEVEL, so that each modality learns its own look of each class.
     """
-    lesion = lesion_classes(label)
+    lesion = tf.one_hot(tf.cast(label, tf.int32), len(brats.LABELS))[..., 1:]
     which = tf.one_hot(modality, NUM_MODALITIES)[:, None, None, None, :]
     maps = LESION_LEVEL * lesion[..., None] * which
     return tf.reshape(maps, [-1, *label.shape[1:], networks.NUM_LESION_MAPS])
@@ -338,12 +333,7 @@ def terms(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tu
     # D sees real, generated and translated images in one call.
     seen = tf.concat([p.x, p.x_g, tf.reshape(p.x_t, flat)], 0)
     noise = options.input_noise * tf.random.stateless_normal(tf.shape(seen), noise_seed)
-    placed = tf.repeat(p.placed, NUM_MODALITIES, 0)
-    label_i = tf.gather(p.label, p.origin)
-    label_seen = tf.concat([p.label, placed, *[label_i] * ways], 0)
-    scores, categories = nets["D"](
-        [seen + noise, lesion_classes(label_seen)], training=True
-    )
+    scores, categories = nets["D"](seen + noise, training=True)
     parts = [rows, rows, ways * translated]
     real_score, generated_score, translated_score = tf.split(scores, parts)
     category_loss = losses.CATEGORY_LOSSES[options.category]
@@ -360,7 +350,8 @@ def terms(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tu
     # Where x_{g,j} was translated to i, it is compared with x_{g,i} of the same map.
     first_row = p.origin // NUM_MODALITIES * NUM_MODALITIES
     same_map = tf.gather(p.x_g, first_row[None] + p.targets)  # [J, R, H, W, 1]
-    x_i = tf.gather(p.x, p.origin)
+    placed = tf.repeat(p.placed, NUM_MODALITIES, 0)
+    x_i, label_i = tf.gather(p.x, p.origin), tf.gather(p.label, p.origin)
     no_lesion = tf.cast(placed == 0, tf.float32)[..., None]
     f = tf.repeat(p.f, NUM_MODALITIES, 0)
     f_g = structure.structural_map(p.x_g, options.beta)

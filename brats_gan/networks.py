@@ -275,20 +275,17 @@ def build_conditional_decoder(
 
 
 def build_discriminator(size, width=64, categories=NUM_MODALITIES, name="D"):
-    """D: slice and its lesion -> real/fake scores and category scores, patch maps.
+    """D: slice -> real/fake scores and category scores, patch maps.
 
-    [B, size, size, 1], [B, size, size, 4] one-hot of the lesion classes (D28) ->
-    [B, size / 16, size / 16, 1], [B, size / 16, size / 16, categories]. categories is 1
-    for the paper's regression (D10).
+    [B, size, size, 1] -> [B, size / 16, size / 16, 1], [B, size / 16, size / 16,
+    categories]. categories is 1 for the paper's regression (D10).
     """
-    image = tf.keras.Input((size, size, 1), name="image")
-    lesion = tf.keras.Input((size, size, NUM_LABELS - 1), name="lesion")
-    x = layers.Concatenate()([image, lesion])
+    x = image = tf.keras.Input((size, size, 1))
     for filters, kernel in ((1, 5), (1, 5), (2, 3), (2, 3)):
         x = _leaky_block(x, filters * width, kernel, 2)
     score = _output(_leaky_block(x, width, 3, 1), 1, name="score")
     category = _output(_leaky_block(x, width, 3, 1), categories, name="category")
-    return tf.keras.Model([image, lesion], [score, category], name=name)
+    return tf.keras.Model(image, [score, category], name=name)
 
 
 def build_code_discriminator(code_size, width=64, name="FD"):

@@ -100,10 +100,10 @@ def looped_terms(nets, batch):
     x_g = [decode(code_g, i, placed) for i in four]
     code_gi = [EC(image, training=True) for image in x_g]
     for i in four:
-        score, category = D([x[i], multimodal.lesion_classes(labels[i])])
+        score, category = D(x[i])
         add("d_real", losses.squared(score - 1.0), 4)
         add("d_category_real", categories(category, i), 4)
-        score, category = D([x_g[i], multimodal.lesion_classes(placed)])
+        score, category = D(x_g[i])
         add("d_generated", losses.squared(score), 4)
         add("adversarial_generated", losses.squared(score - 1.0), 4)
         for name in ("d_category_generated", "category_generated"):
@@ -122,7 +122,7 @@ def looped_terms(nets, batch):
                 continue
             x_t = decode(code[i], j, labels[i])
             code_t = EC(x_t, training=True)
-            score, category = D([x_t, multimodal.lesion_classes(labels[i])])
+            score, category = D(x_t)
             add("d_translated", losses.squared(score), 12)
             add("adversarial_translated", losses.squared(score - 1.0), 12)
             for name in ("d_category_translated", "category_translated"):

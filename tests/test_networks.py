@@ -63,7 +63,7 @@ CASES = {
     ),
     "D": (
         lambda: networks.build_discriminator(64, 4),
-        [(64, 64, 1), (64, 64, 4)],
+        [(64, 64, 1)],
         [(4, 4, 1), (4, 4, 4)],
         None,
     ),
