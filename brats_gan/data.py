@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from brats_gan import brats, checks
+from brats_gan import brats, checks, fusion
 
 LEVELS = 65535  # a cached intensity of 1.0, as uint16
 _NPY_HEADER = 128  # bytes before the values of a .npy file, for headers of our length
@@ -385,31 +385,67 @@ def multimodal_batches(slices, batch_size, seed, first=0):
     )
 
 
-def segmentation_batches(slices, batch_size, seed, first=0):
+def segmentation_batches(slices, batch_size, seed, first=0, draw=None):
     """Stage 4: the four registered modalities of a slice and their one label.
 
     Yields {"x": [B, 4, H, W, 1], "label": [B, H, W] uint8, "subject": [B]}. Real and
     synthetic subjects mix at random when `slices` was made of both.
+
+    Args:
+        draw: step -> items [B, 2] of that step (mixing.drawer), where an item with a
+            move is scaled, turned, shifted and mirrored by it (Section 3.3); None:
+            every slice as it is, once a pass.
     """
 
     def fetch(step):
-        rows = shuffled(len(slices), seed, 0, step * batch_size, batch_size)
+        if draw is None:
+            rows = shuffled(len(slices), seed, 0, step * batch_size, batch_size)
+            moves = np.zeros_like(rows)
+        else:
+            rows, moves = draw(step).T
         return {
             "x": slices.images(rows)[..., None],
             "label": slices.labels(rows),
             "subject": slices.index[rows, 0],
+            "move": moves,
         }
 
     size = slices.image_size
-    return _batches(
+    batches = _batches(
         fetch,
         {
             "x": tf.TensorSpec([batch_size, 4, size, size, 1], tf.uint16),
             "label": tf.TensorSpec([batch_size, size, size], tf.uint8),
             "subject": tf.TensorSpec([batch_size], tf.int64),
+            "move": tf.TensorSpec([batch_size], tf.int64),
         },
         first,
     )
+    return batches.map(_without_moves if draw is None else _moved)
+
+
+def _without_moves(batch):
+    return {name: batch[name] for name in ("x", "label", "subject")}
+
+
+def _moved(batch):
+    """Carries out the moves of a batch."""
+
+    def move_one(item):
+        x, label, move = item
+        seed = tf.cast(tf.stack([0, move]), tf.int32)
+        channels = tf.transpose(x, [3, 1, 2, 0])  # [1, H, W, 4]
+        channels, label = fusion.transform_pair(channels, label[None], seed)
+        return tf.transpose(channels, [3, 1, 2, 0]), label[0]
+
+    x, label = tf.map_fn(
+        lambda item: tf.cond(item[2] > 0, lambda: move_one(item), lambda: item[:2]),
+        (batch["x"], batch["label"], batch["move"]),
+        fn_output_signature=(tf.float32, tf.uint8),
+    )
+    x.set_shape(batch["x"].shape)
+    label.set_shape(batch["label"].shape)
+    return {"x": x, "label": label, "subject": batch["subject"]}
 
 
 def in_order(slices, batch_size):
