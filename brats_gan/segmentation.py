@@ -123,11 +123,11 @@ def make_train_step(
     return train_step
 
 
-def score(nets, slices, whole_subjects=True):
+def score(find, slices, whole_subjects=True):
     """Scores of every slice, as the paper, and of every subject, as the field (D13).
 
     Args:
-        nets: of `build`.
+        find: x [b, 4, H, W, 1] -> labels [b, M, H, W], M as in `segment`.
         slices: data.Slices to score on.
         whole_subjects: False where the slices of a volume do not belong together.
 
@@ -138,10 +138,9 @@ def score(nets, slices, whole_subjects=True):
     """
     # BraTS is at 1 mm, and a slice shows brats.CROP of them.
     pixel = brats.CROP / slices.image_size
-    segment_batch = tf.function(lambda x: tf.argmax(segment(nets, x), -1))
     by_slice, volumes = [], {}
     for x, labels, subjects in data.in_order(slices, 16):
-        found = segment_batch(x).numpy()  # [b, M, H, W]
+        found = find(x).numpy()  # [b, M, H, W]
         for label, answers, subject in zip(labels, found, subjects, strict=True):
             by_slice.append(_scores(label, answers, (pixel, pixel)))
             volumes.setdefault(int(subject), []).append((label, answers))
