@@ -6,6 +6,7 @@ dataset_description.json. Start the same command again to continue.
 
 import csv
 import io
+import itertools
 import json
 
 import numpy as np
@@ -33,6 +34,15 @@ _DICE = flags.DEFINE_float(
     "Smallest index Dice of the label found again (Section 2.8).",
 )
 _TRIES = flags.DEFINE_integer("max_tries", 50, "Attempts a sample, then the best.", 1)
+_FILTER = flags.DEFINE_bool(
+    "filter", True, "Both filters; Table 1 asks for data without (Section 3.5)."
+)
+_ACCEPTED_ONLY = flags.DEFINE_bool(
+    "accepted_only",
+    False,
+    "Leave out samples of which no attempt passed both filters, and make others until "
+    "there are --samples.",
+)
 _BATCH = flags.DEFINE_integer("batch_size", 16, "Attempts in flight.", 1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seeds codes and labels.")
 _CACHE = flags.DEFINE_string("cache_dir", None, "Keeps decoded slices for later runs.")
@@ -43,10 +53,15 @@ flags.mark_flags_as_required(
 
 PER_VOLUME = 50
 SHOWN = 8  # rows of samples.png
+HOPELESS = 50  # samples left out in a row before --accepted_only gives up
 
 
 def load_models(structural_run, multimodal_run, segmentor_run):
     """The exports of both stages as synthesis.Models, and their description.
+
+    Returns:
+        synthesis.Models, the description of `structure`, the lesion scheme that guided
+        the generator.
 
     Raises:
         RunError: a run is not finished, or the runs do not go together.
@@ -69,12 +84,17 @@ def load_models(structural_run, multimodal_run, segmentor_run):
         synthesis.images_by(generator),
         synthesis.labels_by(segmentor),
     )
-    return models, of_maps
+    _, of_guide = runs.load_export(multimodal_run, "segmentor")
+    return models, of_maps, of_guide["scheme"]
 
 
-def description(of_maps, rows, split):
-    """dataset_description.json, after the BIDS derivatives."""
-    accepted = sum(int(row["accepted"]) for row in rows)
+def description(of_maps, scheme, rows, split):
+    """dataset_description.json, after the BIDS derivatives.
+
+    Attempts and rejections are counted over all samples, those left out included.
+    """
+    kept = [row for row in rows if row["id"]]
+    accepted = sum(int(row["accepted"]) for row in kept)
     attempts = sum(int(row["tries"]) for row in rows)
     rejected = {
         name: sum(int(row[f"rejected_{name}"]) for row in rows)
@@ -91,9 +111,12 @@ def description(of_maps, rows, split):
         "Flags": runs.key_flags(),
         "TrainingSubjects": split["train"],
         "HeldOutSubjects": split["test"],
-        "Samples": len(rows),
+        "LesionScheme": scheme,
+        "Filtered": _FILTER.value,
+        "Samples": len(kept),
         "Accepted": accepted,
-        "Fallbacks": len(rows) - accepted,
+        "Fallbacks": len(kept) - accepted,
+        "LeftOut": len(rows) - len(kept),
         "Attempts": attempts,
         "Rejected": rejected,
     }
@@ -113,7 +136,9 @@ def main(argv):
     del argv  # checked by runs.main
     runs.set_up("float32", _SEED.value)
     segmentor_run = _SEGMENTOR.value or _MULTIMODAL.value
-    models, of_maps = load_models(_STRUCTURAL.value, _MULTIMODAL.value, segmentor_run)
+    models, of_maps, scheme = load_models(
+        _STRUCTURAL.value, _MULTIMODAL.value, segmentor_run
+    )
     output_dir = runs.start(_OUTPUT.value)
     training, _ = data.split_subjects(
         _DATA.value,
@@ -138,30 +163,43 @@ def main(argv):
             rows = list(csv.DictReader(file))
         logging.info("%s: going on after %d samples", output_dir, len(rows))
 
+    kept = sum(bool(row["id"]) for row in rows)
     bar = tf.keras.utils.Progbar(_SAMPLES.value, unit_name="sample", interval=5)
-    bar.update(len(rows))
+    bar.update(kept)
+    first = len(rows)
+    endless = _ACCEPTED_ONLY.value
     made = synthesis.samples(
         models,
         slices,
-        range(len(rows), _SAMPLES.value),
+        itertools.count(first) if endless else range(first, _SAMPLES.value),
         _SEED.value,
-        _MAE.value,
-        _DICE.value,
+        _MAE.value if _FILTER.value else np.inf,
+        _DICE.value if _FILTER.value else -np.inf,
         _TRIES.value,
         _BATCH.value,
     )
-    group = []
-    for sample in made:
-        group.append(sample)
-        bar.update(sample.number + 1)
-        if len(group) < PER_VOLUME and sample.number + 1 < _SAMPLES.value:
+    group, pending, hopeless = [], [], 0  # not yet written: samples, and all rows
+    while kept + len(group) < _SAMPLES.value:
+        sample = next(made)
+        volume_id = f"synth-{kept // PER_VOLUME + 1:05d}"
+        if sample.accepted or not _ACCEPTED_ONLY.value:
+            place, hopeless = (volume_id, len(group)), 0
+            group.append(sample)
+            bar.update(kept + len(group))
+        else:
+            place, hopeless = ("", ""), hopeless + 1
+        pending.append(synthesis.manifest_row(sample, *place, _SEED.value))
+        if hopeless == HOPELESS:
+            raise runs.RunError(
+                f"{output_dir}: {HOPELESS} samples in a row did not pass both filters "
+                f"in {_TRIES.value} attempts each; train longer, or give a higher "
+                "--max_tries or --mae_threshold or a lower --dice_threshold"
+            )
+        if len(group) < PER_VOLUME and kept + len(group) < _SAMPLES.value:
             continue
-        volume_id = f"synth-{sample.number // PER_VOLUME + 1:05d}"
         synthesis.write_volume(output_dir, volume_id, group)
-        rows += [
-            synthesis.manifest_row(each, volume_id, position, _SEED.value)
-            for position, each in enumerate(group)
-        ]
+        rows += pending
+        kept += len(group)
         table = io.StringIO()
         writer = csv.DictWriter(table, synthesis.COLUMNS)
         writer.writeheader()
@@ -169,13 +207,13 @@ def main(argv):
         brats.write_atomically(manifest, table.getvalue().encode())
         if volume_id == "synth-00001":
             draw(group, output_dir / "samples.png")
-        group = []
+        group, pending = [], []
 
-    summary = description(of_maps, rows, split)
+    summary = description(of_maps, scheme, rows, split)
     runs.write_json(output_dir / "dataset_description.json", summary)
-    shown = ("Samples", "Accepted", "Fallbacks", "Attempts", "Rejected")
+    shown = ("Samples", "Accepted", "Fallbacks", "LeftOut", "Attempts", "Rejected")
     print(json.dumps({key: summary[key] for key in shown}))
-    dice = np.array([float(row["dice"]) for row in rows])
+    dice = np.array([float(row["dice"]) for row in rows if row["id"]])
     print(f"index Dice of the labels found again: mean {dice.mean():.3f}")
     print(f"sheet: {output_dir / 'samples.png'}")
 

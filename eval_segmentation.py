@@ -1,25 +1,54 @@
 """Stage 4: what synthetic data is worth for lesion segmentation (Sections 2.7, 3).
 
-Trains a segmentor on real subjects, on synthetic ones, or on both, scores it on the
-real subjects that no stage has seen, and appends a line to results.jsonl.
+Trains segmentors on real subjects, on synthetic ones, or on both, and scores them on
+the real subjects that no stage has seen: one run, or the rows of Tables 1 and 2. Start
+the same command again to continue.
 """
 
+import csv
 import json
 import os
+import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from absl import flags
+from absl import flags, logging
 
-from brats_gan import brats, data, figures, losses, metrics, runs, segmentation
+from brats_gan import (
+    brats,
+    data,
+    figures,
+    losses,
+    mixing,
+    runs,
+    segmentation,
+    tables,
+)
 
 _DATA = flags.DEFINE_string("data_dir", None, "Real BraTS folder, see data/README.md.")
 _RUN = flags.DEFINE_string("run_dir", None, "Folder of this run; resumed if it exists.")
+_TABLE = flags.DEFINE_list("table", [], "Tables of the paper to fill: 1, 2, or 1,2.")
+_EXPERIMENT = flags.DEFINE_list(
+    "experiment", [], "Rows of Table 2 to fill: numbers of 1 to 25, or all."
+)
+_REPEATS = flags.DEFINE_integer(
+    "repeats", 4, "Runs of each row, seeds --seed and up (Section 3.4).", 1
+)
 _LAYOUT = flags.DEFINE_string("layout", None, "Layout of data_dir; default: look.")
 _SYNTHETIC = flags.DEFINE_string("synthetic_dir", None, "Output of build_dataset.py.")
+_SYNTHETIC_DIRS = flags.DEFINE_list(
+    "synthetic_dirs",
+    [],
+    "Table 1: SCHEME:DIR for each guidance scheme, made by build_dataset.py --nofilter "
+    "of a generator trained with that --scheme.",
+)
 _TRAIN_ON = flags.DEFINE_enum(
-    "train_on", "both", ["real", "synthetic", "both"], "Without --synthetic_dir: real."
+    "train_on",
+    "both",
+    ["real", "synthetic", "both"],
+    "Of a single run, no table; without --synthetic_dir: real.",
 )
 _SPLIT = flags.DEFINE_string(
     "split",
@@ -37,16 +66,24 @@ _SCHEME = flags.DEFINE_enum(
     [*segmentation.SCHEMES, "four_channel"],
     "Section 2.7; four_channel sees the four registered modalities at once.",
 )
-_STEPS = flags.DEFINE_integer("steps", None, "Training steps; default: by --epochs.")
+_ITERATIONS = flags.DEFINE_integer(
+    "iterations", None, "Training steps of every run; default: by --epochs.", 1
+)
 _EPOCHS = flags.DEFINE_float(
     "epochs",
     100,
-    "Passes over the real training slices, without --steps (Section 3.4).",
+    "Passes over the real training slices, without --iterations (Section 3.4).",
 )
 _BATCH = flags.DEFINE_integer("batch_size", 1, "Slices a step (Section 3.4).", 1)
 _SIZE = flags.DEFINE_integer("image_size", 192, "Pixels a side, a multiple of 4.", 4)
 _WIDTH = flags.DEFINE_integer("width", 64, "Base width n of the networks.", 1)
-_RATE = flags.DEFINE_float("learning_rate", 1e-4, "Adam's peak rate (Section 3.4).")
+_RATE = flags.DEFINE_float("learning_rate", 1e-4, "Adam's (Section 3.4).")
+_FINAL_RATE = flags.DEFINE_float(
+    "final_rate",
+    1.0,
+    "Share of the rate at the last step, falling over the second half; 1: constant.",
+)
+_BETA_1 = flags.DEFINE_float("beta_1", 0.5, "Adam's (Section 3.4).")
 _DROPOUT = flags.DEFINE_float(
     "dropout", segmentation.INPUT_DROPOUT, "Of the input (Section 3.4)."
 )
@@ -54,25 +91,52 @@ _LABEL_LOSS = flags.DEFINE_enum(
     "label_loss", "weighted", list(losses.LABEL_LOSSES), "Lesion loss (D12)."
 )
 _ENHANCED = flags.DEFINE_bool(
-    "enhanced", False, "Randomly scale, rotate, move and flip each slice (Section 3.3)."
+    "enhanced", False, "Of a single run: move every slice anew each time it is seen."
 )
 _PRECISION = flags.DEFINE_enum(
     "precision", "float32", ["float32", "mixed_bfloat16"], "Of the convolutions."
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, noise and the order of slices.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, noise, choice and order.")
+_CHECKPOINT_SECONDS = flags.DEFINE_float(
+    "checkpoint_seconds", 300, "Between checkpoints; a kill costs no more."
+)
+_KEEP = flags.DEFINE_bool(
+    "keep_checkpoints",
+    False,
+    "Keep the weights of finished repeats; those of row 1 are kept for Table 1.",
+)
 _RESULTS = flags.DEFINE_string(
-    "results", None, "File to append to; default: results.jsonl beside run_dir."
+    "results",
+    None,
+    "File of results; default: results.jsonl, in run_dir for tables, else beside it.",
 )
 flags.mark_flags_as_required(["data_dir", "run_dir"])
 
+# What may differ when a command is started again: what to run, not how.
+FREE = (
+    "table",
+    "experiment",
+    "repeats",
+    "synthetic_dirs",
+    "checkpoint_seconds",
+    "keep_checkpoints",
+    "results",
+)
 SHOWN = 6  # rows of segmentation.png
 
 
-def synthetic_subjects(folder, held_out):
+def synthetic_subjects(folder, held_out, filtered=None, scheme=None):
     """The subjects of a synthetic data set that has not seen `held_out`.
 
+    Args:
+        folder: output of build_dataset.py.
+        held_out: brats.Subject that are scored.
+        filtered: whether Section 2.8's filters must have been at work; None: either.
+        scheme: lesion scheme that must have guided its generator; None: any.
+
     Raises:
-        RunError: its models were trained on a subject that is to be scored.
+        RunError: its models were trained on a subject that is to be scored, or it is
+            not the data set that is asked for.
     """
     described = os.path.join(folder, "dataset_description.json")
     if not os.path.exists(described):
@@ -81,42 +145,28 @@ def synthetic_subjects(folder, held_out):
             "dataset_description.json; start its build_dataset.py command again"
         )
     with open(described) as file:
-        seen = set(json.load(file)["TrainingSubjects"])
-    leaked = sorted(seen & {subject.name for subject in held_out})
+        description = json.load(file)
+    leaked = sorted(
+        set(description["TrainingSubjects"]) & {subject.name for subject in held_out}
+    )
     if leaked:
         raise runs.RunError(
             f"{folder} was made by models trained on {', '.join(leaked)}, which "
             f"this run holds out; give --split={folder}/split.json"
         )
+    if filtered is not None and filtered != description.get("Filtered", True):
+        raise runs.RunError(
+            f"{folder} was made {'without' if filtered else 'with'} the filters, which "
+            f"Table {2 if filtered else 1} does not ask for; make it by "
+            f"build_dataset.py {'without' if filtered else 'with'} --nofilter"
+        )
+    made_by = description.get("LesionScheme")
+    if scheme and made_by != scheme:
+        raise runs.RunError(
+            f"--synthetic_dirs={scheme}:{folder}: its generator was guided by "
+            f"{made_by}; train it by train_multimodal.py --scheme={scheme}"
+        )
     return brats.find_subjects(folder)
-
-
-def score(nets, slices):
-    """Scores on every slice, and on every subject's slices as one volume.
-
-    The paper's figures are means over slices and modalities; the field's are means over
-    subjects, here also averaged over the modalities the scheme answers for.
-    """
-    segment = tf.function(lambda x: tf.argmax(segmentation.segment(nets, x), -1))
-    by_slice = {"index_dice": [], "index_mse": []}
-    volumes = {}
-    for x, label, subjects in data.in_order(slices, 16):
-        found = segment(x).numpy()
-        for one_label, one_found, subject in zip(label, found, subjects, strict=True):
-            for answer in one_found:
-                by_slice["index_dice"].append(metrics.index_dice(one_label, answer))
-                by_slice["index_mse"].append(metrics.index_mse(one_label, answer))
-            volumes.setdefault(int(subject), []).append((one_label, one_found))
-    scores = {name: float(np.mean(values)) for name, values in by_slice.items()}
-    regions = {}
-    for pairs in volumes.values():
-        label = np.stack([pair[0] for pair in pairs])  # [S, H, W]
-        answers = np.stack([pair[1] for pair in pairs], 1)  # [M, S, H, W]
-        for answer in answers:
-            for name, value in metrics.region_dice(label, answer).items():
-                regions.setdefault(name, []).append(value)
-    scores.update({name: float(np.mean(values)) for name, values in regions.items()})
-    return scores
 
 
 def draw(nets, slices, path):
@@ -132,57 +182,104 @@ def draw(nets, slices, path):
     figures.sheet(cells, titles, path, label_columns=("label", "found"))
 
 
-def main(argv):
-    del argv  # checked by runs.main
-    runs.set_up(_PRECISION.value, _SEED.value)
-    run_dir = runs.start(_RUN.value)
-    in_range = brats.parse_slices(_SLICES.value)
-    synthetic_dir = _SYNTHETIC.value
-    given = _SPLIT.value or (synthetic_dir and f"{synthetic_dir}/split.json")
-    real, held_out = data.split_subjects(
-        _DATA.value,
-        run_dir,
-        seed=_SPLIT_SEED.value,
-        given=given,
-        layout=_LAYOUT.value,
-        check=_CHECK.value,
-        slices=in_range,
-        held_out=_HELD_OUT.value,
+def as_slices(subjects):
+    """data.Slices of some subjects, by the flags."""
+    return data.Slices(
+        subjects,
+        _SIZE.value,
+        brats.parse_slices(_SLICES.value),
+        cache_dir=_CACHE.value,
     )
-    train_on = _TRAIN_ON.value if synthetic_dir else "real"
+
+
+class Segmentors:
+    """The networks of --scheme with their step; one trace serves all repeats.
+
+    Attributes:
+        nets: networks by name.
+        find: x [b, 4, H, W, 1] -> labels [b, M, H, W], see segmentation.segment.
+    """
+
+    def __init__(self, iterations, augment=False):
+        self.iterations = iterations
+        self.nets = segmentation.build(_SCHEME.value, _SIZE.value, _WIDTH.value)
+        variables = [v for net in self.nets.values() for v in net.trainable_variables]
+        self._adam = runs.adam(
+            variables, _RATE.value, iterations, _BETA_1.value, _FINAL_RATE.value
+        )
+        self._train_step = segmentation.make_train_step(
+            self.nets,
+            {"segmentation": self._adam},
+            _LABEL_LOSS.value,
+            _DROPOUT.value,
+            augment,
+        )
+        self.find = tf.function(
+            lambda x: tf.argmax(segmentation.segment(self.nets, x), -1)
+        )
+
+    def train(self, run_dir, slices, plan, seed):
+        """Trains from fresh weights, or the run's checkpoint, on mixing.Phase."""
+        runs.set_up(_PRECISION.value, seed)
+        fresh = segmentation.build(_SCHEME.value, _SIZE.value, _WIDTH.value)
+        for name, net in self.nets.items():
+            net.set_weights(fresh[name].get_weights())
+        for variable in self._adam.variables:
+            variable.assign(0 * variable)
+        drawn = mixing.drawer(plan, _BATCH.value, seed)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        runs.write_json(run_dir / "samples.json", mixing.described(plan, slices))
+        runs.loop(
+            run_dir,
+            self._train_step,
+            lambda first: data.segmentation_batches(
+                slices, _BATCH.value, seed, first, drawn
+            ),
+            self.iterations,
+            {**self.nets, "optimizer": self._adam},
+            seed,
+            slices.names,
+            checkpoint_seconds=_CHECKPOINT_SECONDS.value,
+        )
+
+
+def result(key, run_dir, seed, plan, scores):
+    """A line of results.jsonl. `key` is by tables.KEY."""
+    of_subjects = (scores["by_subject"] or {}).get("mean", {})
+    return {
+        **dict(zip(tables.KEY, key, strict=True)),
+        "scheme": _SCHEME.value,
+        "seed": seed,
+        "iterations": sum(phase.steps for phase in plan),
+        **{name: scores["by_slice"]["mean"][name] for name in ("mse", "dice_index")},
+        **{f"dice_{name}": of_subjects.get(f"dice_{name}") for name in brats.REGIONS},
+        "phases": [
+            {"sources": x.sources, "samples": len(x.items), "steps": x.steps}
+            for x in plan
+        ],
+        "seconds": round(runs.seconds_logged(run_dir), 1),
+        "revision": runs.revision(),
+        "flags": runs.key_flags(),
+        **scores,
+    }
+
+
+def single_run(run_dir, results, real, held_out):
+    """One run on everything there is, with a sheet and an export."""
+    key = (None, run_dir.name, 0)
+    train_on = _TRAIN_ON.value if _SYNTHETIC.value else "real"
     sources = real if train_on != "synthetic" else []
     if train_on != "real":
-        sources = sources + synthetic_subjects(synthetic_dir, held_out)
-    slices = data.Slices(sources, _SIZE.value, in_range, cache_dir=_CACHE.value)
-    held_out_slices = data.Slices(
-        held_out, _SIZE.value, in_range, cache_dir=_CACHE.value
-    )
-    passed = len(real) * (in_range[1] - in_range[0])  # an epoch of real slices
-    steps = _STEPS.value or round(_EPOCHS.value * passed / _BATCH.value)
-
-    nets = segmentation.build(_SCHEME.value, _SIZE.value, _WIDTH.value)
-    variables = [v for net in nets.values() for v in net.trainable_variables]
-    optimizers = {"segmentation": runs.adam(variables, _RATE.value, steps)}
-    train_step = segmentation.make_train_step(
-        nets, optimizers, _LABEL_LOSS.value, _DROPOUT.value, _ENHANCED.value
-    )
-
-    def batches(first):
-        return data.segmentation_batches(slices, _BATCH.value, _SEED.value, first)
-
-    started = time.monotonic()
-    runs.loop(
-        run_dir,
-        train_step,
-        batches,
-        steps,
-        {**nets, "optimizer": optimizers["segmentation"]},
-        _SEED.value,
-        slices.names,
-    )
-    seconds = time.monotonic() - started
-
-    scores = score(nets, held_out_slices)
+        sources = sources + synthetic_subjects(_SYNTHETIC.value, held_out)
+    slices = as_slices(sources)
+    held_out_slices = as_slices(held_out)
+    iterations = _ITERATIONS.value or default_iterations(len(as_slices(real)))
+    items = np.stack([np.arange(len(slices)), np.zeros(len(slices), int)], 1)
+    plan = [mixing.Phase((train_on,), items, iterations)]
+    segmentors = Segmentors(iterations, _ENHANCED.value)
+    segmentors.train(run_dir, slices, plan, _SEED.value)
+    scores = segmentation.score(segmentors.find, held_out_slices)
+    nets = segmentors.nets
     draw(nets, held_out_slices, run_dir / "segmentation.png")
     runs.export(
         run_dir,
@@ -190,28 +287,168 @@ def main(argv):
         list(nets.values()),
         {"segment": segmentation.endpoint(nets, _SIZE.value)},
         {
-            **data.preprocessing(_SIZE.value, in_range),
+            **data.preprocessing(_SIZE.value, brats.parse_slices(_SLICES.value)),
             "training_subjects": [subject.name for subject in real],
             "scheme": _SCHEME.value,
         },
     )
     line = {
-        "run": run_dir.name,
+        **result(key, run_dir, _SEED.value, plan, scores),
         "train_on": train_on,
-        "scheme": _SCHEME.value,
-        "steps": steps,
-        "seed": _SEED.value,
-        "real_subjects": len(real) if train_on != "synthetic" else 0,
-        "slices": len(slices),
         "held_out": [subject.name for subject in held_out],
-        "seconds": round(seconds, 1),
-        **{name: round(value, 5) for name, value in scores.items()},
     }
-    results = _RESULTS.value or str(run_dir.parent / "results.jsonl")
-    with open(results, "a") as file:
-        file.write(json.dumps(line) + "\n")
-    print(json.dumps(line))
+    tables.record(results, line)
+    shown = ("experiment", "train_on", "iterations", "mse", "dice_index", "dice_whole")
+    print(json.dumps({name: line[name] for name in shown}))
     print(f"scores: {results}\nsheet: {run_dir / 'segmentation.png'}")
+
+
+def default_iterations(real_count):
+    """Steps of --epochs passes over so many real training slices (Section 3.4)."""
+    return round(_EPOCHS.value * real_count / _BATCH.value)
+
+
+def wanted():
+    """What the flags ask for: [(table, row name)], in the order of the tables.
+
+    Raises:
+        RunError: a flag names a table, row or scheme that there is not.
+    """
+    known = {"1": tables.TABLE1, "2": tables.TABLE2}
+    names = [str(number) for number in tables.TABLE2]
+    for flag, values, allowed in (
+        ("table", _TABLE.value, [*known]),
+        ("experiment", _EXPERIMENT.value, [*names, "all"]),
+        ("synthetic_dirs", [*test_sets()], segmentation.SCHEMES),
+    ):
+        for value in values:
+            if value not in allowed:
+                raise runs.RunError(
+                    f"--{flag}: {value!r} is none of {', '.join(allowed)}"
+                )
+    rows = [int(name) for name in names if name in _EXPERIMENT.value]
+    if "2" in _TABLE.value or "all" in _EXPERIMENT.value:
+        rows = [*tables.TABLE2]
+    asked = [(2, row) for row in rows]
+    if "1" in _TABLE.value:
+        asked += [(1, row) for row in tables.TABLE1 if row in ("real", *test_sets())]
+    return asked
+
+
+def test_sets():
+    """{scheme: folder} of --synthetic_dirs."""
+    return dict(pair.partition(":")[::2] for pair in _SYNTHETIC_DIRS.value)
+
+
+def accepted(folder, slices):
+    """Positions of the samples of a data set that passed both filters (Section 2.8)."""
+    with open(os.path.join(folder, "manifest.csv"), newline="") as file:
+        passed = {
+            (row["id"], int(row["slice"]))
+            for row in csv.DictReader(file)
+            if row["id"] and int(row["accepted"])
+        }
+    return [
+        position
+        for position, (subject, number) in enumerate(slices.index)
+        if (slices.names[subject], int(number)) in passed
+    ]
+
+
+def fill_tables(run_dir, results, real, held_out, asked):
+    """Runs every repeat of the rows that has no line yet; writes the tables.
+
+    Raises:
+        RunError: a data set is missing or not the one that is asked for.
+        DataError: there are fewer samples than a row asks for.
+    """
+    rows = {n: tables.TABLE2[1 if table == 1 else n] for table, n in asked}
+    synthetic = []
+    if any(row.synthetic for row in rows.values()):
+        if not _SYNTHETIC.value:
+            raise runs.RunError(
+                "rows of Table 2 with synthetic data need --synthetic_dir, made by "
+                "build_dataset.py --accepted_only"
+            )
+        synthetic = synthetic_subjects(_SYNTHETIC.value, held_out, filtered=True)
+    slices = as_slices(real + synthetic)
+    in_real = np.flatnonzero(slices.index[:, 0] < len(real))
+    usable = accepted(_SYNTHETIC.value, slices) if synthetic else []
+    iterations = _ITERATIONS.value or default_iterations(len(in_real))
+    plans = {}
+    for name, row in rows.items():  # all of them before the first step
+        try:
+            items = mixing.choose(row, slices.index[:, 0], in_real, usable, _SEED.value)
+        except brats.DataError as error:
+            raise brats.DataError(
+                f"--experiment={name}, {_SYNTHETIC.value}: {error}"
+            ) from error
+        plans[name] = mixing.phases(items, row.mode, iterations)
+    scored_on = {"real": as_slices(held_out)}
+    for scheme, folder in test_sets().items():
+        if (1, scheme) in asked:
+            scored_on[scheme] = as_slices(
+                synthetic_subjects(folder, held_out, filtered=False, scheme=scheme)
+            )
+
+    done = {tuple(x[n] for n in tables.KEY) for x in tables.read(results)}
+    jobs = [(*row, k) for row in asked for k in range(1, _REPEATS.value + 1)]
+    open_jobs = [job for job in jobs if job not in done]
+    logging.info("%d of %d repeats are done", len(jobs) - len(open_jobs), len(jobs))
+    segmentors = Segmentors(iterations)
+    started = time.monotonic()
+    for number, (table, name, repeat) in enumerate(open_jobs):
+        passed = time.monotonic() - started
+        left = passed / number * (len(open_jobs) - number) if number else None
+        logging.info(
+            "table %d, row %s, repeat %d: %d to go%s",
+            table,
+            name,
+            repeat,
+            len(open_jobs) - number,
+            "" if left is None else f", about {left / 60:.0f} minutes",
+        )
+        seed = _SEED.value + repeat - 1
+        row = 1 if table == 1 else name
+        folder = run_dir / f"row-{row:02d}" / f"repeat-{repeat}"
+        segmentors.train(folder, slices, plans[name], seed)
+        test_set = name if table == 1 else "real"
+        scores = segmentation.score(
+            segmentors.find, scored_on[test_set], test_set == "real"
+        )
+        key = (table, name, repeat)
+        tables.record(results, result(key, folder, seed, plans[name], scores))
+        if row != 1 and not _KEEP.value:
+            shutil.rmtree(folder / "checkpoints")
+        tables.write(table, tables.read(results), run_dir)
+    for table in sorted({table for table, _ in asked}):
+        tables.write(table, tables.read(results), run_dir)
+        print((run_dir / f"table{table}.md").read_text())
+    print(f"results: {results}")
+
+
+def main(argv):
+    del argv  # checked by runs.main
+    runs.set_up(_PRECISION.value, _SEED.value)
+    asked = wanted()
+    run_dir = runs.start(_RUN.value, FREE)
+    given = _SPLIT.value or (_SYNTHETIC.value and f"{_SYNTHETIC.value}/split.json")
+    real, held_out = data.split_subjects(
+        _DATA.value,
+        run_dir,
+        seed=_SPLIT_SEED.value,
+        given=given,
+        layout=_LAYOUT.value,
+        check=_CHECK.value,
+        slices=brats.parse_slices(_SLICES.value),
+        held_out=_HELD_OUT.value,
+    )
+    beside = run_dir if asked else run_dir.parent
+    results = Path(_RESULTS.value or beside / "results.jsonl")
+    if asked:
+        fill_tables(run_dir, results, real, held_out, asked)
+    else:
+        single_run(run_dir, results, real, held_out)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ Trains stage 2 with everything and then without one thing at a time, and stage 1
 likewise, all for equally many steps and with the same seeds, and scores each with
 benchmarks/quality.py. Stage-2 runs get the maps of held-out slices, so that they
 differ in stage 2 alone. Started again, it goes on with the first run that is not
-scored. Prints two tables, means over seeds, with the spread in brackets.
+scored. Prints two tables, means over seeds, with the spread in brackets; of lesions,
+the share of what real images reach.
 """
 
 import json
@@ -70,7 +71,8 @@ SHOWN_2 = {
     "core Dice, four channels": "core",
     "enhancing Dice, four channels": "enhancing",
     "enhancing / brain, t1ce": "rim T1c",
-    "detail in lesions, t2": "detail T2",
+    "necrosis / brain, t1ce": "necrosis T1c",
+    "detail in lesions, flair": "detail FLAIR",
     "fidelity to f, Dice": "fidelity",
     "registration": "registration",
     "contrast corr.": "contrast",
@@ -111,6 +113,15 @@ def score(stage, name, extra, seed):
     return json.loads(record.read_text())["rows"]
 
 
+def is_share(key):
+    """Whether a row of the scoreboard is shown as a share of its ceiling."""
+    return key.startswith(("whole", "core", "enhancing", "necrosis", "detail"))
+
+
+def shown_value(key, row):
+    return row["made"] / row["ceiling"] if is_share(key) else row["made"]
+
+
 def table(stage, rows, shown):
     """Markdown: a line for each thing that was left out, and the real data's."""
     lines = ["| without | " + " | ".join(shown.values()) + " |", "|---" * len(shown)]
@@ -121,14 +132,21 @@ def table(stage, rows, shown):
         scored = [score(stage, name, extra, seed) for seed in range(_SEEDS.value)]
         cells = []
         for key in shown:
-            values = [each[key]["made"] for each in scored if key in each]
-            values = [value for value in values if value is not None]
+            rows_of_key = [each[key] for each in scored if key in each]
+            values = [
+                shown_value(key, row)
+                for row in rows_of_key
+                if row["made"] is not None and row["ceiling"] != 0
+            ]
             spread = f" ({np.ptp(values):.2f})" if len(values) > 1 else ""
             cells.append(f"{np.mean(values):.3f}{spread}" if values else "")
         title = "nothing" if name == "all" else name
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    ceilings = [scored[0].get(key, {}).get("ceiling") for key in shown]
-    cells = ["" if value is None else f"{value:.3f}" for value in ceilings]
+    real = [scored[0].get(key, {}).get("ceiling") for key in shown]
+    cells = [
+        "" if value is None else f"{1.0 if is_share(key) else value:.3f}"
+        for key, value in zip(shown, real, strict=True)
+    ]
     return "\n".join([*lines, "| *real images* | " + " | ".join(cells) + " |"])
 
 

@@ -21,13 +21,12 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from brats_gan import brats, checks
+from brats_gan import brats, checks, fusion
 
 LEVELS = 65535  # a cached intensity of 1.0, as uint16
 _NPY_HEADER = 128  # bytes before the values of a .npy file, for headers of our length
 CANDIDATES = 8  # labels offered for placement at each training step
 LESION_FREE = 0.1  # share of label draws that are empty: healthy slices are real too
-LESION_DRAWS = 0.6  # share of real slices drawn by lesion class in stage 2 (D23)
 
 
 def split_subjects(
@@ -103,7 +102,6 @@ class Slices:
         names: subject names.
         index: [N, 2] int, (subject, slice) of every slice that shows brain.
         lesions: positions in `index` whose label is not empty.
-        by_class: the same for each lesion class that is anywhere, in a list.
         image_size: side of a slice.
     """
 
@@ -144,17 +142,13 @@ class Slices:
                 bar.add(1)
 
         index, lesions = [], []
-        by_class = {number: [] for number in range(1, len(brats.LABELS))}
         blank = 0
         for subject, (images, label) in enumerate(self._files):
             shows_brain = np.load(images.with_suffix(".brain.npy"))
-            labels = np.load(label)
+            has_lesion = np.load(label).any((1, 2))
             for position in np.flatnonzero(shows_brain):
-                classes = np.unique(labels[position][labels[position] > 0])
-                if len(classes):
+                if has_lesion[position]:
                     lesions.append(len(index))
-                for number in classes:
-                    by_class[number].append(len(index))
                 index.append((subject, position))
             blank += int(np.sum(~shows_brain))
         if blank:
@@ -166,7 +160,6 @@ class Slices:
             )
         self.index = np.array(index)
         self.lesions = np.array(lesions, int)
-        self.by_class = [np.array(rows) for rows in by_class.values() if rows]
 
     def __len__(self):
         return len(self.index)
@@ -331,28 +324,21 @@ def structural_batches(slices, batch_size, seed, first=0):
     )
 
 
-def draw_lesions(slices, rng, count):
-    """[count] positions of slices with a lesion, its classes equally often (D23)."""
-    which = rng.integers(len(slices.by_class), size=count)
-    return np.array([rng.choice(slices.by_class[each]) for each in which], int)
-
-
 def draw_labels(slices, rng, count):
-    """[count, H, W] uint8: labels of `draw_lesions`, LESION_FREE of them empty."""
+    """[count, H, W] uint8: labels of random slices, LESION_FREE of them empty."""
     size = slices.image_size
     drawn = np.zeros([count, size, size], np.uint8)
     if len(slices.lesions):
-        filled = np.flatnonzero(rng.random(count) >= LESION_FREE)
-        drawn[filled] = slices.labels(draw_lesions(slices, rng, len(filled)))
+        for target in drawn:
+            if rng.random() >= LESION_FREE:
+                target[:] = slices.labels([rng.choice(slices.lesions)])[0]
     return drawn
 
 
 def multimodal_batches(slices, batch_size, seed, first=0):
     """Stage 2: each modality from a stream of its own, so nothing is registered.
 
-    A stream goes through all slices in shuffled passes, but LESION_DRAWS of its items
-    give way to one of `draw_lesions`: rare classes would take far more steps to learn.
-    No example holds a slice twice.
+    No example holds a slice twice, where there are enough.
 
     Yields a dict:
         x: [B, 4, H, W, 1], slice i of every row is modality i of its own subject.
@@ -374,9 +360,6 @@ def multimodal_batches(slices, batch_size, seed, first=0):
         )
         rng = np.random.default_rng([seed, step])
         modality = rng.integers(4, size=batch_size)
-        if len(slices.lesions):
-            replaced = rng.random(streams.shape) < LESION_DRAWS
-            streams[replaced] = draw_lesions(slices, rng, np.sum(replaced))
         if len(slices) >= len(streams):
             for of_example in streams.T:  # a view: no slice twice in an example
                 while len(set(of_example)) < len(streams):
@@ -411,31 +394,67 @@ def multimodal_batches(slices, batch_size, seed, first=0):
     )
 
 
-def segmentation_batches(slices, batch_size, seed, first=0):
+def segmentation_batches(slices, batch_size, seed, first=0, draw=None):
     """Stage 4: the four registered modalities of a slice and their one label.
 
     Yields {"x": [B, 4, H, W, 1], "label": [B, H, W] uint8, "subject": [B]}. Real and
     synthetic subjects mix at random when `slices` was made of both.
+
+    Args:
+        draw: step -> items [B, 2] of that step (mixing.drawer), where an item with a
+            move is scaled, turned, shifted and mirrored by it (Section 3.3); None:
+            every slice as it is, once a pass.
     """
 
     def fetch(step):
-        rows = shuffled(len(slices), seed, 0, step * batch_size, batch_size)
+        if draw is None:
+            rows = shuffled(len(slices), seed, 0, step * batch_size, batch_size)
+            moves = np.zeros_like(rows)
+        else:
+            rows, moves = draw(step).T
         return {
             "x": slices.images(rows)[..., None],
             "label": slices.labels(rows),
             "subject": slices.index[rows, 0],
+            "move": moves,
         }
 
     size = slices.image_size
-    return _batches(
+    batches = _batches(
         fetch,
         {
             "x": tf.TensorSpec([batch_size, 4, size, size, 1], tf.uint16),
             "label": tf.TensorSpec([batch_size, size, size], tf.uint8),
             "subject": tf.TensorSpec([batch_size], tf.int64),
+            "move": tf.TensorSpec([batch_size], tf.int64),
         },
         first,
     )
+    return batches.map(_without_moves if draw is None else _moved)
+
+
+def _without_moves(batch):
+    return {name: batch[name] for name in ("x", "label", "subject")}
+
+
+def _moved(batch):
+    """Carries out the moves of a batch."""
+
+    def move_one(item):
+        x, label, move = item
+        seed = tf.cast(tf.stack([0, move]), tf.int32)
+        channels = tf.transpose(x, [3, 1, 2, 0])  # [1, H, W, 4]
+        channels, label = fusion.transform_pair(channels, label[None], seed)
+        return tf.transpose(channels, [3, 1, 2, 0]), label[0]
+
+    x, label = tf.map_fn(
+        lambda item: tf.cond(item[2] > 0, lambda: move_one(item), lambda: item[:2]),
+        (batch["x"], batch["label"], batch["move"]),
+        fn_output_signature=(tf.float32, tf.uint8),
+    )
+    x.set_shape(batch["x"].shape)
+    label.set_shape(batch["label"].shape)
+    return {"x": x, "label": label, "subject": batch["subject"]}
 
 
 def in_order(slices, batch_size):

@@ -90,6 +90,48 @@ def loss_curves(log_path, path):
     _save(figure, path)
 
 
+def comparison(rows, labels, measures, path):
+    """Draws each measure of a table, a panel each: the paper's, our best, our mean.
+
+    Args:
+        rows: dicts with "paper M", "best M", "M" and "M sd" for every measure M; None
+            is left out.
+        labels: one a row.
+        measures: names M.
+        path: PNG to write.
+    """
+    figure = Figure((3.0 + 0.35 * len(rows), 2.6 * len(measures)))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(measures), 1, squeeze=False, sharex=True).ravel()
+    at = np.arange(len(rows))
+    for axis, measure in zip(axes, measures, strict=True):
+        paper, best, mean, sd = (
+            np.array([row[name] for row in rows], float)  # None becomes nan
+            for name in (
+                f"paper {measure}",
+                f"best {measure}",
+                measure,
+                f"{measure} sd",
+            )
+        )
+        axis.plot(at, paper, "_", color="black", markersize=12, label="paper")
+        axis.plot(at - 0.15, best, "^", color="gold", label="ours, best")
+        axis.errorbar(
+            at + 0.15,
+            mean,
+            np.nan_to_num(sd),
+            fmt="o",
+            color="deepskyblue",
+            label="ours, mean and sd",
+        )
+        axis.set_ylabel(measure)
+        axis.set_xticks(at, labels, fontsize=7)
+        axis.grid(axis="y", linewidth=0.4)
+    axes[0].legend(fontsize=7)
+    figure.tight_layout()
+    _save(figure, path)
+
+
 def _save(figure, path):
     content = io.BytesIO()
     figure.savefig(content, format="png", facecolor=figure.get_facecolor(), dpi=100)

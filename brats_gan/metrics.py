@@ -11,6 +11,12 @@ from brats_gan import brats
 
 SMOOTH = 1e-5  # the authors': two empty labels then agree, Dice 1
 
+# What is scored: the regions of the field, and each class (enhancing is both).
+PARTS = {
+    **brats.REGIONS,
+    **{name: (value,) for value, name in enumerate(brats.LABELS) if value},
+}
+
 
 def index_dice(label, found):
     """The authors' Dice: (2 sum L P + 1e-5) / (sum L^2 + sum P^2 + 1e-5) on the
@@ -39,6 +45,80 @@ def dice(one, other):
     if total == 0:
         return 1.0
     return float(2.0 * np.count_nonzero(one & other) / total)
+
+
+def sensitivity(label, found):
+    """|L & P| / |L|: the share of a lesion that was found, of two boolean masks.
+
+    Two empty masks score 1; one empty mask 0, whichever it is.
+    """
+    if not label.any():
+        return float(not found.any())
+    return float(np.count_nonzero(label & found) / np.count_nonzero(label))
+
+
+def precision(label, found):
+    """|L & P| / |P|: the share of what was found that is lesion.
+
+    Empty masks as in `sensitivity`.
+    """
+    return sensitivity(found, label)
+
+
+def hausdorff95(one, other, spacing_mm):
+    """95 % Hausdorff distance in mm of two boolean masks [H, W] or [S, H, W].
+
+    The larger of two 95th percentiles: of the distances from each border pixel of one
+    mask to the nearest border pixel of the other, and the other way round, as BraTS
+    and MONAI have it. A border pixel has a neighbour by edge (face) outside the mask or
+    lies at the border of the array.
+
+    Two empty masks: 0. One empty mask: the diagonal of the array, which no distance in
+    it exceeds.
+
+    Args:
+        spacing_mm: between pixels, one number an axis.
+    """
+    shape, spacing = np.array(one.shape), np.broadcast_to(spacing_mm, one.ndim)
+    where = np.nonzero(one | other)
+    if not len(where[0]):
+        return 0.0
+    if not (one.any() and other.any()):
+        return float(np.linalg.norm(shape * spacing))
+    # Nothing beyond the box of both masks has a part in any distance.
+    box = tuple(slice(axis.min(), axis.max() + 1) for axis in where)
+    borders = [each[box] & ~ndimage.binary_erosion(each[box]) for each in (one, other)]
+    to_one, to_other = (
+        ndimage.distance_transform_edt(~border, sampling=spacing) for border in borders
+    )
+    distances = to_other[borders[0]], to_one[borders[1]]
+    return float(max(np.percentile(each, 95) for each in distances))
+
+
+def all_scores(label, found, spacing_mm):
+    """Every score of one answer, by name (D13).
+
+    Args:
+        label, found: integers 0..4, [H, W] or [S, H, W].
+        spacing_mm: one number an axis.
+
+    Returns:
+        {"mse", "dice_index"}, the paper's columns, and MEASURE_PART for dice,
+        sensitivity, precision and hausdorff95 (mm) of each of PARTS.
+    """
+    scores = {"mse": index_mse(label, found), "dice_index": index_dice(label, found)}
+    for part, classes in PARTS.items():
+        masks = np.isin(label, classes), np.isin(found, classes)
+        scores[f"dice_{part}"] = dice(*masks)
+        scores[f"sensitivity_{part}"] = sensitivity(*masks)
+        scores[f"precision_{part}"] = precision(*masks)
+        scores[f"hausdorff95_{part}"] = hausdorff95(*masks, spacing_mm)
+    return scores
+
+
+def mean_scores(listed):
+    """The mean of each score over a list of `all_scores`."""
+    return {name: float(np.mean([s[name] for s in listed])) for name in listed[0]}
 
 
 def region_dice(label, found):

@@ -38,7 +38,7 @@ GENERATOR_WEIGHTS = {
     "code_generated": 1.0,
     "code_pairs": 0.5,
     "code_adversarial": 0.5,
-    "adversarial_generated": 1.5,
+    "adversarial_generated": 2.0,
     "adversarial_translated": 0.5,
     "category_generated": 1.0,
     "category_translated": 1.0,

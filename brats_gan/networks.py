@@ -265,10 +265,9 @@ def build_conditional_decoder(
     x = _decoder_trunk(x, width, block)
     logits = _output(x, 1)
     if label_modulation:
-        # And straight to the output: the intensity of each class in each modality.
-        straight = layers.Conv2D(
-            1, 3, padding="same", kernel_initializer="zeros", dtype="float32"
-        )
+        # And straight to the output: the intensity of each class in each modality. Of
+        # the pixel itself: rims are one or two pixels from what they enclose.
+        straight = layers.Conv2D(1, 1, kernel_initializer="zeros", dtype="float32")
         logits = layers.Add(dtype="float32")([logits, straight(lesion)])
     image = layers.Activation("sigmoid", dtype="float32")(logits)
     return tf.keras.Model([code, condition, lesion], image, name=name)

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -86,8 +87,12 @@ def settings(run_dir):
     return {name: line.partition("=")[2] for name, line in lines.items()}
 
 
-def start(run_dir):
+def start(run_dir, free=()):
     """Makes or re-enters a run folder; writes flags.txt.
+
+    Args:
+        run_dir: folder.
+        free: names of flags that may differ when the run goes on, besides PLACES.
 
     Returns:
         The folder, a Path.
@@ -109,7 +114,7 @@ def start(run_dir):
         changed = [
             f"  {before.get(name, '(not set)')}  ->  {now.get(name, '(not set)')}"
             for name in sorted(before.keys() | now.keys())
-            if name not in PLACES and before.get(name) != now.get(name)
+            if name not in PLACES.union(free) and before.get(name) != now.get(name)
         ]
         if changed:
             raise RunError(
@@ -147,9 +152,13 @@ class ConstantThenLinear(tf.keras.optimizers.schedules.LearningRateSchedule):
         return {name: getattr(self, name) for name in names}
 
 
-def adam(variables, peak, steps, beta_1=0.5):
-    """Adam (Section 3.4) with its slots made at once, so that a restore finds them."""
-    optimizer = tf.keras.optimizers.Adam(ConstantThenLinear(peak, steps), beta_1=beta_1)
+def adam(variables, peak, steps, beta_1=0.5, final=0.05):
+    """Adam (Section 3.4) with its slots made at once, so that a restore finds them.
+
+    `final` is the share of the peak rate at the last step; 1 keeps it constant.
+    """
+    rate = ConstantThenLinear(peak, steps, final=final)
+    optimizer = tf.keras.optimizers.Adam(rate, beta_1=beta_1)
     optimizer.build(variables)
     return optimizer
 
@@ -199,6 +208,32 @@ def _step_of(line):
         return json.loads(line)["step"]
     except ValueError:  # cut off by a kill
         return float("inf")
+
+
+def seconds_logged(run_dir):
+    """Seconds that a run trained, over all processes that took part.
+
+    The clock of losses.jsonl starts anew with each of them.
+    """
+    lines = Path(run_dir, "losses.jsonl").read_text().splitlines()
+    clock = np.array([0.0, *(json.loads(line)["seconds"] for line in lines)])
+    passed = np.diff(clock)
+    return float(np.sum(np.where(passed < 0, clock[1:], passed)))
+
+
+def revision():
+    """The git revision of this code, "-dirty" where it was changed; None without."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(
+            command,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def loop(

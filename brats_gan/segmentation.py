@@ -3,9 +3,10 @@
 They guide stage 2 and are trained on their own in stage 4.
 """
 
+import numpy as np
 import tensorflow as tf
 
-from brats_gan import brats, fusion, losses, networks, runs
+from brats_gan import brats, data, fusion, losses, metrics, networks, runs
 
 SCHEMES = ("single", "shared_encoder", "multiple")
 NUM_MODALITIES = len(brats.MODALITIES)
@@ -120,6 +121,52 @@ def make_train_step(
         return named
 
     return train_step
+
+
+def score(find, slices, whole_subjects=True):
+    """Scores of every slice, as the paper, and of every subject, as the field (D13).
+
+    Args:
+        find: x [b, 4, H, W, 1] -> labels [b, M, H, W], M as in `segment`.
+        slices: data.Slices to score on.
+        whole_subjects: False where the slices of a volume do not belong together.
+
+    Returns:
+        {"by_slice": scores, "by_subject": scores or None}. Scores are means over slices
+        or subjects of metrics.all_scores, {modality: {name: value}}, and under "mean"
+        their mean over the modalities. four_channel has one answer, "all".
+    """
+    # BraTS is at 1 mm, and a slice shows brats.CROP of them.
+    pixel = brats.CROP / slices.image_size
+    by_slice, volumes = [], {}
+    for x, labels, subjects in data.in_order(slices, 16):
+        found = find(x).numpy()  # [b, M, H, W]
+        for label, answers, subject in zip(labels, found, subjects, strict=True):
+            by_slice.append(_scores(label, answers, (pixel, pixel)))
+            volumes.setdefault(int(subject), []).append((label, answers))
+    scores = {"by_slice": _mean(by_slice), "by_subject": None}
+    if whole_subjects:
+        by_subject = []
+        for pairs in volumes.values():
+            label = np.stack([pair[0] for pair in pairs])  # [S, H, W]
+            answers = np.stack([pair[1] for pair in pairs], 1)  # [M, S, H, W]
+            by_subject.append(_scores(label, answers, (1.0, pixel, pixel)))
+        scores["by_subject"] = _mean(by_subject)
+    return scores
+
+
+def _scores(label, answers, spacing_mm):
+    names = brats.MODALITIES if len(answers) == NUM_MODALITIES else ("all",)
+    return {
+        name: metrics.all_scores(label, answer, spacing_mm)
+        for name, answer in zip(names, answers, strict=True)
+    }
+
+
+def _mean(listed):
+    """Means over a list of {modality: scores}, and over the modalities."""
+    means = {name: metrics.mean_scores([s[name] for s in listed]) for name in listed[0]}
+    return {**means, "mean": metrics.mean_scores(list(means.values()))}
 
 
 def endpoint(nets, image_size):

@@ -6,6 +6,7 @@ killed.
 """
 
 import collections
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -129,19 +130,19 @@ def samples(
     Args:
         models: Models.
         slices: data.Slices of the training subjects, the pool of labels.
-        numbers: sample numbers, whole numbers from 0.
+        numbers: sample numbers, whole numbers from 0; may be endless.
         seed: of the data set.
         mae_threshold: of Algorithm 3.
         dice_threshold: mean index Dice over the segmentors (Section 2.8).
         max_tries: attempts a sample.
         batch_size: attempts in flight.
     """
-    numbers = list(numbers)
-    waiting = collections.deque((number, 0) for number in numbers)
-    rejected = {number: [0, 0, 0] for number in numbers}
+    numbers = iter(numbers)
+    waiting = collections.deque()  # (number, attempt) to try again
+    order = collections.deque()  # numbers begun and not yet yielded
+    rejected = {}
     best = {}
     done = {}
-    emitted = 0
 
     def settle(attempt, images, found, dice):
         """Accepts the attempt, or keeps it in mind and asks for the next."""
@@ -173,8 +174,14 @@ def samples(
             *rejected.pop(number),
         )
 
-    while waiting:
+    while True:
         batch = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
+        for number in itertools.islice(numbers, batch_size - len(batch)):
+            batch.append((number, 0))
+            order.append(number)
+            rejected[number] = [0, 0, 0]
+        if not batch:
+            return
         attempts = _attempt(models, slices, batch, seed, batch_size, mae_threshold)
         for attempt in attempts:
             rejected[attempt.number][0] += attempt.mae > mae_threshold
@@ -184,9 +191,8 @@ def samples(
         for attempt, images, found in _render(models, attempts, batch_size):
             scores = [metrics.index_dice(attempt.label, each) for each in found]
             settle(attempt, images, found, float(np.mean(scores)))
-        while emitted < len(numbers) and numbers[emitted] in done:
-            yield done.pop(numbers[emitted])
-            emitted += 1
+        while order and order[0] in done:
+            yield done.pop(order.popleft())
 
 
 def _padded(arrays, batch_size):

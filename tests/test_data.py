@@ -153,19 +153,6 @@ def test_stage_2_streams_are_independent(slices):
     assert off_diagonal.min() > 0 and off_diagonal.max() < 9 + 7 * 3
 
 
-def test_slices_of_rare_classes_are_drawn_as_often_as_those_of_common_ones(tmp_path):
-    for name, value in (("a", 1), ("b", 2), ("c", 2), ("d", 2)):
-        paths = nifti.write_subject(tmp_path, name, (160, 160, 6))
-        label = np.zeros([160, 160, 6], np.uint8)
-        label[60:80, 60:80] = value
-        nifti.write_volume(paths["seg"], label)
-    subjects = brats.find_subjects(tmp_path)
-    slices = data.Slices(subjects, SIZE, SLICES)
-    rows = data.draw_lesions(slices, np.random.default_rng(0), 400)
-    of_a = np.mean(slices.index[rows, 0] == 0)
-    assert 0.4 < of_a < 0.6  # by slices it would be 0.25
-
-
 def test_stage_2_pairs_other_slices_in_each_pass(slices):
     keys = [
         tuple(np.ravel(batch["subject"] * 100 + batch["slice"]))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from brats_gan import metrics
 
@@ -48,6 +49,98 @@ def test_dice_of_empty_masks():
     empty, some = np.zeros(3, bool), np.array([True, False, False])
     assert metrics.dice(empty, empty) == 1.0
     assert metrics.dice(empty, some) == metrics.dice(some, empty) == 0.0
+
+
+def masks(*drawn):
+    return [np.array([[c == "#" for c in line] for line in d.split()]) for d in drawn]
+
+
+def test_sensitivity_and_precision_by_hand():
+    # 4 true, 3 found, 2 shared.
+    label, found = masks("##.. ##..", ".##. .#..")
+    assert metrics.sensitivity(label, found) == pytest.approx(2 / 4)
+    assert metrics.precision(label, found) == pytest.approx(2 / 3)
+
+
+def test_two_empty_masks_agree_and_one_empty_mask_scores_worst():
+    empty, some = masks("... ...", "#.. ...")
+    for score in (metrics.dice, metrics.sensitivity, metrics.precision):
+        assert score(empty, empty) == 1.0
+        assert score(empty, some) == score(some, empty) == 0.0
+    assert metrics.hausdorff95(empty, empty, 1.0) == 0.0
+    # The diagonal of 2 x 3 pixels of 3 x 4 mm: 6 and 12 mm.
+    worst = np.hypot(6.0, 12.0)
+    assert metrics.hausdorff95(empty, some, (3.0, 4.0)) == pytest.approx(worst)
+    assert metrics.hausdorff95(some, empty, (3.0, 4.0)) == pytest.approx(worst)
+
+
+def test_hausdorff95_is_a_distance_in_mm():
+    one, other = masks("#..... ......", "...... ...#..")
+    # 1 row of 2 mm down, 3 columns of 0.5 mm across.
+    expected = np.hypot(2.0, 1.5)
+    assert metrics.hausdorff95(one, other, (2.0, 0.5)) == pytest.approx(expected)
+    assert metrics.hausdorff95(one, one, (2.0, 0.5)) == 0.0
+
+
+def test_hausdorff95_takes_the_worse_of_the_two_directions():
+    one, other = masks("##........", "#........#")
+    # From one: 0 and 1 pixel, 95th percentile 0.95. From other: 0 and 8, so 7.6.
+    assert metrics.hausdorff95(one, other, 1.0) == pytest.approx(7.6)
+    assert metrics.hausdorff95(other, one, 1.0) == pytest.approx(7.6)
+
+
+def test_hausdorff95_measures_from_borders_not_from_within():
+    # A full 5 x 5 square and its middle pixel: that lies 2 pixels from the border,
+    # whose corners lie sqrt(8) from it.
+    one = np.zeros((9, 9), bool)
+    one[2:7, 2:7] = True
+    other = np.zeros((9, 9), bool)
+    other[4, 4] = True
+    # From the 16 border pixels: four corners at sqrt(8), so the 95th percentile is it.
+    assert metrics.hausdorff95(one, other, 1.0) == pytest.approx(np.sqrt(8))
+
+
+def test_hausdorff95_of_volumes_counts_the_distance_between_slices():
+    one, other = np.zeros((2, 4, 2, 2), bool)
+    one[0, 0, 0] = other[3, 0, 0] = True
+    assert metrics.hausdorff95(one, other, (5.0, 1.0, 1.0)) == 15.0
+
+
+def test_all_scores_by_hand():
+    label = np.array([[0, 1, 2, 0]])
+    found = np.array([[0, 1, 4, 0]])
+    scores = metrics.all_scores(label, found, (1.0, 1.0))
+    assert scores["mse"] == pytest.approx(4 / 4)  # (4 - 2)^2 over 4 pixels
+    # 2 (1 + 8) over (1 + 4) + (1 + 16)
+    assert scores["dice_index"] == pytest.approx(18 / 22, abs=1e-5)
+    assert scores["dice_whole"] == 1.0 and scores["hausdorff95_whole"] == 0.0
+    assert scores["dice_core"] == pytest.approx(2 / 3)  # {1} against {1, 4}
+    assert scores["sensitivity_core"] == 1.0
+    assert scores["precision_core"] == pytest.approx(1 / 2)
+    assert scores["dice_necrosis"] == 1.0 and scores["dice_oedema"] == 0.0
+    assert scores["dice_non-enhancing"] == 1.0  # of neither
+    assert scores["precision_enhancing"] == 0.0
+
+
+def test_mean_scores_by_hand():
+    assert metrics.mean_scores([{"mse": 1.0}, {"mse": 4.0}]) == {"mse": 2.5}
+
+
+def test_scores_equal_those_of_monai():
+    monai = pytest.importorskip("monai.metrics", reason="pip install monai torch")
+    import torch
+
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        blobs = [ndimage.gaussian_filter(rng.random((6, 24, 24)), 2) for _ in range(2)]
+        one, other = (blob > np.quantile(blob, 0.7) for blob in blobs)
+        pair = [torch.tensor(m[None, None].astype(np.float32)) for m in (other, one)]
+        spacing = (1.0, 3.0, 3.0)
+        theirs = monai.compute_hausdorff_distance(*pair, percentile=95, spacing=spacing)
+        ours = metrics.hausdorff95(one, other, spacing)
+        assert ours == pytest.approx(float(theirs), rel=1e-4)
+        theirs = monai.compute_dice(*pair)
+        assert metrics.dice(one, other) == pytest.approx(float(theirs), rel=1e-5)
 
 
 def test_edge_agreement_by_hand():

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,14 @@ from brats_gan import (
     segmentation,
     structural,
     structure,
+    tables,
 )
 from tests import nifti
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (160, 160, 6)
 TINY = ["--image_size=32", "--width=4", "--batch_size=2", "--steps=2", "--slices=1:5"]
+TINY_SEGMENTATION = [flag.replace("--steps", "--iterations") for flag in TINY]
 
 
 def start(script, *flags):
@@ -88,8 +91,18 @@ def chain(tmp_path_factory):
         f"--run_dir={root / 'segmentation'}",
         f"--synthetic_dir={root / 'synthetic'}",
         "--scheme=four_channel",
-        *TINY,
+        *TINY_SEGMENTATION,
     )
+    # Filters that let everything through: the networks have learnt nothing.
+    open_filters = ["--mae_threshold=1", "--dice_threshold=0"]
+    for name, more in (
+        ("accepted", ["--accepted_only", *open_filters]),
+        ("unfiltered", ["--nofilter"]),
+    ):
+        output = f"--output_dir={root / name}"
+        said[name] = run(
+            "build_dataset.py", *dataset_flags, output, "--samples=9", *more
+        )
     return root, said
 
 
@@ -236,10 +249,247 @@ def test_the_data_set_is_described_and_read_by_the_same_reader(chain):
 def test_results_hold_a_line_with_scores_of_held_out_subjects(chain):
     root, _ = chain
     (line,) = map(json.loads, (root / "results.jsonl").read_text().splitlines())
-    assert line["train_on"] == "both" and line["steps"] == 2
+    assert line["train_on"] == "both" and line["iterations"] == 2
     assert line["held_out"] == brats.load_split(root / "structural/split.json")["test"]
-    for name in ("index_dice", "index_mse", "dice_whole", "dice_enhancing"):
+    for name in ("dice_index", "mse", "dice_whole", "dice_enhancing"):
         assert line[name] >= 0
+
+
+def test_a_finished_run_started_again_leaves_one_line(chain):
+    root, _ = chain
+    (before,) = (root / "results.jsonl").read_text().splitlines()
+    run("eval_segmentation.py", f"--flagfile={root / 'segmentation/flags.txt'}")
+    (after,) = (root / "results.jsonl").read_text().splitlines()
+    assert json.loads(after) == json.loads(before)
+
+
+def fill(root, run_dir, *flags):
+    """Flags of eval_segmentation.py for the tables, on the data sets of the chain."""
+    return (
+        "eval_segmentation.py",
+        f"--data_dir={root / 'brats2018'}",
+        f"--run_dir={run_dir}",
+        f"--synthetic_dir={root / 'accepted'}",
+        *TINY_SEGMENTATION,
+        "--width=2",
+        *flags,
+    )
+
+
+@pytest.fixture(scope="session")
+def filled(chain):
+    """Table 1 and three rows of Table 2; the folder, and what was printed."""
+    root, _ = chain
+    said = run(
+        *fill(
+            root,
+            root / "tables",
+            "--table=1",
+            "--experiment=1,18,25",
+            f"--synthetic_dirs=multiple:{root / 'unfiltered'}",
+            "--repeats=2",
+            "--iterations=3",
+        )
+    )
+    return root, said
+
+
+def results(run_dir):
+    return list(map(json.loads, (run_dir / "results.jsonl").read_text().splitlines()))
+
+
+def test_every_repeat_is_a_line_with_all_that_was_asked(filled):
+    root, _ = filled
+    lines = results(root / "tables")
+    keys = [(x["table"], x["experiment"], x["repeat"]) for x in lines]
+    expected = [(2, n, k) for n in (1, 18, 25) for k in (1, 2)]
+    expected += [(1, name, k) for name in ("real", "multiple") for k in (1, 2)]
+    assert keys == expected
+    for line in lines:
+        assert line["seed"] == line["repeat"] - 1
+        assert line["iterations"] == 3 == sum(x["steps"] for x in line["phases"])
+        assert line["flags"]["dropout"] == "--dropout=0.1" and line["seconds"] > 0
+        assert set(line["by_slice"]) == {*brats.MODALITIES, "mean"}
+        mean = np.mean([line["by_slice"][m]["mse"] for m in brats.MODALITIES])
+        assert line["mse"] == pytest.approx(mean) == line["by_slice"]["mean"]["mse"]
+        # A volume of samples is no subject.
+        assert (line["by_subject"] is None) == (line["experiment"] == "multiple")
+        assert (line["dice_whole"] is None) == (line["experiment"] == "multiple")
+
+
+def test_table_1_scores_the_segmentors_of_row_1_of_table_2(filled):
+    root, _ = filled
+    lines = {
+        (x["table"], x["experiment"], x["repeat"]): x for x in results(root / "tables")
+    }
+    for repeat in (1, 2):
+        assert lines[1, "real", repeat]["by_slice"] == lines[2, 1, repeat]["by_slice"]
+        assert lines[1, "multiple", repeat]["mse"] != lines[2, 1, repeat]["mse"]
+    assert lines[2, 1, 1]["mse"] != lines[2, 1, 2]["mse"]  # each its own seed
+
+
+def test_the_tables_are_rendered_and_rows_that_did_not_run_are_blank(filled):
+    root, said = filled
+    for table, count, ran in ((1, 4, 2), (2, 25, 3)):
+        with (root / f"tables/table{table}.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == count
+        assert sum(row["repeats"] == "2" for row in rows) == ran
+        assert sum(row["Dice"] == "" for row in rows) == count - ran
+        assert (root / f"tables/table{table}.md").read_text() in said
+        picture = (root / f"tables/table{table}.png").read_bytes()
+        assert picture.startswith(b"\x89PNG")
+
+
+def test_held_out_subjects_are_seen_by_no_stage(filled):
+    root, _ = filled
+    stages = ("structural", "multimodal", "accepted", "unfiltered", "tables")
+    splits = [brats.load_split(root / name / "split.json") for name in stages]
+    assert all(split == splits[0] for split in splits)
+    held_out = set(splits[0]["test"])
+    assert held_out
+    for path in root.glob("*/export/*.json"):
+        assert not held_out & set(json.loads(path.read_text())["training_subjects"])
+    for name in ("accepted", "unfiltered"):
+        with (root / name / "manifest.csv").open(newline="") as file:
+            labels = {row["label_subject"] for row in csv.DictReader(file)}
+        assert labels and not held_out & labels
+    taken = [
+        {name for phase in phases for name in phase["taken"]}
+        for phases in (
+            json.loads(path.read_text())["phases"]
+            for path in sorted(root.glob("tables/row-*/repeat-*/samples.json"))
+        )
+    ]
+    assert len(taken) == 6
+    assert set.union(*taken) == {*splits[0]["train"], "synth-00001"}
+
+
+def test_a_data_set_whose_generator_saw_the_held_out_is_refused(chain, tmp_path):
+    root, _ = chain
+    split = brats.load_split(root / "structural/split.json")
+    turned = {"seed": 0, "train": split["test"], "test": split["train"]}
+    brats.save_split(tmp_path / "split.json", turned)
+    given = f"--split={tmp_path / 'split.json'}"
+    for flags in (
+        fill(root, tmp_path / "a", given, "--experiment=3"),
+        fill(root, tmp_path / "b", given),
+        fill(
+            root,
+            tmp_path / "c",
+            given,
+            "--table=1",
+            f"--synthetic_dirs=multiple:{root / 'unfiltered'}",
+        ),
+    ):
+        said = run(*flags, code=runs.EXIT_BAD_INPUT)
+        assert "was made by models trained on" in said and split["train"][0] in said
+
+
+def test_what_a_table_cannot_be_made_of_is_refused_before_any_training(chain, tmp_path):
+    root, _ = chain
+    unfiltered = root / "unfiltered"
+    cases = (
+        (["--experiment=4"], "--samples=16"),  # twice 8 slices, of 9 samples
+        (["--experiment=26"], "--experiment: '26' is none of"),
+        (["--experiment=3", f"--synthetic_dir={unfiltered}"], "without --nofilter"),
+        (["--table=1", f"--synthetic_dirs=multiple:{root / 'accepted'}"], "--nofilter"),
+        (["--table=1", f"--synthetic_dirs=single:{unfiltered}"], "--scheme=single"),
+    )
+    for number, (flags, remedy) in enumerate(cases):
+        run_dir = tmp_path / str(number)
+        said = run(*fill(root, run_dir, *flags), code=runs.EXIT_BAD_INPUT)
+        assert remedy in said and "Traceback" not in said, said
+        assert not list(run_dir.glob("row-*"))
+
+
+def test_a_row_that_was_killed_goes_on_to_the_records_of_one_that_was_not(
+    chain, tmp_path
+):
+    root, _ = chain
+    flags = ["--experiment=25", "--repeats=2", "--iterations=20", "--dropout=0.3"]
+    run(*fill(root, tmp_path / "whole", *flags))
+    killed = fill(root, tmp_path / "killed", *flags, "--checkpoint_seconds=0")
+    process = start(*killed)
+    checkpoints = tmp_path / "killed/row-25/repeat-1/checkpoints"
+    limit = time.monotonic() + 200
+    while not tf.train.latest_checkpoint(checkpoints):
+        assert process.poll() is None and time.monotonic() < limit
+        time.sleep(0.05)
+    process.kill()  # SIGKILL
+    process.communicate()
+    step = int(tf.train.latest_checkpoint(checkpoints).rpartition("-")[2])
+    assert 0 < step < 20 and not (tmp_path / "killed/results.jsonl").exists()
+    run(*killed)
+    records = results(tmp_path / "killed")
+
+    # Two processes add up in other orders, so numbers agree to some places only.
+    for one, other in zip(records, results(tmp_path / "whole"), strict=True):
+        assert list(one) == list(other)
+        for name in (*tables.KEY, "scheme", "seed", "iterations", "phases"):
+            assert one[name] == other[name]
+        for name in ("mse", "dice_index"):
+            assert one[name] == pytest.approx(other[name], rel=0.02)
+    for path in ("row-25/repeat-1", "row-25/repeat-2"):
+        whole, parts = (tmp_path / name / path for name in ("whole", "killed"))
+        taken = [(each / "samples.json").read_text() for each in (whole, parts)]
+        assert taken[0] == taken[1]
+        logs = [
+            [json.loads(x) for x in (each / "losses.jsonl").open()]
+            for each in (whole, parts)
+        ]
+        for one, other in zip(*logs, strict=True):
+            assert one["step"] == other["step"]
+            assert one["segmentation"] == pytest.approx(other["segmentation"], rel=2e-3)
+    before = (tmp_path / "killed/results.jsonl").read_bytes()
+    assert "2 of 2 repeats are done" in run(*killed)
+    assert (tmp_path / "killed/results.jsonl").read_bytes() == before
+
+
+def test_only_accepted_samples_are_kept_if_asked_for(chain):
+    root, _ = chain
+    described = json.loads((root / "accepted/dataset_description.json").read_text())
+    with (root / "accepted/manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["number"]) for row in rows] == list(range(len(rows)))
+    kept = [row for row in rows if row["id"]]
+    assert [row["slice"] for row in kept] == [str(place) for place in range(9)]
+    assert all(row["accepted"] == "1" for row in kept)
+    # No brain that an untrained network draws has room for a lesion.
+    left_out = [row for row in rows if not row["id"]]
+    assert left_out and all(row["accepted"] == "0" for row in left_out)
+    assert described["Samples"] == described["Accepted"] == 9
+    assert described["Fallbacks"] == 0 and described["LeftOut"] == len(left_out)
+    assert described["Attempts"] == sum(int(row["tries"]) for row in rows)
+    assert sum(described["Rejected"].values()) == described["Attempts"] - 9
+    (subject,) = brats.find_subjects(root / "accepted")
+    assert brats.read_subject(subject, image_size=32)[0].shape[0] == 9
+
+
+def test_a_filter_that_nothing_passes_is_given_up(chain, tmp_path):
+    root, _ = chain
+    said = run(
+        "build_dataset.py",
+        f"--data_dir={root / 'msd'}",
+        f"--structural_run={root / 'structural'}",
+        f"--multimodal_run={root / 'multimodal'}",
+        f"--output_dir={tmp_path / 'out'}",
+        "--max_tries=1",
+        "--accepted_only",
+        "--dice_threshold=1.1",
+        code=runs.EXIT_BAD_INPUT,
+    )
+    assert "--dice_threshold" in said and "Traceback" not in said
+
+
+def test_data_without_filter_says_so(chain):
+    root, _ = chain
+    described = json.loads((root / "unfiltered/dataset_description.json").read_text())
+    assert not described["Filtered"] and described["LesionScheme"] == "multiple"
+    assert described["Rejected"]["structure"] == described["Rejected"]["dice"] == 0
+    filtered = json.loads((root / "synthetic/dataset_description.json").read_text())
+    assert filtered["Filtered"]
+    assert filtered["Rejected"]["structure"] + filtered["Rejected"]["dice"] > 0
 
 
 def test_flags_txt_repeats_the_run(chain, tmp_path):
@@ -384,6 +634,7 @@ def test_help_names_every_flag_of_the_flagfiles():
         "structural": "train_structural.py",
         "multimodal": "train_multimodal.py",
         "dataset": "build_dataset.py",
+        "unfiltered": "build_dataset.py",
         "segmentation": "eval_segmentation.py",
     }
     running = {name: start(script, "--help") for name, script in names.items()}

@@ -1,0 +1,181 @@
+"""Tables 1 and 2: the paper's numbers as data, and ours beside them.
+
+Knows nothing of the method: what it shows is what results.jsonl holds. A row that has
+not run stays blank.
+"""
+
+import csv
+import io
+import json
+from typing import NamedTuple
+
+import numpy as np
+
+from brats_gan import brats, figures
+
+KEY = ("table", "experiment", "repeat")  # of a line in results.jsonl
+
+
+class Row(NamedTuple):
+    """A row of Table 2. Amounts are relative to the real training set."""
+
+    real: float
+    synthetic: float
+    enhanced: float
+    mode: str  # "", "random", "real first" or "synthetic first"
+    mse: float  # the paper's
+    dice: float
+
+
+TABLE2 = {
+    1: Row(1, 0, 0, "", 0.026, 0.915),
+    2: Row(0.5, 0, 0, "", 0.032, 0.902),
+    3: Row(0, 1, 0, "", 0.205, 0.708),
+    4: Row(0, 2, 0, "random", 0.206, 0.736),
+    5: Row(0, 3, 0, "random", 0.205, 0.754),
+    6: Row(0.1, 1, 0, "synthetic first", 0.031, 0.908),
+    7: Row(0.1, 2, 0, "synthetic first", 0.028, 0.907),
+    8: Row(0.1, 3, 0, "synthetic first", 0.030, 0.907),
+    9: Row(0.2, 0.8, 0, "random", 0.041, 0.850),
+    10: Row(0.5, 0.5, 0, "random", 0.031, 0.904),
+    11: Row(0.8, 0.2, 0, "random", 0.024, 0.935),
+    12: Row(1, 0.2, 0, "random", 0.025, 0.921),
+    13: Row(1, 0.5, 0, "random", 0.023, 0.939),
+    14: Row(1, 0.8, 0, "random", 0.026, 0.916),
+    15: Row(1, 1, 0, "random", 0.027, 0.913),
+    16: Row(1, 2, 0, "random", 0.033, 0.901),
+    17: Row(1, 3, 0, "random", 0.034, 0.897),
+    18: Row(1, 0, 0.2, "random", 0.027, 0.911),
+    19: Row(1, 0, 0.5, "random", 0.025, 0.927),
+    20: Row(1, 0, 0.8, "random", 0.026, 0.920),
+    21: Row(1, 0, 1, "random", 0.026, 0.915),
+    22: Row(1, 0, 2, "random", 0.032, 0.898),
+    23: Row(1, 0, 3, "random", 0.036, 0.885),
+    24: Row(1, 1, 0, "real first", 0.195, 0.795),
+    25: Row(1, 1, 0, "synthetic first", 0.021, 0.940),
+}
+
+# Scored by the segmentors of row 1 of Table 2: (guidance, test set, MSE, Dice).
+TABLE1 = {
+    "real": ("4 SEG", "real", 0.026, 0.915),
+    "single": ("1 SEG", "synthetic", 0.053, 0.741),
+    "shared_encoder": ("1 EC_l + 4 DC_l", "synthetic", 0.055, 0.808),
+    "multiple": ("4 SEG", "synthetic", 0.043, 0.838),
+}
+
+_HEADS = {
+    1: ("guidance", "test set"),
+    2: ("no", "real", "synthetic", "enhanced", "mixing"),
+}
+_COLUMNS = (
+    "paper MSE",
+    "paper Dice",
+    "best MSE",
+    "best Dice",
+    "MSE",
+    "MSE sd",
+    "Dice",
+    "Dice sd",
+    "whole-lesion Dice",
+    "whole-lesion Dice sd",
+    "repeats",
+    "iterations",
+    "seconds",
+)
+
+
+def read(path):
+    """The lines of a results.jsonl as dicts; none where there is no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def record(path, line):
+    """Adds a line, in place of one of the same KEY, so that none is ever there twice.
+
+    The file is replaced as a whole: a kill leaves the old one or the new one.
+    """
+    key = [line[name] for name in KEY]
+    kept = [x for x in read(path) if [x.get(name) for name in KEY] != key]
+    text = "".join(json.dumps(each) + "\n" for each in [*kept, line])
+    brats.write_atomically(path, text.encode())
+
+
+def rows(table, lines):
+    """The cells of a table, row by row; None where nothing has run.
+
+    "best" is the repeat of the highest index Dice, as the paper keeps it (D14); sd is
+    over the repeats, with n - 1; seconds are the mean of a repeat.
+    """
+    known = TABLE1 if table == 1 else TABLE2
+    cells = []
+    for name, known_row in known.items():
+        head = known_row[:2] if table == 1 else (name, *known_row[:4])
+        ran = [x for x in lines if x["table"] == table and x["experiment"] == name]
+        ours = [None] * (len(_COLUMNS) - 2)
+        if ran:
+            best = max(ran, key=lambda line: line["dice_index"])
+            ours = [
+                best["mse"],
+                best["dice_index"],
+                *_mean_sd(ran, "mse"),
+                *_mean_sd(ran, "dice_index"),
+                *_mean_sd(ran, "dice_whole"),
+                len(ran),
+                ran[0]["iterations"],
+                round(float(np.mean([line["seconds"] for line in ran]))),
+            ]
+        values = (*known_row[-2:], *ours)
+        cells.append(
+            dict(zip((*_HEADS[table], *_COLUMNS), (*head, *values), strict=True))
+        )
+    return cells
+
+
+def _mean_sd(lines, name):
+    """(mean, sd); None for what cannot be said."""
+    values = [line[name] for line in lines if line[name] is not None]
+    if not values:
+        return None, None
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return float(np.mean(values)), sd
+
+
+def write(table, lines, folder):
+    """Writes tableN.md, tableN.csv and tableN.png of the lines of a results.jsonl."""
+    cells = rows(table, lines)
+    stem = folder / f"table{table}"
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(cells[0]))
+    writer.writeheader()
+    writer.writerows(cells)
+    brats.write_atomically(stem.with_suffix(".csv"), text.getvalue().encode())
+
+    names = [name for name in cells[0] if not name.endswith(" sd")]
+    shown = [names, ["---"] * len(names)]
+    shown += [[_shown(row, name) for name in names] for row in cells]
+    markdown = "".join(f"| {' | '.join(line)} |\n" for line in shown)
+    brats.write_atomically(stem.with_suffix(".md"), markdown.encode())
+
+    labels = [
+        str(row["no"]) if table == 2 else "\n".join(known)
+        for row, known in zip(
+            cells, (list(row.values())[:2] for row in cells), strict=True
+        )
+    ]
+    figures.comparison(cells, labels, ("MSE", "Dice"), stem.with_suffix(".png"))
+
+
+def _shown(row, name):
+    """A cell of the Markdown table."""
+    value = row[name]
+    if value is None:
+        return ""
+    if name in ("real", "synthetic", "enhanced"):
+        return "0" if value == 0 else f"x{value:g}"
+    if not isinstance(value, float):
+        return str(value)
+    sd = row.get(f"{name} sd")
+    return f"{value:.3f}" if sd is None else f"{value:.3f} ± {sd:.3f}"

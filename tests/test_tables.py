@@ -1,0 +1,86 @@
+"""Tables worked out by hand from a few lines."""
+
+import csv
+import json
+
+import pytest
+
+from brats_gan import tables
+
+
+def line(experiment, repeat, mse, dice, table=2, whole=0.5, **more):
+    return {
+        "table": table,
+        "experiment": experiment,
+        "repeat": repeat,
+        "mse": mse,
+        "dice_index": dice,
+        "dice_whole": whole,
+        "iterations": 100,
+        "seconds": 10.0 * repeat,
+        **more,
+    }
+
+
+LINES = [line(7, 1, 0.4, 0.6), line(7, 2, 0.2, 0.8), line(7, 3, 0.3, 0.7)]
+
+
+def test_best_and_mean_and_sd_by_hand():
+    row = tables.rows(2, LINES)[6]
+    assert (row["no"], row["paper MSE"], row["paper Dice"]) == (7, 0.028, 0.907)
+    assert (row["best MSE"], row["best Dice"]) == (0.2, 0.8)
+    # sqrt((0.1^2 + 0 + 0.1^2) / 2) = 0.1 for both.
+    for name, mean in (("MSE", 0.3), ("Dice", 0.7)):
+        assert row[name] == pytest.approx(mean)
+        assert row[f"{name} sd"] == pytest.approx(0.1)
+    assert (row["repeats"], row["iterations"], row["seconds"]) == (3, 100, 20)
+
+
+def test_one_repeat_has_no_sd():
+    row = tables.rows(2, LINES[:1])[6]
+    assert row["Dice"] == 0.6 and row["Dice sd"] is None
+
+
+def test_a_row_that_has_not_run_stays_blank(tmp_path):
+    tables.write(2, LINES, tmp_path)
+    with (tmp_path / "table2.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["no"] for row in rows] == [str(n) for n in range(1, 26)]
+    for row in rows:
+        assert float(row["paper MSE"]) > 0
+        ours = [value for name, value in list(row.items())[7:]]
+        assert all(ours) if row["no"] == "7" else not any(ours)
+    text = (tmp_path / "table2.md").read_text().splitlines()
+    assert len(text) == 2 + 25
+    assert "0.300 ± 0.100" in text[8] and "0.700 ± 0.100" in text[8]
+    assert text[3].startswith("| 2 | x0.5 | 0 | 0 |  | 0.032 | 0.902 |  |  |")
+    assert (tmp_path / "table2.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_table_1_keeps_its_lines_apart_from_those_of_table_2(tmp_path):
+    lines = [line(1, 1, 0.1, 0.9), line("single", 1, 0.5, 0.4, table=1, whole=None)]
+    rows = {row["guidance"]: row for row in tables.rows(1, lines)}
+    assert rows["1 SEG"]["Dice"] == 0.4 and rows["1 SEG"]["whole-lesion Dice"] is None
+    assert rows["1 EC_l + 4 DC_l"]["Dice"] is None
+    tables.write(1, lines, tmp_path)
+    assert len((tmp_path / "table1.md").read_text().splitlines()) == 2 + 4
+
+
+def test_a_line_recorded_again_takes_the_place_of_the_first(tmp_path):
+    path = tmp_path / "results.jsonl"
+    for each in (*LINES, line(7, 2, 0.9, 0.1)):
+        tables.record(path, each)
+    read = tables.read(path)
+    assert read == [json.loads(x) for x in path.read_text().splitlines()]
+    assert sorted((x["repeat"], x["mse"]) for x in read) == [
+        (1, 0.4),
+        (2, 0.9),
+        (3, 0.3),
+    ]
+
+
+def test_the_numbers_of_the_paper_add_up():
+    # The totals of the columns of Table 2 as printed.
+    totals = [sum(row[i] for row in tables.TABLE2.values()) for i in (0, 1, 2, 4, 5)]
+    expected = [17.3, 23.0, 7.5, 1.415, 22.104]
+    assert totals == pytest.approx(expected)
