@@ -84,7 +84,7 @@ def load_models(structural_run, multimodal_run, segmentor_run):
         synthesis.images_by(generator),
         synthesis.labels_by(segmentor),
     )
-    _, of_guide = runs.load_export(multimodal_run, "segmentor")
+    of_guide = runs.export_description(multimodal_run, "segmentor")
     return models, of_maps, of_guide["scheme"]
 
 

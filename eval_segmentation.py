@@ -273,7 +273,11 @@ def single_run(run_dir, results, real, held_out):
         sources = sources + synthetic_subjects(_SYNTHETIC.value, held_out)
     slices = as_slices(sources)
     held_out_slices = as_slices(held_out)
-    iterations = _ITERATIONS.value or default_iterations(len(as_slices(real)))
+    if train_on == "synthetic":
+        real_count = len(as_slices(real))
+    else:  # real subjects come first in `sources`, and are decoded already
+        real_count = np.count_nonzero(slices.index[:, 0] < len(real))
+    iterations = _ITERATIONS.value or default_iterations(real_count)
     items = np.stack([np.arange(len(slices)), np.zeros(len(slices), int)], 1)
     plan = [mixing.Phase((train_on,), items, iterations)]
     segmentors = Segmentors(iterations, _ENHANCED.value)

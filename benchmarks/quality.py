@@ -171,11 +171,11 @@ def real_maps(slices, count, beta, seed):
     return f.numpy(), background.numpy()
 
 
-def score_maps(table, run_dir, training, held_out):
-    """Stage 1: rows about maps made from noise."""
+def score_maps(table, run_dir, export, training, held_out):
+    """Stage 1: rows about maps made from noise; export is of runs.load_export."""
     settings = runs.settings(run_dir)
     size = int(settings["image_size"])
-    loaded, description = runs.load_export(run_dir, "structure")
+    loaded, description = export
     code_dim = description["code_dim"]
     beta = float(settings["beta"])
 
@@ -466,12 +466,15 @@ def judges_of(training, in_range):
     )
 
 
-def models_of(structural_run, multimodal_run, held_out, beta):
-    """synthesis.Models of exports, without a segmentor: nothing is filtered."""
+def models_of(structural_export, multimodal_run, held_out, beta):
+    """synthesis.Models of exports, without a segmentor: nothing is filtered.
+
+    structural_export is of runs.load_export, or None for maps of held-out slices.
+    """
     generator, _ = runs.load_export(multimodal_run, "generator")
     code_dim, maps = 1, real_structure(held_out, beta)
-    if structural_run:
-        stage_1, description = runs.load_export(structural_run, "structure")
+    if structural_export:
+        stage_1, description = structural_export
         code_dim, maps = description["code_dim"], synthesis.maps_by(stage_1)
 
     def nothing(x):
@@ -508,10 +511,12 @@ def main(argv):
         _STRUCTURAL.value, _MULTIMODAL.value, _DATASET.value
     ):
         table = Table()
+        stage_1 = None
         if structural_run:
-            score_maps(table, structural_run, training, held_out)
+            stage_1 = runs.load_export(structural_run, "structure")
+            score_maps(table, structural_run, stage_1, training, held_out)
         if multimodal_run:
-            models = models_of(structural_run, multimodal_run, held_out, beta)
+            models = models_of(stage_1, multimodal_run, held_out, beta)
             samples = generated_sets(models, training, _SAMPLES.value)
             score_sets(table, samples, beta, training, held_out, nets)
         if dataset_dir:

@@ -121,14 +121,6 @@ def mean_scores(listed):
     return {name: float(np.mean([s[name] for s in listed])) for name in listed[0]}
 
 
-def region_dice(label, found):
-    """{"dice_whole", "dice_core", "dice_enhancing"} of the lesion regions in brats."""
-    return {
-        f"dice_{region}": dice(np.isin(label, classes), np.isin(found, classes))
-        for region, classes in brats.REGIONS.items()
-    }
-
-
 def edge_agreement(one, other):
     """Dice of two edge maps within one pixel: how well two contrasts are registered.
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from brats_gan import brats, data
 
-SOURCES = ("real", "synthetic", "enhanced")
 FIRST = {
     "real first": ("real", "synthetic"),
     "synthetic first": ("synthetic", "real"),
@@ -21,7 +20,7 @@ FIRST = {
 class Phase(NamedTuple):
     """Steps that draw from one shuffled set."""
 
-    sources: tuple  # of SOURCES
+    sources: tuple  # of "real", "synthetic" and "enhanced"
     items: np.ndarray  # [n, 2] int
     steps: int
 

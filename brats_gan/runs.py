@@ -359,18 +359,22 @@ def export(run_dir, name, models, endpoints, description):
     write_json(target.with_suffix(".json"), description)
 
 
-def load_export(run_dir, name):
-    """Returns (signatures, description) of RUN/export/NAME.
-
-    Raises:
-        RunError: the run has no such export, so it has not finished.
-    """
+def export_description(run_dir, name):
+    """RUN/export/NAME.json, without loading the model; errors as `load_export`."""
     target = Path(run_dir) / "export" / name
     if not target.is_dir():
         raise RunError(
             f"{target} does not exist: {run_dir} has not finished training; start its "
             "command again"
         )
-    loaded = tf.saved_model.load(str(target))
-    description = json.loads(target.with_suffix(".json").read_text())
-    return loaded, description
+    return json.loads(target.with_suffix(".json").read_text())
+
+
+def load_export(run_dir, name):
+    """Returns (signatures, description) of RUN/export/NAME.
+
+    Raises:
+        RunError: the run has no such export, so it has not finished.
+    """
+    description = export_description(run_dir, name)
+    return tf.saved_model.load(str(Path(run_dir) / "export" / name)), description

@@ -159,12 +159,8 @@ def write(table, lines, folder):
     markdown = "".join(f"| {' | '.join(line)} |\n" for line in shown)
     brats.write_atomically(stem.with_suffix(".md"), markdown.encode())
 
-    labels = [
-        str(row["no"]) if table == 2 else "\n".join(known)
-        for row, known in zip(
-            cells, (list(row.values())[:2] for row in cells), strict=True
-        )
-    ]
+    heads = {1: _HEADS[1], 2: ("no",)}[table]
+    labels = ["\n".join(str(row[name]) for name in heads) for row in cells]
     figures.comparison(cells, labels, ("MSE", "Dice"), stem.with_suffix(".png"))
 
 

@@ -37,7 +37,7 @@ def test_index_mse_of_bytes_does_not_wrap():
 def test_region_dice_by_hand():
     label = np.array([[0, 1, 2], [3, 4, 0]])
     found = np.array([[0, 1, 2], [2, 0, 4]])
-    scores = metrics.region_dice(label, found)
+    scores = metrics.all_scores(label, found, 1.0)
     # whole: 4 true, 4 found, 3 shared. core {1,3,4}: 3 true, 2 found, 1 shared.
     # enhancing: 1 true, 1 found elsewhere.
     assert scores["dice_whole"] == pytest.approx(6 / 8)
