@@ -40,8 +40,15 @@ _FILTER = flags.DEFINE_bool(
 _ACCEPTED_ONLY = flags.DEFINE_bool(
     "accepted_only",
     False,
-    "Leave out samples of which no attempt passed both filters, and make others until "
-    "there are --samples.",
+    "Leave out samples of which no attempt passed both filters, and those beyond "
+    "--lesion_free, and make others until there are --samples.",
+)
+_LESION_FREE = flags.DEFINE_float(
+    "lesion_free",
+    data.LESION_FREE,
+    "Share of samples without a lesion; with --accepted_only the largest share.",
+    0,
+    1,
 )
 _BATCH = flags.DEFINE_integer("batch_size", 16, "Attempts in flight.", 1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seeds codes and labels.")
@@ -164,6 +171,7 @@ def main(argv):
         logging.info("%s: going on after %d samples", output_dir, len(rows))
 
     kept = sum(bool(row["id"]) for row in rows)
+    healthy = sum(bool(row["id"]) and row["lesion_pixels"] == "0" for row in rows)
     bar = tf.keras.utils.Progbar(_SAMPLES.value, unit_name="sample", interval=5)
     bar.update(kept)
     first = len(rows)
@@ -177,17 +185,23 @@ def main(argv):
         _DICE.value if _FILTER.value else -np.inf,
         _TRIES.value,
         _BATCH.value,
+        _LESION_FREE.value,
     )
     group, pending, hopeless = [], [], 0  # not yet written: samples, and all rows
     while kept + len(group) < _SAMPLES.value:
         sample = next(made)
         volume_id = f"synth-{kept // PER_VOLUME + 1:05d}"
-        if sample.accepted or not _ACCEPTED_ONLY.value:
+        # Samples without a lesion pass the filters more often: they must not crowd.
+        is_healthy = not sample.label.any()
+        crowds = is_healthy and healthy >= _LESION_FREE.value * (kept + len(group) + 1)
+        if not _ACCEPTED_ONLY.value or (sample.accepted and not crowds):
             place, hopeless = (volume_id, len(group)), 0
             group.append(sample)
+            healthy += is_healthy
             bar.update(kept + len(group))
         else:
-            place, hopeless = ("", ""), hopeless + 1
+            place = "", ""
+            hopeless += not sample.accepted
         pending.append(synthesis.manifest_row(sample, *place, _SEED.value))
         if hopeless == HOPELESS:
             raise runs.RunError(

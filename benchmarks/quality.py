@@ -61,6 +61,12 @@ _JUDGES = flags.DEFINE_string("judges_dir", None, "Keeps the judges for the next
 _JUDGE_SEED = flags.DEFINE_integer("judge_seed", 77, "Of the independent segmentors.")
 _JUDGE_STEPS = flags.DEFINE_integer("judge_steps", 1000, "Of each of the five.")
 _JUDGE_WIDTH = flags.DEFINE_integer("judge_width", 16, "Base width of the five.")
+_INCEPTION = flags.DEFINE_string(
+    "inception_weights",
+    "~/.keras/models/inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    "Weights of Keras' InceptionV3 without its top, for two more distances; left out "
+    "where there is no such file.",
+)
 flags.mark_flag_as_required("data_dir")
 
 ALL = tuple(range(len(brats.MODALITIES)))
@@ -355,6 +361,35 @@ def kernel_distance(one, other):
     return own - 2 * kernel(one, other).mean()
 
 
+def inception(weights):
+    """InceptionV3 without its top, in float32 whatever the policy is."""
+    policy = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy("float32")
+    net = tf.keras.applications.InceptionV3(
+        include_top=False, weights=str(weights), pooling="avg"
+    )
+    tf.keras.mixed_precision.set_global_policy(policy)
+    return net
+
+
+def inception_features(net, images):
+    """[N, 4, H, W] -> [4N, 2048]: each contrast as a grey picture of 299 x 299."""
+    grey = images.reshape(-1, *images.shape[2:], 1)
+    features = []
+    for part in np.array_split(grey, max(len(grey) // 16, 1)):
+        large = tf.image.resize(part, (299, 299))
+        colour = tf.image.grayscale_to_rgb(2.0 * large - 1.0)
+        features.append(net(colour, training=False).numpy())
+    return np.concatenate(features).astype(np.float64)
+
+
+def distances(table, prefix, made, real, known):
+    """Rows of the two distances between [N, D] features of sets."""
+    for name, distance in (("Fréchet", frechet), ("kernel", kernel_distance)):
+        title = f"{prefix} {name} distance".strip()
+        table.add(title, distance(made, known), distance(real, known))
+
+
 def score_sets(table, samples, beta, training, held_out, nets):
     """Stage 2: rows about unfiltered sets; nets are the judges by SIGHTS."""
     made = np.stack([s.images for s in samples]), np.stack([s.label for s in samples])
@@ -424,16 +459,15 @@ def score_sets(table, samples, beta, training, held_out, nets):
         *(np.corrcoef(profile[n], reference)[0, 1] for n in ("made", "ceiling")),
     )
 
-    seen = {
-        name: judges.features(four, np.moveaxis(images, 1, -1))
-        for name, images in (("made", made[0]), ("real", real[0]), ("known", known[0]))
-    }
-    for name, distance in (("Fréchet", frechet), ("kernel", kernel_distance)):
-        table.add(
-            f"{name} distance",
-            distance(seen["made"], seen["known"]),
-            distance(seen["real"], seen["known"]),
-        )
+    three = made[0], real[0], known[0]
+    seen = (judges.features(four, np.moveaxis(images, 1, -1)) for images in three)
+    distances(table, "", *seen)
+    weights = pathlib.Path(_INCEPTION.value).expanduser()
+    if weights.exists():
+        net = inception(weights)
+        # As many real as made: both distances depend on how many there are.
+        seen = (inception_features(net, images[: len(made[0])]) for images in three)
+        distances(table, "Inception", *seen)
 
 
 # --- Stage 3 --------------------------------------------------------------------------

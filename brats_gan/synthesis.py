@@ -86,14 +86,14 @@ def labels_by(export):
     return segment
 
 
-def _is_healthy(slices, number, seed):
+def _is_healthy(slices, number, seed, lesion_free):
     """Whether sample `number` is to have no lesion.
 
     Settled once a sample: drawn anew at each attempt, empty labels would pass the last
     filter first and crowd the data set.
     """
     rng = np.random.default_rng([seed, number])
-    return len(slices.lesions) == 0 or rng.random() < data.LESION_FREE
+    return len(slices.lesions) == 0 or rng.random() < lesion_free
 
 
 def _place(slices, background, rng, healthy):
@@ -120,6 +120,7 @@ def samples(
     dice_threshold=0.95,
     max_tries=50,
     batch_size=16,
+    lesion_free=data.LESION_FREE,
 ):
     """Yields a Sample for each of `numbers`, in their order.
 
@@ -136,6 +137,7 @@ def samples(
         dice_threshold: mean index Dice over the segmentors (Section 2.8).
         max_tries: attempts a sample.
         batch_size: attempts in flight.
+        lesion_free: share of samples without a lesion.
     """
     numbers = iter(numbers)
     waiting = collections.deque()  # (number, attempt) to try again
@@ -182,7 +184,9 @@ def samples(
             rejected[number] = [0, 0, 0]
         if not batch:
             return
-        attempts = _attempt(models, slices, batch, seed, batch_size, mae_threshold)
+        attempts = _attempt(
+            models, slices, batch, seed, batch_size, mae_threshold, lesion_free
+        )
         for attempt in attempts:
             rejected[attempt.number][0] += attempt.mae > mae_threshold
             rejected[attempt.number][1] += (
@@ -201,7 +205,7 @@ def _padded(arrays, batch_size):
     return np.concatenate([stacked] + [stacked[-1:]] * (batch_size - len(stacked)))
 
 
-def _attempt(models, slices, batch, seed, batch_size, mae_threshold):
+def _attempt(models, slices, batch, seed, batch_size, mae_threshold, lesion_free):
     """Draws a map and a label for each (number, attempt) of the batch."""
     generators = [np.random.default_rng([seed, *each]) for each in batch]
     codes = [rng.standard_normal(models.code_dim, np.float32) for rng in generators]
@@ -213,7 +217,7 @@ def _attempt(models, slices, batch, seed, batch_size, mae_threshold):
         f, background = f[..., 0], background[..., 0]
         mae = structure.filter_error(f, background)
         background = structure.without_islands(background)
-        healthy = _is_healthy(slices, number, seed)
+        healthy = _is_healthy(slices, number, seed, lesion_free)
         label, subject, fitted = _place(slices, background, rng, healthy)
         passed = mae <= mae_threshold and fitted
         attempts.append(

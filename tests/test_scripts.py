@@ -96,7 +96,10 @@ def chain(tmp_path_factory):
     # Filters that let everything through: the networks have learnt nothing.
     open_filters = ["--mae_threshold=1", "--dice_threshold=0"]
     for name, more in (
-        ("accepted", ["--accepted_only", *open_filters]),
+        (
+            "accepted",
+            ["--accepted_only", "--lesion_free=0.9", "--seed=4", *open_filters],
+        ),
         ("unfiltered", ["--nofilter"]),
     ):
         output = f"--output_dir={root / name}"
@@ -480,6 +483,26 @@ def test_a_filter_that_nothing_passes_is_given_up(chain, tmp_path):
         code=runs.EXIT_BAD_INPUT,
     )
     assert "--dice_threshold" in said and "Traceback" not in said
+
+
+def test_samples_without_a_lesion_do_not_crowd_a_set_of_accepted_ones(chain, tmp_path):
+    root, _ = chain
+    said = run(
+        "build_dataset.py",
+        f"--data_dir={root / 'msd'}",
+        f"--structural_run={root / 'structural'}",
+        f"--multimodal_run={root / 'multimodal'}",
+        f"--output_dir={tmp_path / 'out'}",
+        "--max_tries=1",
+        "--accepted_only",
+        # Only samples without a lesion pass, and half of the set may be such.
+        "--lesion_free=0.5",
+        "--mae_threshold=1",
+        "--dice_threshold=0",
+        "--samples=3",
+        code=runs.EXIT_BAD_INPUT,
+    )
+    assert "did not pass both filters" in said
 
 
 def test_data_without_filter_says_so(chain):
