@@ -2,7 +2,8 @@
 
 `width` is the paper's base width n (64 there). Code maps are a quarter of the image's
 side. No normalisation on output convolutions, He-normal weights and a true leaky ReLU
-in discriminators are D11; the conditional norm is D16 and the label modulation D19.
+in discriminators are D11; the conditional norm is D16, the label modulation D19, and
+where DC has no norm D29.
 Output layers compute in float32 under any precision policy.
 """
 
@@ -195,24 +196,30 @@ def build_map_code_discriminator(size, width=64, code_channels=4, name="FD_f"):
 # --- Stage 2 --------------------------------------------------------------------------
 
 
-def _conditional_block(x, filters, condition, lesion):
-    """Conv 3x3, instance norm with a gain and offset a modality (D16), ReLU.
+def _conditional_block(x, filters, condition, lesion, norm=True):
+    """Conv 3x3, instance norm, a gain and offset for each modality (D16), ReLU.
 
     condition: [B, 4] one-hot, or None for a gain and offset that all modalities share.
     lesion: [B, h, w, 16] or None; given, a 3x3 convolution of it adds to gain and
     offset at every pixel (D19).
+    norm: False leaves the instance norm out (D29).
     """
     if condition is None and lesion is None:
-        return _block(x, filters)
-    x = _conv(x, filters)
-    if condition is None:
-        x = addons.instance_norm()(x)
-    else:
+        return _block(x, filters, norm=norm)
+    x = _conv(x, filters, bias=condition is None and not norm)
+    if condition is not None:
         per_modality = {"use_bias": False, "dtype": "float32"}
         gain = layers.Dense(filters, kernel_initializer="ones", **per_modality)
         offset = layers.Dense(filters, kernel_initializer="zeros", **per_modality)
-        norm = addons.conditional_instance_norm()
-        x = norm([x, gain(condition), offset(condition)])
+        gain, offset = gain(condition), offset(condition)
+        if norm:
+            x = addons.conditional_instance_norm()([x, gain, offset])
+        else:
+            everywhere = layers.Reshape((1, 1, filters), dtype="float32")
+            x = layers.Multiply()([x, everywhere(gain)])
+            x = layers.Add()([x, everywhere(offset)])
+    elif norm:
+        x = addons.instance_norm()(x)
     if lesion is not None:
         # Zero weights at the start: an unlearnt label leaves the image alone.
         local_gain = layers.Conv2D(
@@ -236,9 +243,9 @@ def build_conditional_decoder(
 ):
     """DC: code, modality and lesion maps -> MRI slice of that modality.
 
-    The modality enters as a one-hot map beside the code (the paper) and in every norm
-    (D16); the lesion maps at the last block of the last two resolutions and the output
-    (D19).
+    The modality enters as a one-hot map beside the code (the paper) and as a gain and
+    offset in every block (D16); the lesion maps at the last block of the last two
+    resolutions and the output (D19). Blocks of the image's size have no norm (D29).
 
     Inputs: code [B, code_size, code_size, 8 * width], condition [B, 4] one-hot, lesion
     [B, size, size, 16] (see multimodal.lesion_maps) where size = 4 * code_size.
@@ -257,6 +264,7 @@ def build_conditional_decoder(
             filters,
             condition if conditional_norm else None,
             by_level[level] if modulated else None,
+            norm=level < 2,
         )
 
     beside = layers.Reshape((1, 1, NUM_MODALITIES))(condition)
