@@ -1,5 +1,6 @@
 # make demo   the whole program on a phantom: data, four stages, sheets, scores
 # make test   the test suite
+# make fuzz   3000 spoiled files: each is refused in a sentence, or read as it is
 # make lint   ruff, and every file compiled
 # make setup  only the virtual environment
 #
@@ -16,7 +17,7 @@ READY := $(VENV)/.ready
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test fuzz lint clean
 
 setup: $(READY)
 
@@ -42,6 +43,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+fuzz: $(READY)
+	$(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-profile=fuzz --hypothesis-show-statistics
 
 lint: $(READY)
 	$(BIN)/ruff check .
