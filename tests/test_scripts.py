@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -447,6 +448,46 @@ def test_a_row_that_was_killed_goes_on_to_the_records_of_one_that_was_not(
     before = (tmp_path / "killed/results.jsonl").read_bytes()
     assert "2 of 2 repeats are done" in run(*killed)
     assert (tmp_path / "killed/results.jsonl").read_bytes() == before
+
+
+def test_registration_is_in_the_description_beside_real_and_shifted_slices(chain):
+    root, said = chain
+    described = json.loads((root / "synthetic/dataset_description.json").read_text())
+    found = described["Registration"]
+    assert found["GeneratedSets"] == 7 and "training subjects" in found["Reference"]
+    names = ["generated", "real", *(f"real shifted by {n}" for n in (1, 2, 4))]
+    assert list(found["Scores"]) == names
+    for scores in found["Scores"].values():
+        assert 0 <= scores["edge_dice"] <= 1 <= scores["mutual_information"] <= 2
+    assert "beside slices of registered training subjects" in said["dataset"]
+    assert "NearestTraining" not in described
+
+
+def test_a_training_slice_planted_in_a_data_set_is_found(chain, tmp_path):
+    root, _ = chain
+    shutil.copytree(root / "synthetic", tmp_path / "copy")
+    flagfile = tmp_path / "copy/flags.txt"
+    flagfile.write_text(
+        flagfile.read_text().replace(str(root / "synthetic"), str(tmp_path / "copy"))
+    )
+    train = brats.load_split(root / "structural/split.json")["train"]
+    (planted,) = [s for s in brats.find_subjects(root / "msd") if s.name == train[0]]
+    images, _ = brats.read_subject(planted, (1, 5), 32)
+    for channel, modality in enumerate(brats.MODALITIES):
+        path = tmp_path / f"copy/synth-00001/synth-00001_{modality}.nii.gz"
+        volume, _ = brats.load_volume(path)
+        volume[:, :, 3] = brats.place_back(images[2:3, ..., channel])[0]
+        brats.write_nifti(path, volume, np.int16, slope=brats.IMAGE_SLOPE)
+    said = run("build_dataset.py", f"--flagfile={flagfile}", "--nearest_report")
+    assert "correlation with the nearest training slice" in said
+    described = json.loads((tmp_path / "copy/dataset_description.json").read_text())
+    found = described["NearestTraining"]
+    first = found["closest"][0]
+    assert (first["id"], first["slice"]) == ("synth-00001", 3)
+    assert (first["training_subject"], first["training_slice"]) == (train[0], 3)
+    assert first["correlation"] > 0.99 and len(found["closest"]) == 7
+    assert found["generated"]["slices"] == 7 and found["held-out"]["slices"] == 4
+    assert (tmp_path / "copy/nearest.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_only_accepted_samples_are_kept_if_asked_for(chain):
