@@ -1,5 +1,9 @@
 # make demo   the whole program on a phantom: data, four stages, sheets, scores
 # make test   the test suite
+# make fuzz   3000 spoiled files: each is refused in a sentence, or read as it is
+# make test-latest PYTHON=python3.12
+#             on the newest TensorFlow and Keras: the suite but for what takes long and is
+#             alike on both, and SavedModels of one stack on the other
 # make lint   ruff, and every file compiled
 # make setup  only the virtual environment
 #
@@ -13,10 +17,13 @@ TAG := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 VENV ?= .venv/$(TAG)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Of the stack with tensorflow-addons, for make test-latest.
+OTHER ?= $(firstword $(wildcard $(CURDIR)/.venv/3.11/bin/python $(CURDIR)/.venv/3.10/bin/python))
+XDIST := -n 2 --dist loadfile --no-loadscope-reorder
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test test-latest fuzz lint clean
 
 setup: $(READY)
 
@@ -41,7 +48,20 @@ demo: $(READY)
 	@echo "scores:       $(DEMO)/results.jsonl"
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest $(XDIST)
+
+test-latest: $(READY)
+	@case "$(TAG)" in 3.12|3.13) ;; *) \
+	  echo "The newest TensorFlow is for Python 3.12 or 3.13, this is $(TAG): choose, as in" >&2; \
+	  echo "    make test-latest PYTHON=python3.12" >&2; exit 1;; esac
+	@test -x "$(OTHER)" || { \
+	  echo "The stack with tensorflow-addons is needed too: make setup PYTHON=python3.11" >&2; \
+	  exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade tensorflow keras
+	BRATS_GAN_OTHER_PYTHON="$(OTHER)" $(BIN)/python -m pytest $(XDIST) -m "not once"
+
+fuzz: $(READY)
+	$(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-profile=fuzz --hypothesis-show-statistics
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -14,7 +14,16 @@ import tensorflow as tf
 from absl import flags, logging
 
 import brats_gan
-from brats_gan import brats, data, figures, runs, structure, synthesis
+from brats_gan import (
+    brats,
+    data,
+    figures,
+    privacy,
+    registration,
+    runs,
+    structure,
+    synthesis,
+)
 
 _DATA = flags.DEFINE_string("data_dir", None, "Real BraTS folder: labels come from it.")
 _LAYOUT = flags.DEFINE_string("layout", None, "Layout of data_dir; default: look.")
@@ -54,12 +63,18 @@ _BATCH = flags.DEFINE_integer("batch_size", 16, "Attempts in flight.", 1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seeds codes and labels.")
 _CACHE = flags.DEFINE_string("cache_dir", None, "Keeps decoded slices for later runs.")
 _CHECK = flags.DEFINE_bool("check", True, "Check the data first.")
+_NEAREST = flags.DEFINE_bool(
+    "nearest_report",
+    False,
+    "Look for the nearest training slice of every sample and every held-out slice.",
+)
 flags.mark_flags_as_required(
     ["data_dir", "structural_run", "multimodal_run", "output_dir"]
 )
 
 PER_VOLUME = 50
 SHOWN = 8  # rows of samples.png
+MEASURED = 200  # sets whose registration is measured, and as many real ones
 HOPELESS = 50  # samples left out in a row before --accepted_only gives up
 
 
@@ -139,6 +154,60 @@ def draw(group, path):
     figures.sheet(rows, titles, path, label_columns=("label", "found"))
 
 
+def registration_report(output_dir, count, training, beta):
+    """How well `count` generated sets are registered, beside real ones, for JSON."""
+    picked = np.unique(np.linspace(0, count - 1, MEASURED).round().astype(int))
+    sets = synthesis.volumes(output_dir, training.image_size)
+    made = itertools.chain.from_iterable(images for _, images in sets)
+    made = np.stack([x for position, x in enumerate(made) if position in set(picked)])
+    rows = np.linspace(0, len(training) - 1, MEASURED).round().astype(int)
+    rows = np.unique(rows)
+    real = training.images(rows).astype(np.float32) / data.LEVELS
+    return {
+        "GeneratedSets": len(made),
+        "RealSlices": len(real),
+        "Reference": "slices of training subjects; they must be registered for this "
+        "to mean anything",
+        "Scores": registration.compare(made, real, beta),
+    }
+
+
+def nearest_report(output_dir, training, held_out, first_slice):
+    """The nearest training slice of all that was made, for JSON; draws nearest.png."""
+    places, vectors = [], []
+    for volume_id, images in synthesis.volumes(output_dir, training.image_size):
+        places += [(volume_id, position) for position in range(len(images))]
+        vectors.append(privacy.describe(images))
+    known = privacy.describe_slices(training)
+    made = privacy.nearest(np.concatenate(vectors), known)
+    real = privacy.nearest(privacy.describe_slices(held_out), known)
+    order, closest = privacy.closest(made), []
+    for position in order:
+        subject, number = training.index[made.row[position]]
+        closest.append(
+            {
+                "id": places[position][0],
+                "slice": places[position][1],
+                "training_subject": training.names[subject],
+                "training_slice": int(number) + first_slice,
+                "correlation": round(float(made.correlation[position]), 4),
+            }
+        )
+    shown = {(pair["id"], pair["slice"]): None for pair in closest}
+    for volume_id, images in synthesis.volumes(output_dir, training.image_size):
+        for place in shown:
+            if place[0] == volume_id:
+                shown[place] = images[place[1]]
+    partners = training.images(made.row[order]).astype(np.float32) / data.LEVELS
+    figures.sheet(
+        [[*x, *y] for x, y in zip(shown.values(), partners, strict=True)],
+        [*brats.MODALITIES, *(f"training {name}" for name in brats.MODALITIES)],
+        output_dir / "nearest.png",
+        row_titles=[f"{pair['correlation']:.3f}" for pair in closest],
+    )
+    return {**privacy.summary(made, real), "closest": closest}
+
+
 def main(argv):
     del argv  # checked by runs.main
     runs.set_up("float32", _SEED.value)
@@ -146,8 +215,8 @@ def main(argv):
     models, of_maps, scheme = load_models(
         _STRUCTURAL.value, _MULTIMODAL.value, segmentor_run
     )
-    output_dir = runs.start(_OUTPUT.value)
-    training, _ = data.split_subjects(
+    output_dir = runs.start(_OUTPUT.value, free=("nearest_report",))
+    training, held_out = data.split_subjects(
         _DATA.value,
         output_dir,
         given=f"{_STRUCTURAL.value}/split.json",
@@ -224,12 +293,36 @@ def main(argv):
         group, pending = [], []
 
     summary = description(of_maps, scheme, rows, split)
-    runs.write_json(output_dir / "dataset_description.json", summary)
+    described = output_dir / "dataset_description.json"
+    runs.write_json(described, summary)
+    summary["Registration"] = registration_report(
+        output_dir, kept, slices, float(of_maps["beta"])
+    )
+    if _NEAREST.value:
+        others = data.Slices(
+            held_out,
+            of_maps["image_size"],
+            tuple(of_maps["slices"]),
+            cache_dir=_CACHE.value,
+        )
+        summary["NearestTraining"] = nearest_report(
+            output_dir, slices, others, of_maps["slices"][0]
+        )
+    runs.write_json(described, summary)
     shown = ("Samples", "Accepted", "Fallbacks", "LeftOut", "Attempts", "Rejected")
     print(json.dumps({key: summary[key] for key in shown}))
     dice = np.array([float(row["dice"]) for row in rows if row["id"]])
     print(f"index Dice of the labels found again: mean {dice.mean():.3f}")
     print(f"sheet: {output_dir / 'samples.png'}")
+    print("registration, beside slices of registered training subjects:")
+    for name, scores in summary["Registration"]["Scores"].items():
+        print(f"  {name}: {json.dumps(scores)}")
+    if _NEAREST.value:
+        found = summary["NearestTraining"]
+        print("correlation with the nearest training slice:")
+        for name in ("generated", "held-out"):
+            print(f"  {name}: {json.dumps(found[name])}")
+        print(f"closest pairs: {output_dir / 'nearest.png'}")
 
 
 if __name__ == "__main__":

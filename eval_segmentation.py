@@ -144,11 +144,14 @@ def synthetic_subjects(folder, held_out, filtered=None, scheme=None):
             f"{folder} is not a finished synthetic data set: it has no "
             "dataset_description.json; start its build_dataset.py command again"
         )
-    with open(described) as file:
-        description = json.load(file)
-    leaked = sorted(
-        set(description["TrainingSubjects"]) & {subject.name for subject in held_out}
-    )
+    description = brats.read_json(described)
+    trained_on = description.get("TrainingSubjects")
+    if not isinstance(trained_on, list):
+        raise runs.RunError(
+            f'{described} has no list of "TrainingSubjects", so what its models have '
+            "seen is not known; make the data set by build_dataset.py"
+        )
+    leaked = sorted({subject.name for subject in held_out}.intersection(trained_on))
     if leaked:
         raise runs.RunError(
             f"{folder} was made by models trained on {', '.join(leaked)}, which "

@@ -83,6 +83,8 @@ def main(argv):
     if len(argv) != 2 or argv[1] not in COMMANDS:
         given = " ".join(argv[1:]) or "nothing"
         raise app.UsageError(f"one command of {names} is due, {given} was given.")
+    # A file name need not be text, and a report must name it all the same.
+    sys.stdout.reconfigure(errors="backslashreplace")
     command, required = COMMANDS[argv[1]]
     for flag in required:
         if not flag.value:

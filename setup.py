@@ -54,7 +54,12 @@ setup(
     ],
     extras_require={
         "demo": ["nilearn>=0.10"],  # ships the MNI152 maps the phantom is made of
-        "test": ["pytest>=7.4", "pytest-xdist>=3.8", "nilearn>=0.10"],
+        "test": [
+            "hypothesis>=6.100",
+            "nilearn>=0.10",
+            "pytest>=7.4",
+            "pytest-xdist>=3.8",
+        ],
         "dev": ["ruff>=0.6", "pre-commit>=3.5"],
         "gpu": [
             f"tensorflow[and-cuda]==2.15.1; {OLD}",

@@ -20,6 +20,7 @@ density         mean of f over all pixels
 nearest Dice    of a map to the nearest map of a training slice
 pairwise Dice   between two maps drawn at random
 registration    Dice of the edges of two contrasts within one pixel, mean over pairs
+mutual information  of two contrasts, normalised, 1 to 2, mean over pairs
 contrast corr.  correlation, over the pairs of contrasts and image quantiles, of how
                 one contrast looks where another is dark or bright: 1 if as in real sets
 detail          high frequency inside lesions, share of real
@@ -41,6 +42,7 @@ from brats_gan import (
     brats,
     data,
     metrics,
+    registration,
     runs,
     structural,
     structure,
@@ -280,23 +282,6 @@ def real_structure(slices, beta):
     return maps
 
 
-def edges(images, beta):
-    """Algorithm 1 of every contrast: [N, 4, H, W] -> the same in {0, 1}."""
-    flat = tf.constant(images.reshape(-1, *images.shape[2:], 1), tf.float32)
-    return structure.structural_map(flat, beta).numpy().reshape(images.shape)
-
-
-def registration(maps):
-    """Mean agreement of the edges of each two contrasts of [N, 4, H, W] maps."""
-    return np.mean(
-        [
-            metrics.edge_agreement(one[i], one[j])
-            for one in maps
-            for i, j in itertools.combinations(range(maps.shape[1]), 2)
-        ]
-    )
-
-
 def contrast_profile(images):
     """How each contrast looks where another is dark or bright.
 
@@ -432,7 +417,9 @@ def score_sets(table, samples, beta, training, held_out, nets):
             f"detail in lesions, {name}", *(detail(*s)[channel] for s in (made, known))
         )
 
-    maps = {name: edges(images, beta) for name, (images, _) in sides.items()}
+    maps = {
+        name: registration.edges(images, beta) for name, (images, _) in sides.items()
+    }
     clear = (made[1] == 0)[:, None]
     own, wanted = maps["made"] * clear, f[:, None] * clear
     table.add("fidelity to f, Dice", dice_of_pairs(own, wanted).mean())
@@ -442,16 +429,17 @@ def score_sets(table, samples, beta, training, held_out, nets):
     }
     table.add(
         "registration",
-        registration(maps["made"]),
-        registration(maps["ceiling"]),
-        registration(rolled["ceiling"]),
+        registration.agreement(maps["made"]),
+        registration.agreement(maps["ceiling"]),
+        registration.agreement(rolled["ceiling"]),
     )
-    table.add("registration, other codes", registration(rolled["made"]))
-    for pixels in (1, 2, 4):
-        moved = maps["ceiling"].copy()
-        for i in range(4):
-            moved[:, i] = np.roll(moved[:, i], pixels * i, -1)
-        table.add(f"registration, real shifted by {pixels}", None, registration(moved))
+    table.add("registration, other codes", registration.agreement(rolled["made"]))
+    table.add("mutual information", *both(lambda x, _: registration.information(x)))
+    for pixels in registration.SHIFTS:
+        agreement = registration.agreement(
+            registration.shifted(maps["ceiling"], pixels)
+        )
+        table.add(f"registration, real shifted by {pixels}", None, agreement)
     profile = {name: contrast_profile(images) for name, (images, _) in sides.items()}
     reference = contrast_profile(known[0])
     table.add(

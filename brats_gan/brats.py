@@ -16,6 +16,7 @@ import json
 import os
 import random
 import re
+import stat
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -86,7 +87,13 @@ _MSD_LABELS = (
 
 _MHA_HEADER = 2**16  # bytes in which the header ends
 
-_MAX_BYTES = 2**31  # one 4-D MSD file is 143 MB
+# What no BraTS file comes near: beyond, a file is damaged, or made to fill the memory.
+_MAX_BYTES = 2**31  # of a volume as float32; one 4-D MSD file is 143 MB
+_MAX_DEPTH = 2**10  # axial slices
+_MAX_BEHIND = 2**26  # bytes behind the voxels
+_MAX_RATIO = 1040  # of sizes, unpacked to packed: deflate reaches 1032
+_MAX_JSON = 2**24  # bytes; the dataset.json of the Decathlon has 2**16
+_MAX_NAME = 200  # bytes of a subject's name; file systems stop at 255, endings included
 _MAX_SHIFT_MM = 1.0  # between the modalities of one subject
 IMAGE_SLOPE = 1 / 32767  # [0, 1] as int16
 
@@ -184,21 +191,33 @@ def survey(data_dir, layout=None):
     else:
         prepared = _is_prepared(data_dir)
         subjects, problems = [], []
-        for name, (kind, folder), roles in _named(found, data_dir):
+        for name, (kind, folder), roles in _named(found):
             wrong = _role_problems(kind, folder, roles)
             problems += [(name, message) for message in wrong]
             if not wrong:
                 images = {m: (roles[m][0], None) for m in MODALITIES}
                 label = roles.get("seg", [None])[0]
                 subjects.append(Subject(name, kind, images, label, prepared))
+    subjects, misnamed = _well_named(subjects)
+    problems += misnamed
     return sorted(subjects, key=lambda subject: subject.name), sorted(problems)
 
 
 def _walk(data_dir, depth=4):
-    """Files down to HGG/subject/sequence/file, in a fixed order, no hidden ones."""
+    """Files down to HGG/subject/sequence/file, in a fixed order, no hidden ones.
+
+    Links are followed, but for those that lead back up.
+    """
     for folder, folders, files in os.walk(data_dir, followlinks=True):
         below = len(Path(folder).relative_to(data_dir).parts)
-        folders[:] = sorted(f for f in folders if f[0] != "." and below < depth - 1)
+        here = Path(folder).resolve()
+        folders[:] = sorted(
+            f
+            for f in folders
+            if f[0] != "."
+            and below < depth - 1
+            and Path(folder, f).resolve() not in (here, *here.parents)
+        )
         yield from (Path(folder, f) for f in sorted(files) if f[0] != ".")
 
 
@@ -229,12 +248,50 @@ def _classify(path, layout=None):
     return None, None, None
 
 
-def _named(found, data_dir):
+def _named(found):
     """Yields (subject name, key, roles); two folders of one name get their parent's."""
-    names = [folder.name or data_dir.resolve().name for _, folder in found]
+    names = [_folder_name(folder) for _, folder in found]
     for (key, roles), name in zip(found.items(), names, strict=True):
         unique = names.count(name) == 1  # 2015 has subjects of one name in HGG and LGG
-        yield name if unique else f"{key[1].parent.name}_{name}", key, roles
+        yield name if unique else f"{_folder_name(key[1].parent)}_{name}", key, roles
+
+
+def _folder_name(folder):
+    """Name of a folder, also of one that was given as "." or "..": never those."""
+    return folder.name if folder.name not in ("", "..") else folder.resolve().name
+
+
+def _well_named(subjects):
+    """The subjects whose name can be that of a file, and no one else's; problems."""
+    good, problems = {}, []
+    for subject in subjects:
+        name, path = subject.name, next(iter(subject.images.values()))[0]
+        if name in good:
+            other = next(iter(good[name].images.values()))[0]
+            message = (
+                f"{path}: its subject would have the name {name}, as that of {other}. "
+                "Rename one of the folders."
+            )
+        elif not _is_file_name(name):
+            message = (
+                f"{str(path)!a}: {name!a} cannot be the name of files. Rename it: "
+                f"printable, no more than {_MAX_NAME} bytes, no / or \\."
+            )
+        else:
+            good[name] = subject
+            continue
+        problems.append((name if name.isprintable() else ascii(name), message))
+    return list(good.values()), problems
+
+
+def _is_file_name(name):
+    """Whether a name from elsewhere can be part of a path without leading away."""
+    return (
+        name.isprintable()
+        and name not in ("", ".", "..")
+        and not set(name) & set("/\\")
+        and len(name.encode()) <= _MAX_NAME
+    )
 
 
 def _role_problems(kind, folder, roles):
@@ -265,11 +322,14 @@ def _looked_for(kind, role):
     return f"{', '.join(names)} (or .nii, in any case)"
 
 
-def _read_json(path):
+def read_json(path):
     """A JSON object from a file; DataError says which file is not one."""
+    path = Path(path)
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        if path.is_file() and path.stat().st_size > _MAX_JSON:
+            raise ValueError(f"{path.stat().st_size} bytes")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: also of JSON
         raise DataError(
             f"{path}: not readable as JSON ({error}). Restore it."
         ) from error
@@ -280,7 +340,7 @@ def _read_json(path):
 
 def _is_prepared(data_dir):
     path = data_dir / "dataset_description.json"
-    return path.is_file() and _read_json(path).get("Prepared") is True
+    return path.is_file() and read_json(path).get("Prepared") is True
 
 
 def _msd_folder(data_dir):
@@ -294,14 +354,17 @@ def _msd_folder(data_dir):
 
 def _msd_subjects(folder):
     description = folder / "dataset.json"
-    content = _read_json(description)
+    content = read_json(description)
     named = content.get("modality") or content.get("channel_names")
     if not isinstance(named, dict):
         raise DataError(f'{description}: no "modality". Restore the original file.')
-    names = {str(name).lower(): int(channel) for channel, name in named.items()}
     channels = {}
     for modality, aliases in _MSD_CHANNELS.items():
-        matches = [names[alias] for alias in aliases if alias in names]
+        matches = [
+            _small_number(description, channel)
+            for channel, name in named.items()
+            if str(name).lower() in aliases
+        ]
         if len(matches) != 1:
             raise DataError(
                 f"{description}: {len(matches)} channels for {modality} among "
@@ -311,7 +374,9 @@ def _msd_subjects(folder):
         channels[modality] = matches[0]
 
     files = {}  # subject name -> files of that name
-    for path in sorted((folder / "imagesTr").iterdir()):
+    with reading(folder / "imagesTr"):
+        found = sorted((folder / "imagesTr").iterdir())
+    for path in found:
         match = re.match(r"([^.].*?)\.nii(\.gz)?$", path.name, re.IGNORECASE)
         if match:
             files.setdefault(match[1], []).append(path)
@@ -333,6 +398,14 @@ def _msd_subjects(folder):
     return subjects, problems
 
 
+def _small_number(path, text):
+    """0 to 255 from a JSON file; DataError names the file."""
+    whole = isinstance(text, int | str) and re.fullmatch("[0-9]{1,3}", str(text))
+    if not whole or int(text) > 255:
+        raise DataError(f"{path}: {text!a:.40} where 0 to 255 is due. Restore it.")
+    return int(text)
+
+
 # --- Labels ---------------------------------------------------------------------------
 
 
@@ -341,21 +414,23 @@ def label_map(subject):
     if subject.layout != "msd" or subject.label is None:
         return LABEL_MAPS[subject.layout]
     description = subject.label.parent.parent / "dataset.json"
-    named = _read_json(description).get("labels")
+    named = read_json(description).get("labels")
     if not isinstance(named, dict):
         return LABEL_MAPS["msd"]
     mapping = {}
     for key, value in named.items():
         # {"1": "edema"} in the Decathlon's own files, {"edema": 1} in nnU-Net's.
-        number, name = (key, value) if str(key).isdigit() else (value, key)
+        number, name = (key, value) if key.isdecimal() else (value, key)
         words = str(name).lower().replace("non enhancing", "non-enhancing")
         ours = next((index for word, index in _MSD_LABELS if word in words), None)
-        if ours is None or not str(number).isdigit():
+        if ours is None:
             raise DataError(
-                f"{description}: label {number!r}: {name!r} is not one of "
+                f"{description}: label {number!a:.40}: {name!a:.40} is not one of "
                 f"{', '.join(LABELS)}. Name it as one of them."
             )
-        mapping[int(number)] = ours
+        mapping[_small_number(description, number)] = ours
+    if not mapping:
+        raise DataError(f'{description}: no label in "labels". Restore the file.')
     return mapping
 
 
@@ -367,7 +442,7 @@ def to_ours(stored, mapping, source="labels"):
     stored = np.asarray(stored)
     if stored.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
-            whole = stored == np.rint(stored)  # False for NaN
+            whole = (stored == np.rint(stored)) & np.isfinite(stored)
         if not whole.all():
             raise DataError(
                 f"{source}: labels that are not whole numbers, such as "
@@ -482,7 +557,7 @@ def load_channels(path, channels, slices=None):
                 raise EOFError("voxels are missing at the end")
             stored[channel] = volume
         if slices is None:
-            file.read()  # to the end of the stream, where gzip compares its checksum
+            _read_to_end(path, file, header)  # where gzip compares its checksum
         else:
             _check_length(path, file, header)
     volumes = [_finish(stored[channel], header, slices) for channel in picked]
@@ -490,9 +565,15 @@ def load_channels(path, channels, slices=None):
 
 
 @contextlib.contextmanager
-def _reading(path):
-    """Turns what goes wrong inside a file into one DataError that names it."""
+def reading(path):
+    """Turns what goes wrong inside a file into one DataError that names it.
+
+    A pipe or a device, which may never end, is refused before it is opened.
+    """
     try:
+        kind = Path(path).stat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            raise DataError(f"{path}: a pipe or a device. Put a file in its place.")
         yield
     except DataError:
         raise
@@ -513,7 +594,7 @@ def _opened(path):
 
     A file is taken as gzip if it is, whatever its name says.
     """
-    with _reading(path):
+    with reading(path):
         if Path(path).suffix.lower() == ".mha":
             header, voxels = _read_mha(path)
             yield header, io.BytesIO(voxels)
@@ -521,7 +602,11 @@ def _opened(path):
         with open(path, "rb") as file:
             compressed = file.read(2) == b"\x1f\x8b"
         with igzip.open(path, "rb") if compressed else open(path, "rb") as file:
-            yield _nifti_header(path, file), file
+            header = _nifti_header(path, file)
+            most = Path(path).stat().st_size * (_MAX_RATIO if compressed else 1)
+            if header.offset + _voxel_bytes(header) > most:  # before it is allocated
+                raise EOFError("voxels are missing at the end")
+            yield header, file
 
 
 def _nifti_header(path, file):
@@ -558,8 +643,13 @@ def _nifti_header(path, file):
         slope, inter = 1.0, 0.0
     if not np.isfinite(inter):
         raise DataError(f"{path}: scl_inter is {inter}. Save it without scaling.")
-    offset = float(header["vox_offset"])
-    offset = int(offset) if size < offset < _MAX_BYTES else size + 4
+    offset = float(header["vox_offset"]) or size + 4.0  # 0 is often written
+    if not (size <= offset < _MAX_BYTES and offset.is_integer()):
+        raise DataError(
+            f"{path}: the header places the voxels at byte {offset:g}. Save it as a "
+            "single-file .nii or .nii.gz."
+        )
+    offset = int(offset)
     shape = _checked_shape(path, sizes, dtype)
     return Header(shape, dtype, slope, inter, offset, affine, to_lps, oriented)
 
@@ -587,10 +677,14 @@ def _checked_affine(path, affine):
             stored = orientations.io_orientation(affine)
             if np.isfinite(stored).all():
                 lps = orientations.axcodes2ornt(("L", "P", "S"))
-                return affine, orientations.ornt_transform(stored, lps)
+                to_lps = orientations.ornt_transform(stored, lps)
+                # Halfway between two axes, what was turned could be turned again.
+                turned = affine @ orientations.inv_ornt_aff(to_lps, (1, 1, 1))
+                if np.array_equal(orientations.io_orientation(turned), lps):
+                    return affine, to_lps
     raise DataError(
-        f"{path}: the affine in the header is not invertible. Restore the geometry "
-        "from the original file."
+        f"{path}: the affine in the header is not invertible, or its axes are nearest "
+        "to no one axis of the body. Restore the geometry from the original file."
     )
 
 
@@ -606,7 +700,7 @@ def _checked_shape(path, sizes, dtype):
             f"{path}: {len(sizes)}-D, {' x '.join(map(str, sizes))}. A volume is due: "
             "3-D, or 4-D in the MSD layout."
         )
-    size = np.prod(volume, dtype=object) * dtype.itemsize
+    size = np.prod(volume, dtype=object) * max(dtype.itemsize, 4)
     if size > _MAX_BYTES:
         raise DataError(
             f"{path}: the header asks for {size / 2**30:.1f} GB ({volume}, {dtype}), "
@@ -634,6 +728,11 @@ def require_channel(path, header, channel):
 
 def require_slices(path, depth, slices):
     """DataError unless a volume of `depth` axial slices has those asked for."""
+    if depth > _MAX_DEPTH:
+        raise DataError(
+            f"{path}: {depth} axial slices, more than {_MAX_DEPTH}. The header is "
+            "damaged, or this is no BraTS volume."
+        )
     if slices is not None and not 0 <= slices[0] < slices[1] <= depth:
         raise DataError(
             f"{path}: {depth} axial slices, but {slices[0]}:{slices[1]} are due. "
@@ -667,8 +766,20 @@ def _check_length(path, file, header):
     file.seek(end - 1)
     if not file.read(1):
         raise EOFError("voxels are missing at the end")
-    while file.read(1 << 20):  # what is cut off may also be the end of the stream
-        pass
+    # What is cut off may also be the end of the stream.
+    _read_to_end(path, file, header)
+
+
+def _read_to_end(path, file, header):
+    """Reads what is left, if there is not far too much of it."""
+    limit = header.offset + _voxel_bytes(header) + _MAX_BEHIND
+    while file.tell() <= limit:
+        if not file.read(1 << 20):
+            return
+    raise DataError(
+        f"{path}: goes on for more than {_MAX_BEHIND >> 20} MB behind its voxels. The "
+        "header is damaged, or the file was made to fill the memory: download it again."
+    )
 
 
 def _voxel_bytes(header):
@@ -696,16 +807,15 @@ def _read_mha(path):
     """Header and voxels of a MetaImage file, by SimpleITK."""
     import SimpleITK as sitk  # slow to import, and only BRATS2015 needs it
 
+    content = Path(path).read_bytes()
+    fields, start = _mha_fields(path, content)
     reader = sitk.ImageFileReader()
     reader.SetImageIO("MetaImageIO")
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise DataError(
-            f"{path}: not a MetaImage file, or its header is damaged. Download it "
-            "again."
-        ) from error
+        raise DataError(_NO_MHA.format(path)) from error
     if reader.GetNumberOfComponents() != 1:
         raise DataError(f"{path}: several values a voxel. Save it as one volume.")
     sizes = [int(size) for size in reader.GetSize()]
@@ -719,7 +829,7 @@ def _read_mha(path):
     affine[:3, 3] = reader.GetOrigin()
     affine, to_lps = _checked_affine(path, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
     header = Header(shape, dtype, 1.0, 0.0, 0, affine, to_lps, True)
-    _require_whole_mha(path, _voxel_bytes(header))
+    _require_whole_mha(fields, memoryview(content)[start:], _voxel_bytes(header))
     try:
         voxels = sitk.GetArrayFromImage(reader.Execute()).tobytes()
     except RuntimeError as error:
@@ -727,22 +837,70 @@ def _read_mha(path):
     return header, voxels
 
 
-def _require_whole_mha(path, voxel_bytes):
+_NO_MHA = "{}: not a MetaImage file, or its header is damaged. Download it again."
+
+
+def _mha_fields(path, content):
+    """{name: text} of the header of a .mha, and where its voxels begin.
+
+    SimpleITK ends the process at some headers that make no sense, and follows others to
+    files elsewhere, so only what BRATS2015 has is let through to it.
+    """
+    head = content[:_MHA_HEADER]
+    end = re.search(rb"^ElementDataFile[ \t]*=.*\n", head, re.M)
+    lines = re.findall(rb"(.*)\n", head[: end.end()]) if end else []
+    pairs = [re.fullmatch(rb"(\w+)[ \t]*=[ \t]*([ -~]*?)[ \r]*", x) for x in lines]
+    if not pairs or not all(pairs):
+        raise DataError(_NO_MHA.format(path))
+    fields = {pair[1].decode(): pair[2].decode() for pair in pairs}
+    if fields["ElementDataFile"] != "LOCAL":
+        raise DataError(f"{path}: its voxels are in another file. Save it as one .mha.")
+    number = "[0-9]{1,9}"
+    spaced = "[-+0-9.eE]+( +[-+0-9.eE]+)"
+    forms = {
+        "ObjectType": "Image",
+        "NDims": "3",
+        "DimSize": f"{number}( +{number}){{2}}",
+        "BinaryData": "True",
+        "BinaryDataByteOrderMSB": "True|False",
+        "CompressedData": "True|False",
+        "CompressedDataSize": "[0-9]{1,12}",
+        "ElementNumberOfChannels": number,
+        "ElementType": "MET_[A-Z_]+",
+        "HeaderSize": "0",
+        "TransformMatrix": f"{spaced}{{8}}",
+        "Offset": f"{spaced}{{2}}",
+        "ElementSpacing": f"{spaced}{{2}}",
+    }
+    if len(fields) < len(pairs):
+        raise DataError(f"{path}: a field twice in its header. Save it again.")
+    due = ("NDims", "DimSize", "ElementType")
+    wrong = [name for name in due if name not in fields]
+    wrong += [
+        name
+        for name, form in forms.items()
+        if name in fields and not re.fullmatch(form, fields[name])
+    ]
+    if wrong:
+        raise DataError(
+            f"{path}: its header has an unusual {wrong[0]}. Save it as one 3-D binary "
+            ".mha."
+        )
+    return fields, end.end()
+
+
+def _require_whole_mha(fields, voxels, voxel_bytes):
     """Error unless the voxels of a .mha are all there, and their checksum is right.
 
     SimpleITK looks at neither: where the compressed voxels are damaged it returns
     others, without a word.
     """
-    content = Path(path).read_bytes()
-    start = re.search(rb"ElementDataFile *= *(\S+) *\r?\n", content[:_MHA_HEADER])
-    if not start or start[1] != b"LOCAL":
-        raise DataError(f"{path}: its voxels are in another file. Save it as one .mha.")
-    voxels = memoryview(content)[start.end() :]
-    if re.search(rb"^CompressedData *= *True", content[: start.start()], re.M):
+    if fields.get("CompressedData") == "True":
+        packed = int(fields.get("CompressedDataSize", len(voxels)))
         inflate = isal_zlib.decompressobj()
         # One byte more than due, so that the checksum at the end is reached.
-        inflate.decompress(voxels, voxel_bytes + 1)
-        if not inflate.eof:
+        whole = inflate.decompress(voxels[:packed], voxel_bytes + 1)
+        if packed > len(voxels) or not inflate.eof or len(whole) != voxel_bytes:
             raise EOFError("voxels are missing at the end")
     elif len(voxels) < voxel_bytes:
         raise EOFError("voxels are missing at the end")
@@ -1026,6 +1184,17 @@ def write_nifti(path, volume_hws, dtype, slope=None, affine=None):
     write_atomically(path, content)
 
 
+def folder_within(folder, name):
+    """folder/name, for a name that came from elsewhere; DataError if it leads away."""
+    path = Path(folder) / name
+    if not _is_file_name(name) or path.resolve() != Path(folder).resolve() / name:
+        raise DataError(
+            f"{str(path)!a}: leads out of {folder}. Rename the subject, or remove the "
+            "link."
+        )
+    return path
+
+
 def write_atomically(path, content):
     """Writes bytes under a temporary name beside the file, then renames it."""
     path = Path(path)
@@ -1068,9 +1237,10 @@ def save_split(path, split):
 
 def load_split(path):
     """Reads what `save_split` wrote; DataError if a subject is on both sides."""
-    split = _read_json(path)
+    split = read_json(path)
     sides = [split.get(side) for side in ("train", "test")]
-    if "seed" not in split or not all(isinstance(side, list) for side in sides):
+    lists = all(isinstance(side, list) for side in sides)
+    if "seed" not in split or not lists or not _are_texts(sides[0] + sides[1]):
         raise DataError(
             f'{path}: no "seed", "train" and "test". Delete it to split anew.'
         )
@@ -1080,3 +1250,7 @@ def load_split(path):
             f"{path}: on both sides: {', '.join(both)}. Delete the file to split anew."
         )
     return split
+
+
+def _are_texts(values):
+    return all(isinstance(value, str) for value in values)

@@ -26,12 +26,21 @@ def convert(data_dir, output_dir, layout=None):
             f"{output_dir}: is inside the folder that is read. Name one beside it."
         )
     subjects = brats.find_subjects(data_dir, layout)
+    for subject in subjects:
+        for path in brats.images_by_file(subject):
+            if target in path.resolve().parents:
+                raise brats.DataError(
+                    f"{path}: is a link into {output_dir}. Name another output folder."
+                )
     done, problems = [], []
     for subject in subjects:
         try:
-            _convert_subject(subject, target / subject.name)
+            _convert_subject(subject, brats.folder_within(target, subject.name))
         except brats.DataError as error:
             problems.append((subject.name, str(error)))
+        except OSError as error:
+            message = f"{error}. Look for a full disk, or one that may not be written."
+            problems.append((subject.name, message))
         else:
             done.append(subject.name)
     _describe(target, source, subjects[0])

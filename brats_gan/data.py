@@ -247,7 +247,7 @@ def _content_key(subject, image_size, slices):
         sources.append((subject.label, None))
     for path, channel in sources:
         digest.update(repr((path.name, channel)).encode())
-        with path.open("rb") as file:
+        with brats.reading(path), path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()

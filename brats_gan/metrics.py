@@ -1,4 +1,4 @@
-"""Scores of a label that was found against the true one (D13).
+"""Scores of a label that was found against the true one (D13), and of two contrasts.
 
 Labels are integers 0..4 as NumPy arrays of any equal shape: a slice [H, W] as in the
 paper, or all slices of a subject [S, H, W] as in the field.
@@ -137,3 +137,21 @@ def edge_agreement(one, other):
     near_other = ndimage.binary_dilation(other, around)
     agreeing = np.count_nonzero(one & near_other) + np.count_nonzero(other & near_one)
     return float(agreeing / total)
+
+
+def normalised_mutual_information(one, other, bins=32):
+    """(H(A) + H(B)) / H(A, B) of two images of one shape: 1 to 2.
+
+    2 where each is a function of the other, 1 where neither tells anything of the other
+    (also of two constants). From a joint histogram of bins x bins over the range of
+    each; few pixels for so many bins raise it, so compare only what is of one size.
+    """
+    counts, _, _ = np.histogram2d(np.ravel(one), np.ravel(other), bins)
+    own = _entropy(counts.sum(1)) + _entropy(counts.sum(0))
+    joint = _entropy(counts)
+    return float(own / joint) if joint > 0 else 1.0
+
+
+def _entropy(counts):
+    share = counts[counts > 0] / counts.sum()
+    return -np.sum(share * np.log(share))

@@ -239,6 +239,15 @@ def _render(models, attempts, batch_size):
         yield attempt, image[..., 0].astype(np.float32), label.astype(np.uint8)
 
 
+def volumes(output_dir, image_size):
+    """Yields (id, images [S, 4, H, W] in [0, 1]) of what `write_volume` wrote."""
+    for subject in brats.find_subjects(output_dir, "brats2018"):
+        images, _ = brats.read_subject(
+            subject._replace(prepared=True), image_size=image_size, labels=False
+        )
+        yield subject.name, np.moveaxis(images, -1, 1)
+
+
 COLUMNS = (
     "id",
     "slice",
@@ -282,7 +291,7 @@ def write_volume(output_dir, volume_id, group):
     Each file is whole or absent; the label comes last, so a volume with a label is
     whole.
     """
-    folder = output_dir / volume_id
+    folder = brats.folder_within(output_dir, volume_id)
     folder.mkdir(parents=True, exist_ok=True)
 
     def write(name, arrays, is_label=True, outside=0):

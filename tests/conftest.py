@@ -1,7 +1,26 @@
 """What several test files need."""
 
+import hypothesis
 import pytest
 import tensorflow as tf
+
+# The same few cases in every run of the suite; `make fuzz` draws others each time.
+hypothesis.settings.register_profile(
+    "short",
+    max_examples=15,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+hypothesis.settings.register_profile(
+    "fuzz",
+    hypothesis.settings.get_profile("short"),
+    max_examples=500,
+    derandomize=False,
+    print_blob=True,
+)
+hypothesis.settings.load_profile("short")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
@@ -111,6 +112,71 @@ def test_every_missing_modality_is_named_at_once(tmp_path):
     first, second = str(caught.value).splitlines()
     assert f"{tmp_path / 'A'}: no t1ce image. Looked for *_t1ce.nii.gz" in first
     assert f"{tmp_path / 'B'}: no flair image" in second
+
+
+def test_two_folders_that_cannot_be_told_apart_are_a_problem(tmp_path):
+    for centre in ("x", "y"):
+        nifti.write_subject(tmp_path / centre / "HGG", "A")
+    subjects, ((name, message),) = brats.survey(tmp_path)
+    assert [subject.name for subject in subjects] == ["HGG_A"] == [name]
+    assert all(str(tmp_path / each / "HGG/A") in message for each in ("x", "y"))
+
+
+@pytest.mark.parametrize("name", ["new\nline", "back\\slash", "x" * 201, "\udcff"])
+def test_a_name_that_cannot_be_that_of_a_file_is_a_problem(name, tmp_path):
+    nifti.write_subject(tmp_path, "A")
+    (tmp_path / "A").rename(tmp_path / name)
+    subjects, ((_, message),) = brats.survey(tmp_path)
+    assert not subjects and "cannot be the name of files" in message
+    message.encode()
+
+
+def test_a_decathlon_file_whose_name_leads_elsewhere_is_a_problem(tmp_path):
+    nifti.write_subject(tmp_path, "A", layout="msd")
+    (tmp_path / "imagesTr/A.nii.gz").rename(tmp_path / "imagesTr/a\\..\\A.nii.gz")
+    subjects, ((_, message),) = brats.survey(tmp_path)
+    assert not subjects and "cannot be the name of files" in message
+
+
+def test_a_folder_given_as_its_parent_has_a_name_of_its_own(tmp_path):
+    nifti.write_subject(tmp_path, "A")
+    (tmp_path / "A/below").mkdir()
+    (subject,) = brats.find_subjects(tmp_path / "A/below/..")
+    assert subject.name == "A"
+
+
+def test_a_link_that_leads_back_up_is_not_followed(tmp_path):
+    nifti.write_subject(tmp_path / "data", "A")
+    (tmp_path / "data/again").symlink_to(tmp_path / "data")
+    (subject,) = brats.find_subjects(tmp_path / "data")
+    assert subject.name == "A"
+
+
+def test_a_link_to_a_subject_elsewhere_is_read(tmp_path):
+    nifti.write_subject(tmp_path / "elsewhere", "A")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/linked").symlink_to(tmp_path / "elsewhere/A")
+    (subject,) = brats.find_subjects(tmp_path / "data")
+    assert subject.name == "linked"
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "../a", "/etc", "a\\b", "a\0b"])
+def test_no_name_leads_out_of_a_folder(name, tmp_path):
+    with pytest.raises(brats.DataError, match="leads out of"):
+        brats.folder_within(tmp_path, name)
+
+
+def test_a_header_that_asks_for_more_than_the_file_holds_allocates_nothing(tmp_path):
+    path = nifti.write_subject(tmp_path, "A")["t1"]
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[42:48] = np.array([1000, 1000, 500], "<i2").tobytes()  # 1 GB as int16
+    path.write_bytes(gzip.compress(bytes(content)))
+    tracemalloc.start()
+    with pytest.raises(brats.DataError, match="damaged or incomplete"):
+        brats.load_volume(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 * 2**20
 
 
 def test_subjects_of_one_name_are_told_apart_by_their_grade(tmp_path):

@@ -118,6 +118,20 @@ def _folder_in_place_of_a_file(folder):
     folder.files["t2"].mkdir()
 
 
+def _pipe(folder):
+    folder.files["t2"].unlink()
+    os.mkfifo(folder.files["t2"])
+
+
+def _behind(size):
+    def append(folder):
+        path = folder.files["t1"]
+        content = gzip.decompress(path.read_bytes())
+        path.write_bytes(gzip.compress(content + bytes(size), 1))
+
+    return append
+
+
 def _shift(millimetres):
     def shift(affine):
         affine[0, 3] += millimetres
@@ -216,6 +230,24 @@ UNUSABLE = {
         "asks for .* GB",
         "t1",
     ),
+    "header of more than the file can hold": (
+        # 2000 MB as float32, which is allowed, of a file of some kB.
+        lambda f: f.header("t1", 42, np.array([1000, 1000, 500], "<i2").tobytes()),
+        "damaged or incomplete",
+        "t1",
+    ),
+    "gzip bomb": (_behind(70 * 2**20), "more than 64 MB behind its voxels", "t1"),
+    "more slices than any scan": (
+        lambda f: f.header("t1", 42, np.array([1, 1, 2000], "<i2").tobytes()),
+        "2000 axial slices, more than 1024",
+        "t1",
+    ),
+    "voxels far behind the header": (
+        lambda f: f.header("t1", 108, np.array([3e9], "<f4").tobytes()),
+        r"voxels at byte 3e\+09",
+        "t1",
+    ),
+    "a pipe": (_pipe, "a pipe or a device", "t2"),
     "negative size": (
         lambda f: f.header("t1", 42, np.array([-5], "<i2").tobytes()),
         "sizes .-5",
@@ -303,6 +335,11 @@ UNUSABLE = {
     "label of floats": (
         lambda f: f.poke("seg", (14, 14, 4), 1.5),
         "not whole numbers, such as 1.5",
+        "seg",
+    ),
+    "label of infinity": (
+        lambda f: f.poke("seg", (14, 14, 4), np.inf),
+        "not whole numbers, such as inf",
         "seg",
     ),
     "label not a number": (
@@ -499,6 +536,17 @@ def test_every_problem_of_a_subject_is_listed_once(tmp_path):
             lambda content: content.replace('"3": "T2w"', '"4": "T2w"'),
             "channel 4 is due",
         ),
+        (
+            lambda content: content.replace('"3": "T2w"', '"-1": "T2w"'),
+            "'-1' where 0 to 255 is due",
+        ),
+        (
+            # A table of all labels up to this one would take 100 GB.
+            lambda content: content.replace('"1": "edema"', '"99999999999": "edema"'),
+            "'99999999999' where 0 to 255 is due",
+        ),
+        (lambda content: "[" * 10**5, "not readable as JSON"),
+        (lambda content: content + " " * 2**24, "not readable as JSON"),
     ],
     ids=[
         "unknown channel",
@@ -506,6 +554,10 @@ def test_every_problem_of_a_subject_is_listed_once(tmp_path):
         "cut off",
         "no channels",
         "no such channel",
+        "channel below 0",
+        "label beyond all",
+        "nested without end",
+        "endless",
     ],
 )
 def test_a_wrong_dataset_json_is_a_problem(edit, message, tmp_path):
@@ -529,6 +581,31 @@ def test_a_truncated_mha_is_a_problem(keep, what, tmp_path):
     assert name == "B"
     assert str(folder.files["t2"]) in message
     assert what in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"DimSize = 28 32 8", b"DimSize = 99999 99999 999", "asks for .* GB"),
+        (b"DimSize = 28 32 8", b"DimSize = 4294967299 32 8", "an unusual DimSize"),
+        (b"NDims = 3", b"NDims = 99999", "an unusual NDims"),
+        (b"NDims = 3", b"NDims = 3\nNDims = 4", "a field twice"),
+        (b"DataFile = LOCAL", b"DataFile = /etc/passwd", "in another file"),
+        (
+            b"ElementDataFile = LOCAL",
+            b"Comment = ElementDataFile = LOCAL\nElementDataFile = /etc/passwd",
+            "in another file",
+        ),
+    ],
+    ids=["terabytes", "overflow", "rank", "twice", "elsewhere", "elsewhere, hidden"],
+)
+def test_a_header_of_a_mha_that_could_do_harm_is_a_problem(old, new, message, tmp_path):
+    path = Folder(tmp_path, "brats2015").files["t2"]
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new))
+    ((name, said),) = checks.check(tmp_path, slices=SLICES).problems
+    assert name == "B" and str(path) in said and _matches(message, said)
 
 
 def test_one_wrong_bit_among_the_compressed_voxels_of_a_mha_is_a_problem(tmp_path):

@@ -120,6 +120,33 @@ def test_a_disk_that_does_not_keep_voxels_is_noticed(tmp_path, monkeypatch):
     assert list((tmp_path / "out" / "A").iterdir()) == []
 
 
+def test_nothing_is_written_through_a_link_in_the_output(tmp_path):
+    nifti.write_subject(tmp_path / "in", "A")
+    nifti.write_subject(tmp_path / "in", "B", seed=1)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out/A").symlink_to(tmp_path / "elsewhere")
+    done, ((name, message),) = convert.convert(tmp_path / "in", tmp_path / "out")
+    assert done == ["B"] and name == "A" and "leads out of" in message
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_link_from_the_data_into_the_output_is_refused(tmp_path):
+    nifti.write_subject(tmp_path / "out", "A")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/A").symlink_to(tmp_path / "out/A")
+    with pytest.raises(brats.DataError, match="is a link into"):
+        convert.convert(tmp_path / "in", tmp_path / "out")
+
+
+def test_a_folder_that_cannot_be_written_is_a_problem(tmp_path):
+    nifti.write_subject(tmp_path / "in", "A")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/A").write_text("a file where a folder is due")
+    done, ((name, message),) = convert.convert(tmp_path / "in", tmp_path / "out")
+    assert not done and name == "A" and "out/A" in message
+
+
 @pytest.mark.parametrize("output", ["in", "in/out"])
 def test_the_folder_that_is_read_is_not_written_to(output, tmp_path):
     nifti.write_subject(tmp_path / "in", "A", SHAPE)

@@ -156,6 +156,26 @@ def test_edge_agreement_by_hand():
     assert metrics.edge_agreement(line, longer) == pytest.approx((3 + 4) / (3 + 6))
 
 
+def test_mutual_information_by_hand():
+    def score(one, other):
+        return metrics.normalised_mutual_information(np.array(one), other, bins=2)
+
+    half = [0.0, 0.0, 1.0, 1.0]
+    assert score(half, [3.0, 3.0, 7.0, 7.0]) == pytest.approx(2)
+    assert score(half, [1.0, 1.0, 0.0, 0.0]) == pytest.approx(2)  # inverted
+    assert score(half, [0.0, 1.0, 0.0, 1.0]) == pytest.approx(1)
+    # In bits: H(A) = 1, H(B) = 2 - 3/4 log2(3), and the joint, of shares 1/2, 1/4 and
+    # 1/4, has 3/2.
+    expected = (1 + 2 - 0.75 * np.log2(3)) / 1.5
+    assert score(half, [0.0, 0.0, 0.0, 1.0]) == pytest.approx(expected)
+
+
+def test_a_constant_image_tells_nothing():
+    constant, other = np.ones((4, 4)), np.arange(16.0).reshape(4, 4)
+    assert metrics.normalised_mutual_information(constant, constant) == 1
+    assert metrics.normalised_mutual_information(constant, other) == pytest.approx(1)
+
+
 def test_edge_agreement_of_empty_maps():
     empty, full = np.zeros((4, 4)), np.ones((4, 4))
     assert metrics.edge_agreement(empty, empty) == 1

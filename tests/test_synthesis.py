@@ -145,6 +145,19 @@ def test_what_is_written_is_read_back_exactly(slices, tmp_path):
         np.testing.assert_allclose(image, np.moveaxis(sample.images, 0, -1), atol=2e-5)
 
 
+def test_no_volume_is_written_through_a_link_or_by_a_name_that_leads_out(
+    slices, tmp_path
+):
+    group = make(stand_ins(), slices, range(2))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out/synth-00001").symlink_to(tmp_path / "elsewhere")
+    for name in ("synth-00001", "../elsewhere"):
+        with pytest.raises(brats.DataError, match="leads out of"):
+            synthesis.write_volume(tmp_path / "out", name, group)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_maps_and_backgrounds_are_written_to_the_full_field(slices, tmp_path):
     made = make(stand_ins(), slices, range(2))
     synthesis.write_volume(tmp_path, "synth-00001", made)
