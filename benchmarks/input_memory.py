@@ -4,18 +4,19 @@
 
 Decodes every subject of a phantom into a cache folder, then reads batches of stage 2
 until each slice has come once. A process of its own for each count says its resident
-memory at the end and at its highest. Prints a table and, last, a line of JSON.
+memory at the end and at its highest, and the seconds of a sample once all is decoded.
+Prints a table and, last, a line of JSON.
 """
 
 import json
-import pathlib
-import resource
 import subprocess
 import sys
 import tempfile
+import time
 
 from absl import app, flags, logging
 
+from benchmarks import rig
 from brats_gan import brats, data, phantom
 
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder; a phantom if unset.")
@@ -25,23 +26,21 @@ _BATCH = flags.DEFINE_integer("batch_size", 4, "Slices of each stream a batch.")
 _STREAM = flags.DEFINE_integer("stream", 0, "Only this count, in this process.")
 
 
-def resident_mb():
-    """Resident memory of this process, MB."""
-    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
-
-
 def stream(folder, count):
-    """Reads `count` subjects in this process: {"resident_mb", "peak_mb"}."""
+    """Reads `count` subjects in this process: memory, and seconds of a sample."""
     subjects = brats.find_subjects(folder)[:count]
     if len(subjects) < count:
         raise brats.DataError(f"{folder}: {len(subjects)} subjects of {count}")
     slices = data.Slices(subjects, _SIZE.value)
     steps = len(slices) // _BATCH.value
+    begin = time.perf_counter()
     for batch in data.multimodal_batches(slices, _BATCH.value, 0).take(steps):
         batch["x"].numpy()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    return {"resident_mb": round(resident_mb(), 1), "peak_mb": round(peak, 1)}
+    return {
+        "resident_mb": round(rig.resident_mb(), 1),
+        "peak_mb": round(rig.peak_mb(), 1),
+        "seconds": (time.perf_counter() - begin) / (steps * _BATCH.value),
+    }
 
 
 def main(argv):
@@ -65,9 +64,10 @@ def main(argv):
                 command, check=True, stdout=subprocess.PIPE, text=True
             )
             used[count] = json.loads(done.stdout.splitlines()[-1])
-    print("| subjects | resident, MB | highest, MB |\n|---|---|---|")
+    print("| subjects | resident, MB | highest, MB | s a sample |\n|---|---|---|---|")
     for count, figures in used.items():
-        print(f"| {count} | {figures['resident_mb']} | {figures['peak_mb']} |")
+        memory = f"{figures['resident_mb']} | {figures['peak_mb']}"
+        print(f"| {count} | {memory} | {figures['seconds']:.5f} |")
     few, many = used[counts[0]], used[counts[-1]]
     ratio = round(many["peak_mb"] / few["peak_mb"], 3)
     print(json.dumps({"subjects": used, "peak_ratio": ratio}))

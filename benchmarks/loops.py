@@ -1,0 +1,224 @@
+"""The stage-2 step as the authors run it: one example, Python loops, a call an image.
+
+The same networks, losses and draws as brats_gan.multimodal, so that every loss is equal
+(`largest_difference`); only the modalities do not ride on the batch axis.
+"""
+
+import tensorflow as tf
+
+from brats_gan import (
+    addons,
+    brats,
+    fusion,
+    losses,
+    multimodal,
+    runs,
+    structure,
+)
+
+FOUR = range(multimodal.NUM_MODALITIES)
+
+
+def terms(nets, batch, seed, options=multimodal.Options()):  # noqa: B008 - immutable
+    """Every loss of the stage on a batch of one, by name; arguments as multimodal's."""
+    assert batch["x"].shape[0] == 1, "one example a step"
+    EC, EC_R, D, FD = (nets[name] for name in ("EC", "EC_R", "D", "FD"))
+    norm = options.image_norm
+    category_loss = losses.CATEGORY_LOSSES[options.category]
+    label_loss = losses.LABEL_LOSSES[options.label_loss]
+    # The project's own draws, so that both ways see the same.
+    place_seed, pair_seed, noise_seed, blur_seed = multimodal._seeds(seed)
+    origin, targets = multimodal._translations(1, options.all_pairs, pair_seed)
+    ways, translated = targets.shape
+    side = batch["x"].shape[2]
+    images_seen = 2 * len(FOUR) + ways * translated
+    noise = options.input_noise * tf.random.stateless_normal(
+        [images_seen, side, side, 1], noise_seed
+    )
+    blur = tf.random.stateless_uniform([len(FOUR), 1, 1, 1], blur_seed)
+    parts = {}  # of each mean
+
+    def add(name, value):
+        parts.setdefault(name, []).append(value)
+
+    def judged(image, number, modality):
+        """Score and category loss of the image that D sees as its `number`-th."""
+        score, category = D(image + noise[number : number + 1], training=True)
+        return score, category_loss(category, modality)
+
+    def decode(code, modality, label):
+        return multimodal.decode(nets, code, modality, label)
+
+    x = [batch["x"][:, i] for i in FOUR]
+    label = [batch["label"][:, i] for i in FOUR]
+    index = [tf.fill([1], i) for i in FOUR]
+
+    # Stage 2b: a map and a label that fits.
+    source = batch["source"]
+    f = tf.stop_gradient(structure.structural_map(source, options.beta))
+    if options.lesion_removal:
+        f = fusion.remove_lesion(f, batch["source_label"])
+    background = structure.background(source, 0)
+    outside = background if options.placement_test else tf.zeros_like(background)
+    placed, _, _ = fusion.place_label(batch["candidates"], outside, place_seed)
+    no_lesion = tf.cast(placed == 0, tf.float32)[..., None]
+    code_g = EC_R(multimodal.fuse(f, placed, options), training=True)
+    score = FD(code_g, training=True)
+    add("d_code_generated", losses.squared(score))
+    add("code_adversarial", losses.taken_as_real(score))
+
+    x_g = [decode(code_g, index[i], placed) for i in FOUR]
+    code_gi = [EC(x_g[i], training=True) for i in FOUR]
+    for i in FOUR:
+        f_i = tf.stop_gradient(structure.structural_map(x[i], options.beta))
+        code_s = EC_R(multimodal.fuse(f_i, label[i], options), training=True)
+        x_s = decode(code_s, index[i], label[i])
+        add(
+            "self_reconstruction",
+            losses.image_distance(x[i], x_s, label[i], norm),
+        )
+        score, category = judged(x[i], i, index[i])
+        add("d_real", losses.taken_as_real(score))
+        add("d_category_real", category)
+        score, category = judged(x_g[i], len(FOUR) + i, index[i])
+        add("d_generated", losses.squared(score))
+        add("adversarial_generated", losses.taken_as_real(score))
+        add("d_category_generated", category)
+        add("category_generated", category)
+        add("code_generated", losses.difference(code_g, code_gi[i]))
+        f_g = structure.structural_map(x_g[i], options.beta)
+        add("structure", losses.difference(f * no_lesion, f_g * no_lesion))
+        add("background", losses.squared(x_g[i] * background))
+        for j in FOUR:
+            if j != i:
+                add("code_pairs", losses.difference(code_gi[i], code_gi[j]))
+
+    # Stage 2a: rebuilt, translated, and back; the rows and targets may be drawn.
+    for r in range(translated):
+        i = origin[r : r + 1]  # [1], the modality: row and modality are one here
+        x_i, label_i = (tf.gather(tf.concat(each, 0), i) for each in (x, label))
+        code_i = EC(x_i, training=True)
+        add("d_code_real", losses.taken_as_real(FD(code_i, training=True)))
+        x_r = decode(code_i, i, label_i)
+        add("reconstruction", losses.image_distance(x_i, x_r, label_i, norm))
+        code_gj = tf.gather(tf.concat(code_gi, 0), i)
+        back = []
+        for way in range(ways):
+            j = targets[way, r : r + 1]
+            x_t = decode(code_i, j, label_i)
+            number = 2 * len(FOUR) + way * translated + r
+            score, category = judged(x_t, number, j)
+            add("d_translated", losses.squared(score))
+            add("adversarial_translated", losses.taken_as_real(score))
+            add("d_category_translated", category)
+            add("category_translated", category)
+            code_t = EC(x_t, training=True)
+            add("code_translated", losses.difference(code_i, code_t))
+            back.append(decode(code_t, i, label_i))
+            add("cycle", losses.image_distance(x_i, back[-1], label_i, norm))
+            x_gt = decode(code_gj, j, placed)
+            same_map = tf.gather(tf.concat(x_g, 0), j)
+            add("registration", losses.image_distance(same_map, x_gt, placed, norm))
+        add("cycle_pairs", tf.zeros([]))
+        pairs = [
+            losses.image_distance(back[j], back[k], label_i, norm)
+            for j in range(ways)
+            for k in range(j + 1, ways)
+        ]
+        if pairs:
+            parts["cycle_pairs"][-1] = tf.add_n(pairs) / len(pairs)
+
+    components = multimodal.lesion_nets(nets)
+    labels = {
+        "lesion_component": (x, label),
+        "lesion": ([_blurred(x_g[i], blur[i], options) for i in FOUR], [placed] * 4),
+    }
+    for name, (images, truth) in labels.items():
+        found = [_segment(components, images[i], i) for i in FOUR]
+        # Its Dice is over all images at once, so this one is no mean of four.
+        add(name, label_loss(tf.stack(truth, 1), tf.stack(found, 1)))
+    return {name: tf.add_n(each) / len(each) for name, each in parts.items()}
+
+
+def _blurred(image, share, options):
+    if not options.guidance_blur:
+        return image
+    return image + share * (addons.gaussian_blur(image) - image)
+
+
+def _segment(components, image, i):
+    """Class probabilities [1, H, W, 5] of one image of modality i."""
+    name = brats.MODALITIES[i]
+    if "EC_l" in components:
+        code = components["EC_l"](image, training=True)
+        logits = components[f"DC_l_{name}"](code, training=True)
+    else:
+        net = components.get("SEG") or components[f"SEG_{name}"]
+        logits = net(image, training=True)
+    return tf.nn.softmax(logits)
+
+
+def make_train_step(nets, optimizers, options=multimodal.Options()):  # noqa: B008
+    """multimodal.make_train_step, of the terms above."""
+    names = {
+        "generator": multimodal.GENERATOR_WEIGHTS,
+        "discriminator": multimodal.DISCRIMINATOR_WEIGHTS,
+        "lesion_component": multimodal.LESION_WEIGHTS,
+    }
+    of_side = multimodal.variables(nets)
+
+    @tf.function
+    def train_step(batch, seed):
+        with tf.GradientTape(persistent=True) as tape:
+            named = terms(nets, batch, seed, options)
+            totals = {
+                side: losses.total(named, multimodal.WEIGHTS, names[side])
+                for side in names
+            }
+        runs.update(optimizers, tape, totals, of_side)
+        return {**named, **totals}
+
+    return train_step
+
+
+def shake(nets):
+    """Moves every weight a little: new networks ignore labels and modalities."""
+    for number, net in enumerate(nets.values()):
+        for index, variable in enumerate(net.trainable_variables):
+            step = tf.random.stateless_normal(variable.shape, [number, index])
+            variable.assign_add(0.05 * step)
+
+
+def largest_difference(batch, seed, options, scheme="multiple"):
+    """The largest relative difference of a loss between the two ways.
+
+    On networks of width 4, away from their start. The names must be the same.
+    """
+    nets = multimodal.build(batch["x"].shape[2], 4, scheme)
+    shake(nets)
+    batched = multimodal.terms(nets, batch, seed, options)
+    looped = terms(nets, batch, seed, options)
+    assert set(batched) == set(looped) == set(multimodal.WEIGHTS)
+    return max(
+        abs(float(batched[name]) - float(looped[name]))
+        / max(abs(float(batched[name])), 1e-6)
+        for name in batched
+    )
+
+
+def require_equal(batch, tolerance=1e-3):
+    """Raises unless both ways give equal losses, by default and with all pairs.
+
+    Returns:
+        The largest relative difference.
+    """
+    found = {
+        all_pairs: largest_difference(
+            batch, tf.constant([3, 4]), multimodal.Options(all_pairs=all_pairs)
+        )
+        for all_pairs in (False, True)
+    }
+    worst = max(found.values())
+    if not worst <= tolerance:
+        raise AssertionError(f"losses differ by {worst:.2g} of their value: {found}")
+    return worst

@@ -1,0 +1,87 @@
+"""What the timings share: batches that need no files, interleaved rounds, memory."""
+
+import pathlib
+import resource
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from brats_gan import brats, data
+
+
+def resident_mb():
+    """Resident memory of this process, MB."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def peak_mb():
+    """The highest resident memory this process had, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def _slices(rng, shape, size):
+    """Grainy discs with a lesion of all classes: [*shape, H, W], and their labels."""
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    brain = np.hypot(y, x) < 0.42 * size
+    images = brain * (0.2 + 0.8 * rng.random([*shape, size, size], np.float32))
+    label = np.zeros([*shape, size, size], np.uint8)
+    inside = slice(2 * size // 5, 3 * size // 5)
+    lesion = label[..., inside, inside]
+    lesion[...] = rng.integers(1, len(brats.LABELS), lesion.shape)
+    return images.astype(np.float32), label
+
+
+def multimodal_batch(size, batch_size=1, seed=0):
+    """What data.multimodal_batches yields, drawn: for time, not for learning."""
+    rng = np.random.default_rng(seed)
+    count = len(brats.MODALITIES)
+    images, label = _slices(rng, (batch_size, count + 1), size)
+    _, candidates = _slices(rng, (batch_size, data.CANDIDATES), size)
+    return {
+        "x": tf.constant(images[:, :count, ..., None]),
+        "label": tf.constant(label[:, :count]),
+        "source": tf.constant(images[:, count, ..., None]),
+        "source_label": tf.constant(label[:, count]),
+        "candidates": tf.constant(candidates),
+    }
+
+
+def structural_batch(size, batch_size, seed=0):
+    """What data.structural_batches yields, drawn."""
+    images, label = _slices(np.random.default_rng(seed), (batch_size,), size)
+    return {"x": tf.constant(images[..., None]), "label": tf.constant(label)}
+
+
+def segmentation_batch(size, batch_size, seed=0):
+    """What data.segmentation_batches yields, drawn."""
+    rng = np.random.default_rng(seed)
+    images, label = _slices(rng, (batch_size, len(brats.MODALITIES)), size)
+    return {"x": tf.constant(images[..., None]), "label": tf.constant(label[:, 0])}
+
+
+def interleaved(contenders, rounds, warm=1):
+    """Seconds of each call: every contender once a round, so that all see one machine.
+
+    Args:
+        contenders: name -> function without arguments that returns when it is done.
+        rounds: timed calls of each.
+        warm: calls of each before, not timed.
+
+    Returns:
+        name -> list of `rounds` seconds.
+    """
+    seconds = {name: [] for name in contenders}
+    for turn in range(warm + rounds):
+        for name, call in contenders.items():
+            begin = time.perf_counter()
+            call()
+            if turn >= warm:
+                seconds[name].append(time.perf_counter() - begin)
+    return seconds
+
+
+def medians(seconds):
+    """name -> median of its seconds."""
+    return {name: float(np.median(each)) for name, each in seconds.items()}
