@@ -23,17 +23,14 @@ Prints tables and, last, a line of JSON.
 import collections
 import functools
 import json
-import math
 import pathlib
-import re
 import tempfile
 from importlib import import_module
-from typing import NamedTuple
 
 import tensorflow as tf
 from absl import app, flags, logging
 
-from benchmarks import rig
+from benchmarks import operations, rig
 from brats_gan import multimodal, runs
 
 _WIDTH = flags.DEFINE_integer("width", 32, "Base width.", 1)
@@ -47,91 +44,8 @@ _REPEATS = flags.DEFINE_integer("repeats", 9, "Interleaved rounds.", 1)
 _PROFILE = flags.DEFINE_integer("profile", 5, "Profiled steps; 0: no profile.", 0)
 _MEGABYTES = flags.DEFINE_integer("megabytes", 256, "An array of the bandwidth test.")
 
-CONVOLUTIONS = ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter")
-# Move no data, or none worth counting.
-FREE = {"Const", "Placeholder", "Reshape", "Identity", "NoOp", "ReadVariableOp"}
 SHOWN_OPERATIONS = 14
 LEAST_FLOPS, MOST_TIMES = 5 * 10**8, 32  # of a timed call
-
-
-class Convolution(NamedTuple):
-    """A convolution or a gradient of one, by static shapes."""
-
-    kind: str  # of CONVOLUTIONS
-    x: tuple  # [N, H, W, C]
-    filters: tuple  # [h, w, C, F]
-    y: tuple  # [N, H / stride, W / stride, F]
-    stride: int
-
-    @property
-    def flops(self):
-        height, width, channels, _ = self.filters
-        return 2 * math.prod(self.y) * height * width * channels
-
-
-def live_operations(concrete):
-    """Operations that an output or an assignment of a traced function depends on."""
-    graph = concrete.graph
-    waiting = [t.op for t in graph.outputs] + list(graph.control_outputs)
-    found = set(waiting)
-    while waiting:
-        op = waiting.pop()
-        for before in [t.op for t in op.inputs] + list(op.control_inputs):
-            if before not in found:
-                found.add(before)
-                waiting.append(before)
-    return found
-
-
-def shape_held_by(tensor):
-    """The shape that is the value of a tensor of sizes."""
-    if tensor.op.type in ("Shape", "ShapeN"):
-        return tuple(tensor.op.inputs[tensor.value_index].shape)
-    return tuple(int(n) for n in tf.get_static_value(tensor))
-
-
-def convolution(op):
-    """The Convolution of an operation of one of the three kinds."""
-    first, second, *rest = op.inputs
-    if op.type == "Conv2D":
-        x, filters, y = first.shape, second.shape, op.outputs[0].shape
-    elif op.type == "Conv2DBackpropInput":
-        x, filters, y = shape_held_by(first), second.shape, rest[0].shape
-    else:
-        x, filters, y = first.shape, shape_held_by(second), rest[0].shape
-    stride = op.get_attr("strides")[1]
-    return Convolution(op.type, tuple(x), tuple(filters), tuple(y), stride)
-
-
-def network_of(op):
-    """The network an operation belongs to, from its name."""
-    parts = [part for part in op.name.split("/") if part != "gradient_tape"]
-    return re.sub(r"_\d+$", "", parts[0])
-
-
-def moved_bytes(op):
-    """Bytes of an operation's inputs and outputs, where their shapes are known."""
-    if op.type in FREE or op.type in CONVOLUTIONS:
-        return 0
-    tensors = [*op.inputs, *op.outputs]
-    return sum(
-        t.shape.num_elements() * t.dtype.size
-        for t in tensors
-        if t.shape.is_fully_defined() and t.dtype.size
-    )
-
-
-def count(concrete):
-    """({Convolution: times}, {Convolution: networks}, other bytes) of a step."""
-    times, networks, others = collections.Counter(), {}, 0
-    for op in live_operations(concrete):
-        if op.type in CONVOLUTIONS:
-            each = convolution(op)
-            times[each] += 1
-            networks.setdefault(each, set()).add(network_of(op))
-        else:
-            others += moved_bytes(op)
-    return times, networks, others
 
 
 def alone(each, dtype):
@@ -230,7 +144,7 @@ def seconds_by_operation(step, calls):
 def measure(precision):
     """Everything about the step in one precision, and prints its tables."""
     step, concrete = build_step(precision)
-    times, networks, others = count(concrete)
+    times, networks, others = operations.count(concrete)
     weigh_most = sorted(times, key=lambda c: -c.flops * times[c])[: _LAYERS.value]
     dtype = tf.float32 if precision == "float32" else tf.bfloat16
     add, add_bytes = addition()

@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from benchmarks import loops, rig, roofline
+from benchmarks import loops, operations, rig
 
 
 def test_the_loops_compute_the_losses_of_the_batched_step():
@@ -29,8 +29,8 @@ def test_operations_of_a_convolution_and_its_gradients_by_hand():
     concrete = step.get_concrete_function(
         tf.TensorSpec([3, 8, 8, 2]), tf.TensorSpec([5, 5, 2, 7])
     )
-    times, _, _ = roofline.count(concrete)
-    assert sorted(each.kind for each in times) == sorted(roofline.CONVOLUTIONS)
+    times, _, _ = operations.count(concrete)
+    assert sorted(each.kind for each in times) == sorted(operations.CONVOLUTIONS)
     for each, number in times.items():
         # 3 images of 4 x 4 outputs in 7 channels, each of 5 x 5 x 2 products and sums.
         assert (each.flops, number) == (2 * 3 * 16 * 7 * 50, 1)
@@ -49,7 +49,7 @@ def test_operations_that_nothing_depends_on_are_not_counted():
     concrete = step.get_concrete_function(
         tf.TensorSpec([1, 4, 4, 1]), tf.TensorSpec([3, 3, 1, 1])
     )
-    kinds = {each.kind for each in roofline.count(concrete)[0]}
+    kinds = {each.kind for each in operations.count(concrete)[0]}
     assert kinds == {"Conv2D", "Conv2DBackpropFilter"}
 
 
