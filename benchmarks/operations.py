@@ -1,4 +1,4 @@
-"""Counts the operations of a traced step: convolutions by their shapes, other bytes."""
+"""What a traced step asks of the machine: convolutions, and the bytes of the rest."""
 
 import collections
 import math
