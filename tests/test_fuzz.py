@@ -210,7 +210,7 @@ def _with_header(content, changes, second, swapped, packed):
     for name, index, value in changes:
         flat = fields[name].reshape(-1).copy()
         with np.errstate(all="ignore"):
-            if flat.dtype.kind == "i":
+            if flat.dtype.kind in "iu":
                 limits = np.iinfo(flat.dtype)
                 value = min(max(value, limits.min), limits.max)
             flat[index] = value

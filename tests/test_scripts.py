@@ -50,7 +50,7 @@ def start(script, *flags, python=sys.executable):
 
 def run(script, *flags, code=0, python=sys.executable):
     process = start(script, *flags, python=python)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)  # only what hangs takes so long
     assert process.returncode == code, err[-3000:]
     return out + err
 
