@@ -72,7 +72,6 @@ flags.mark_flags_as_required(
     ["data_dir", "structural_run", "multimodal_run", "output_dir"]
 )
 
-PER_VOLUME = 50
 SHOWN = 8  # rows of samples.png
 MEASURED = 200  # sets whose registration is measured, and as many real ones
 HOPELESS = 50  # samples left out in a row before --accepted_only gives up
@@ -156,13 +155,15 @@ def draw(group, path):
 
 def registration_report(output_dir, count, training, beta):
     """How well `count` generated sets are registered, beside real ones, for JSON."""
-    picked = np.unique(np.linspace(0, count - 1, MEASURED).round().astype(int))
+
+    def spread(count):  # at most MEASURED of so many positions, evenly
+        return np.unique(np.linspace(0, count - 1, MEASURED).round().astype(int))
+
+    picked = set(spread(count))
     sets = synthesis.volumes(output_dir, training.image_size)
     made = itertools.chain.from_iterable(images for _, images in sets)
-    made = np.stack([x for position, x in enumerate(made) if position in set(picked)])
-    rows = np.linspace(0, len(training) - 1, MEASURED).round().astype(int)
-    rows = np.unique(rows)
-    real = training.images(rows).astype(np.float32) / data.LEVELS
+    made = np.stack([x for position, x in enumerate(made) if position in picked])
+    real = training.intensities(spread(len(training)))
     return {
         "GeneratedSets": len(made),
         "RealSlices": len(real),
@@ -198,7 +199,7 @@ def nearest_report(output_dir, training, held_out, first_slice):
         for place in shown:
             if place[0] == volume_id:
                 shown[place] = images[place[1]]
-    partners = training.images(made.row[order]).astype(np.float32) / data.LEVELS
+    partners = training.intensities(made.row[order])
     figures.sheet(
         [[*x, *y] for x, y in zip(shown.values(), partners, strict=True)],
         [*brats.MODALITIES, *(f"training {name}" for name in brats.MODALITIES)],
@@ -259,7 +260,7 @@ def main(argv):
     group, pending, hopeless = [], [], 0  # not yet written: samples, and all rows
     while kept + len(group) < _SAMPLES.value:
         sample = next(made)
-        volume_id = f"synth-{kept // PER_VOLUME + 1:05d}"
+        volume_id = f"synth-{kept // synthesis.PER_VOLUME + 1:05d}"
         # Samples without a lesion pass the filters more often: they must not crowd.
         is_healthy = not sample.label.any()
         crowds = is_healthy and healthy >= _LESION_FREE.value * (kept + len(group) + 1)
@@ -278,7 +279,7 @@ def main(argv):
                 f"in {_TRIES.value} attempts each; train longer, or give a higher "
                 "--max_tries or --mae_threshold or a lower --dice_threshold"
             )
-        if len(group) < PER_VOLUME and kept + len(group) < _SAMPLES.value:
+        if len(group) < synthesis.PER_VOLUME and kept + len(group) < _SAMPLES.value:
             continue
         synthesis.write_volume(output_dir, volume_id, group)
         rows += pending
@@ -294,7 +295,7 @@ def main(argv):
 
     summary = description(of_maps, scheme, rows, split)
     described = output_dir / "dataset_description.json"
-    runs.write_json(described, summary)
+    runs.write_json(described, summary)  # finished, whatever becomes of the reports
     summary["Registration"] = registration_report(
         output_dir, kept, slices, float(of_maps["beta"])
     )

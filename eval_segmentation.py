@@ -176,7 +176,7 @@ def draw(nets, slices, path):
     """The held-out slices with the largest lesions: images, label, what was found."""
     lesion = [np.count_nonzero(slices.labels([row])) for row in range(len(slices))]
     rows = sorted(np.argsort(lesion)[-40::7])[:SHOWN]
-    x = slices.images(rows).astype(np.float32) / data.LEVELS
+    x = slices.intensities(rows)
     found = segmentation.segment(nets, tf.constant(x[..., None]))
     found = np.argmax(found, -1)[:, -1]
     label = slices.labels(rows)

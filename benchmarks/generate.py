@@ -22,7 +22,6 @@ Prints a table and, last, a line of JSON.
 """
 
 import json
-import os
 import pathlib
 import tempfile
 from importlib import util
@@ -55,14 +54,11 @@ _GROWTH = flags.DEFINE_integer("growth", 0, "Samples to watch memory over.")
 _MONAI = flags.DEFINE_bool("monai", True, "Beside MONAI, where it is installed.")
 _DDIM = flags.DEFINE_integer("ddim_steps", 50, "Of the diffusion.", 1)
 
-CODE_CHANNELS = 4
-PER_VOLUME = 50
-
 
 def build_models(size, width, precision):
     """synthesis.Models of untrained networks."""
     tf.keras.mixed_precision.set_global_policy(precision)
-    maps = structural.build(size, width, CODE_CHANNELS)
+    maps = structural.build(size, width)
     nets = multimodal.build(size, width)
     tf.keras.mixed_precision.set_global_policy("float32")
     code_dim = maps["DC_f"].inputs[0].shape[-1]
@@ -122,7 +118,7 @@ def end_to_end(models, slices, folder, count, first=0):
     group = []
     for done, sample in enumerate(made, 1):
         group.append(sample)
-        if len(group) == PER_VOLUME or done == count:
+        if len(group) == synthesis.PER_VOLUME or done == count:
             synthesis.write_volume(folder, "synth-00001", group)
             group = []
             yield done
@@ -231,8 +227,7 @@ def main(argv):
         if _MONAI.value and util.find_spec("monai"):
             import torch
 
-            threads = int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0))
-            torch.set_num_threads(threads or os.cpu_count())
+            torch.set_num_threads(rig.threads())
             for precision in _PRECISIONS.value:
                 name = f"MONAI, {precision}"
                 calls[name] = monai_sampler(size, precision == "mixed_bfloat16")

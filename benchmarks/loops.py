@@ -27,8 +27,8 @@ def terms(nets, batch, seed, options=multimodal.Options()):  # noqa: B008 - immu
     category_loss = losses.CATEGORY_LOSSES[options.category]
     label_loss = losses.LABEL_LOSSES[options.label_loss]
     # The project's own draws, so that both ways see the same.
-    place_seed, pair_seed, noise_seed, blur_seed = multimodal._seeds(seed)
-    origin, targets = multimodal._translations(1, options.all_pairs, pair_seed)
+    place_seed, pair_seed, noise_seed, blur_seed = multimodal.seeds(seed)
+    origin, targets = multimodal.translations(1, options.all_pairs, pair_seed)
     ways, translated = targets.shape
     side = batch["x"].shape[2]
     images_seen = 2 * len(FOUR) + ways * translated

@@ -251,7 +251,7 @@ def score_maps(table, run_dir, export, training, held_out):
 def real_sets(slices):
     """Images [N, 4, H, W] float32 and labels [N, H, W] of the slices with a lesion."""
     rows = slices.lesions
-    return slices.images(rows).astype(np.float32) / data.LEVELS, slices.labels(rows)
+    return slices.intensities(rows), slices.labels(rows)
 
 
 def generated_sets(models, slices, count):
@@ -273,8 +273,7 @@ def real_structure(slices, beta):
 
     def maps(code):
         rows = np.abs(code.numpy()[:, 0] * 1e6).astype(int)
-        picked = slices.images(rows % len(slices), rows % 4)[..., None]
-        x = tf.constant(picked, tf.float32) / data.LEVELS
+        x = tf.constant(slices.intensities(rows % len(slices), rows % 4)[..., None])
         label = slices.labels(rows % len(slices))
         f, background = structural.extract({"x": x, "label": label}, beta)
         return f, background

@@ -1,5 +1,6 @@
-"""What the timings share: batches that need no files, interleaved rounds, memory."""
+"""What the timings share: networks and batches without files, rounds, memory."""
 
+import os
 import pathlib
 import resource
 import time
@@ -7,7 +8,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from brats_gan import brats, data
+from brats_gan import brats, data, multimodal, runs
 
 
 def resident_mb():
@@ -19,6 +20,25 @@ def resident_mb():
 def peak_mb():
     """The highest resident memory this process had, MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def threads():
+    """As many as TensorFlow has in an operation, for others; by default all cores."""
+    return int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0)) or os.cpu_count()
+
+
+def adams(variables):
+    """An optimizer for each side."""
+    return {side: runs.adam(each, 5e-4, 10**6) for side, each in variables.items()}
+
+
+def multimodal_networks(size, width, precision="float32"):
+    """(networks, optimizers) of stage 2 at its defaults; leaves the policy float32."""
+    tf.keras.mixed_precision.set_global_policy(precision)
+    nets = multimodal.build(size, width)
+    optimizers = adams(multimodal.variables(nets))
+    tf.keras.mixed_precision.set_global_policy("float32")
+    return nets, optimizers
 
 
 def _slices(rng, shape, size):

@@ -31,7 +31,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from benchmarks import operations, rig
-from brats_gan import multimodal, runs
+from brats_gan import multimodal
 
 _WIDTH = flags.DEFINE_integer("width", 32, "Base width.", 1)
 _SIZE = flags.DEFINE_integer("image_size", 96, "Pixels a side.", 32)
@@ -84,14 +84,8 @@ def alone(each, dtype):
 
 def build_step(precision):
     """(step without arguments, its traced function)."""
-    tf.keras.mixed_precision.set_global_policy(precision)
-    nets = multimodal.build(_SIZE.value, _WIDTH.value)
-    optimizers = {
-        side: runs.adam(each, 5e-4, 10**6)
-        for side, each in multimodal.variables(nets).items()
-    }
-    tf.keras.mixed_precision.set_global_policy("float32")
-    train_step = multimodal.make_train_step(nets, optimizers)
+    networks = rig.multimodal_networks(_SIZE.value, _WIDTH.value, precision)
+    train_step = multimodal.make_train_step(*networks)
     arguments = (
         rig.multimodal_batch(_SIZE.value, _BATCH.value),
         tf.constant([0, 1], tf.int32),

@@ -23,7 +23,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from benchmarks import rig
-from brats_gan import multimodal, runs
+from brats_gan import multimodal
 
 _BATCHES = flags.DEFINE_list("batches", ["1", "2", "4", "8"], "Samples a step.")
 _SIZES = flags.DEFINE_list("sizes", ["64", "96", "128", "192"], "Pixels a side.")
@@ -41,13 +41,8 @@ EARLY, WINDOW = 200, 100  # steps
 
 def build_step(batch_size, size, width):
     """A training step (seed -> losses) on one drawn batch."""
-    tf.keras.mixed_precision.set_global_policy(_PRECISION.value)
-    nets = multimodal.build(size, width)
-    optimizers = {
-        side: runs.adam(each, 5e-4, 10**6)
-        for side, each in multimodal.variables(nets).items()
-    }
-    train_step = multimodal.make_train_step(nets, optimizers)
+    networks = rig.multimodal_networks(size, width, _PRECISION.value)
+    train_step = multimodal.make_train_step(*networks)
     batch = rig.multimodal_batch(size, batch_size)
     return lambda seed: train_step(batch, tf.constant([0, seed], tf.int32))
 

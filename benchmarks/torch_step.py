@@ -502,7 +502,7 @@ def to_torch(batch):
 def make_train_step(
     width, size, batch, options, compiled=False, bfloat16=False, channels_last=True
 ):
-    """Returns step() -> {name: scalar} on one batch of the project, and its networks.
+    """Returns step() -> {name: scalar} on one batch of the project.
 
     Args:
         width, size: of the networks and images.
@@ -538,7 +538,7 @@ def make_train_step(
         adam.step()
         return named
 
-    return step, nets
+    return step
 
 
 def require_equal(batch, width=4, tolerance=1e-3):
@@ -580,10 +580,10 @@ def require_equal(batch, width=4, tolerance=1e-3):
 
 def _draws_of(seed, batch, options):
     """What multimodal draws from this seed, as `draw` gives it."""
-    place_seed, pair_seed, noise_seed, blur_seed = multimodal._seeds(seed)
+    place_seed, pair_seed, noise_seed, blur_seed = multimodal.seeds(seed)
     batch_size, moves = batch["candidates"].shape[:2]
     rows, size = COUNT * batch_size, batch["x"].shape[2]
-    origin, targets = multimodal._translations(batch_size, options.all_pairs, pair_seed)
+    origin, targets = multimodal.translations(batch_size, options.all_pairs, pair_seed)
     seen = 2 * rows + int(tf.size(targets))
     noise = tf.random.stateless_normal([seen, size, size, 1], noise_seed)
     drawn = {

@@ -25,7 +25,6 @@ each, for the record. Prints tables and, last, a line of JSON.
 
 import functools
 import json
-import os
 import time
 from importlib import util
 
@@ -33,7 +32,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from benchmarks import loops, rig
-from brats_gan import multimodal, runs, segmentation, structural
+from brats_gan import multimodal, segmentation, structural
 
 _QUICK = flags.DEFINE_bool("quick", False, "Width 16, size 64, three rounds, no torch.")
 _WIDTHS = flags.DEFINE_list("widths", ["16", "32"], "Base widths.")
@@ -47,7 +46,6 @@ _PAIRS = flags.DEFINE_bool("all_pairs", False, "Every translation each step (D18
 _TORCH = flags.DEFINE_bool("torch", True, "Beside PyTorch, where it is installed.")
 _COMPILE = flags.DEFINE_bool("compile", True, "And beside torch.compile.")
 
-RATE = 5e-4
 SEED = (0, 1)
 # Columns that say what a PyTorch contender is: name -> arguments of its step.
 TORCH = {
@@ -57,11 +55,6 @@ TORCH = {
     "torch, compiled": {"compiled": True},
     "torch, compiled, bfloat16": {"compiled": True, "bfloat16": True},
 }
-
-
-def adams(variables):
-    """An optimizer for each side."""
-    return {side: runs.adam(each, RATE, 10**6) for side, each in variables.items()}
 
 
 def traced(make_step, batch, seed):
@@ -77,10 +70,7 @@ def traced(make_step, batch, seed):
 
 def stage_2(size, width, batch, options, looped=False, precision="float32"):
     """(step, seconds of its start) of one way to train stage 2."""
-    tf.keras.mixed_precision.set_global_policy(precision)
-    nets = multimodal.build(size, width)
-    optimizers = adams(multimodal.variables(nets))
-    tf.keras.mixed_precision.set_global_policy("float32")
+    nets, optimizers = rig.multimodal_networks(size, width, precision)
     seed = tf.constant(SEED, tf.int32)
     if not looped:
         return traced(
@@ -110,7 +100,7 @@ def torch_contenders(size, width, batch, options):
         if arguments.get("compiled") and not _COMPILE.value:
             continue
         begin = time.perf_counter()
-        step, _ = torch_step.make_train_step(width, size, batch, options, **arguments)
+        step = torch_step.make_train_step(width, size, batch, options, **arguments)
         step()
         made[name] = step, {"tracing": None, "first": time.perf_counter() - begin}
     return made
@@ -124,11 +114,11 @@ def other_stages(size, width):
         "generator": structural.GENERATOR_SIDE,
         "discriminator": structural.DISCRIMINATOR_SIDE,
     }
-    optimizers = adams({s: structural.variables(maps, n) for s, n in sides.items()})
+    optimizers = rig.adams({s: structural.variables(maps, n) for s, n in sides.items()})
     stage_1 = structural.make_train_step(maps, optimizers)
     nets = segmentation.build("multiple", size, width)
     of_nets = [v for net in nets.values() for v in net.trainable_variables]
-    stage_4 = segmentation.make_train_step(nets, adams({"segmentation": of_nets}))
+    stage_4 = segmentation.make_train_step(nets, rig.adams({"segmentation": of_nets}))
     return {
         "stage 1": functools.partial(stage_1, rig.structural_batch(size, count), seed),
         "stage 4": functools.partial(
@@ -211,9 +201,7 @@ def main(argv):
 
         from benchmarks import torch_step
 
-        # As many threads as TensorFlow has; by default both take all cores.
-        threads = int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0))
-        torch.set_num_threads(threads or os.cpu_count())
+        torch.set_num_threads(rig.threads())
         equal["torch"] = torch_step.require_equal(rig.multimodal_batch(32, 2))
     for name, difference in equal.items():
         print(f"{name}: losses equal, largest relative difference {difference:.1e}")

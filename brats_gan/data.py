@@ -200,6 +200,10 @@ class Slices:
             _read_into(image, self._files[subject][0], number * count + modality)
         return images
 
+    def intensities(self, positions, modalities=None):
+        """`images` as float32 in [0, 1]."""
+        return self.images(positions, modalities).astype(np.float32) / LEVELS
+
     def labels(self, positions):
         """[N, H, W] uint8 of some slices."""
         labels = _empty((len(positions), *[self.image_size] * 2), np.uint8)
@@ -465,5 +469,5 @@ def in_order(slices, batch_size):
     """
     for start in range(0, len(slices), batch_size):
         rows = range(start, min(start + batch_size, len(slices)))
-        x = slices.images(rows)[..., None].astype(np.float32) / LEVELS
+        x = slices.intensities(rows)[..., None]
         yield x, slices.labels(rows), slices.index[list(rows), 0]

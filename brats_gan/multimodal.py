@@ -203,12 +203,12 @@ class Pass(NamedTuple):
     code_gi: tf.Tensor  # [N, h, w, C]
 
 
-def _seeds(seed):
+def seeds(seed):
     """Of placement, drawn pairs, noise and blur of one step."""
     return tf.unstack(tf.random.experimental.stateless_split(seed, 4))
 
 
-def _translations(batch_size, all_pairs, seed):
+def translations(batch_size, all_pairs, seed):
     """Which rows are translated, [R], and to what, [J, R] (D18).
 
     Every row to the three other modalities, or two rows an example, drawn, to one drawn
@@ -242,9 +242,9 @@ def forward(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable 
     x, label = merge(batch["x"]), merge(batch["label"])
     rows = x.shape[0]
     batch_size = rows // NUM_MODALITIES
-    place_seed, pair_seed, *_ = _seeds(seed)
+    place_seed, pair_seed, *_ = seeds(seed)
     modality = all_modalities(batch_size)
-    origin, targets = _translations(batch_size, options.all_pairs, pair_seed)
+    origin, targets = translations(batch_size, options.all_pairs, pair_seed)
     from_modality = origin % NUM_MODALITIES
     ways, translated = targets.shape
 
@@ -325,7 +325,7 @@ def terms(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tu
     p = forward(nets, batch, seed, options)
     rows, batch_size = len(p.x), len(p.placed)
     ways, translated = p.targets.shape
-    *_, noise_seed, blur_seed = _seeds(seed)
+    *_, noise_seed, blur_seed = seeds(seed)
     norm = options.image_norm
     modality = all_modalities(batch_size)
     flat = [ways * translated, *p.x.shape[1:]]

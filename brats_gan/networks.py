@@ -3,8 +3,7 @@
 `width` is the paper's base width n (64 there). Code maps are a quarter of the image's
 side. No normalisation on output convolutions, He-normal weights and a true leaky ReLU
 in discriminators are D11; the conditional norm is D16, the label modulation D19, and
-where DC has no norm D29.
-Output layers compute in float32 under any precision policy.
+where DC has no norm D29. Output layers compute in float32 under any precision policy.
 """
 
 import tensorflow as tf
@@ -204,8 +203,6 @@ def _conditional_block(x, filters, condition, lesion, norm=True):
     offset at every pixel (D19).
     norm: False leaves the instance norm out (D29).
     """
-    if condition is None and lesion is None:
-        return _block(x, filters, norm=norm)
     x = _conv(x, filters, bias=condition is None and not norm)
     if condition is not None:
         per_modality = {"use_bias": False, "dtype": "float32"}

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from brats_gan import brats, data, fusion, metrics, structure
 
+PER_VOLUME = 50  # samples, as many as a real subject has slices
 LABEL_CANDIDATES = 8  # labels offered to each map before it is given up
 FAINT = 0.02  # intensities below are no tissue: a sigmoid never says exactly 0
 
@@ -286,7 +287,7 @@ def manifest_row(sample, volume_id, position, seed):
 
 
 def write_volume(output_dir, volume_id, group):
-    """Writes up to 50 samples as the slices of one volume in BraTS 2018-21 layout.
+    """Writes up to PER_VOLUME samples as the slices of a volume, BraTS 2018-21 layout.
 
     Each file is whole or absent; the label comes last, so a volume with a label is
     whole.

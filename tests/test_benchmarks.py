@@ -17,19 +17,24 @@ def test_pytorch_computes_the_losses_of_the_step_with_as_many_weights():
     assert torch_step.require_equal(rig.multimodal_batch(32, 2)) < 1e-3
 
 
-def test_operations_of_a_convolution_and_its_gradients_by_hand():
+def counted(x, filters, stride, wanted=(0, 1)):
+    """{Convolution: times} of a convolution and those gradients that are wanted."""
+
     @tf.function
     def step(x, filters):
         with tf.GradientTape() as tape:
             tape.watch([x, filters])
-            y = tf.nn.conv2d(x, filters, 2, "SAME")
+            y = tf.nn.conv2d(x, filters, stride, "SAME")
             loss = tf.reduce_sum(y * y)
-        return tape.gradient(loss, [x, filters])
+        gradients = tape.gradient(loss, [x, filters])
+        return [gradients[index] for index in wanted]
 
-    concrete = step.get_concrete_function(
-        tf.TensorSpec([3, 8, 8, 2]), tf.TensorSpec([5, 5, 2, 7])
-    )
-    times, _, _ = operations.count(concrete)
+    concrete = step.get_concrete_function(tf.TensorSpec(x), tf.TensorSpec(filters))
+    return operations.count(concrete)[0]
+
+
+def test_operations_of_a_convolution_and_its_gradients_by_hand():
+    times = counted([3, 8, 8, 2], [5, 5, 2, 7], 2)
     assert sorted(each.kind for each in times) == sorted(operations.CONVOLUTIONS)
     for each, number in times.items():
         # 3 images of 4 x 4 outputs in 7 channels, each of 5 x 5 x 2 products and sums.
@@ -38,18 +43,7 @@ def test_operations_of_a_convolution_and_its_gradients_by_hand():
 
 
 def test_operations_that_nothing_depends_on_are_not_counted():
-    @tf.function
-    def step(x, filters):
-        with tf.GradientTape() as tape:
-            tape.watch([x, filters])
-            y = tf.nn.conv2d(x, filters, 1, "SAME")
-            loss = tf.reduce_sum(y * y)
-        return tape.gradient(loss, [x, filters])[1]
-
-    concrete = step.get_concrete_function(
-        tf.TensorSpec([1, 4, 4, 1]), tf.TensorSpec([3, 3, 1, 1])
-    )
-    kinds = {each.kind for each in operations.count(concrete)[0]}
+    kinds = {each.kind for each in counted([1, 4, 4, 1], [3, 3, 1, 1], 1, wanted=(1,))}
     assert kinds == {"Conv2D", "Conv2DBackpropFilter"}
 
 

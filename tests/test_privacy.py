@@ -67,8 +67,8 @@ def test_a_planted_copy_is_found(sides, disguise):
     training, held_out = sides
     known = privacy.describe_slices(training)
     rng = np.random.default_rng(0)
-    copy = disguise(training.images([6]).astype(np.float32) / data.LEVELS, rng)
-    others = held_out.images(range(4)).astype(np.float32) / data.LEVELS
+    copy = disguise(training.intensities([6]), rng)
+    others = held_out.intensities(range(4))
     made = privacy.nearest(privacy.describe(np.concatenate([others, copy])), known)
     real = privacy.nearest(privacy.describe_slices(held_out), known)
     assert privacy.closest(made, 1) == [4] and made.row[4] == 6

@@ -13,7 +13,7 @@ def real(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     nifti.write_subject(folder, "A", (160, 160, 4))
     slices = data.Slices(brats.find_subjects(folder), 64, (0, 4))
-    return slices.images(range(len(slices))).astype(np.float32) / data.LEVELS
+    return slices.intensities(range(len(slices)))
 
 
 def test_agreement_is_the_mean_of_the_six_pairs_by_hand():

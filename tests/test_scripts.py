@@ -33,6 +33,8 @@ TINY = ["--image_size=32", "--width=4", "--batch_size=2", "--steps=2", "--slices
 TINY_SEGMENTATION = [flag.replace("--steps", "--iterations") for flag in TINY]
 
 
+# Filters that let everything through: the networks have learnt nothing.
+OPEN_FILTERS = ["--mae_threshold=1", "--dice_threshold=0"]
 # A Python of the other stack, with this package installed: make test-latest names it.
 OTHER = os.environ.get("BRATS_GAN_OTHER_PYTHON")
 
@@ -98,12 +100,10 @@ def chain(tmp_path_factory):
         "--scheme=four_channel",
         *TINY_SEGMENTATION,
     )
-    # Filters that let everything through: the networks have learnt nothing.
-    open_filters = ["--mae_threshold=1", "--dice_threshold=0"]
     for name, more in (
         (
             "accepted",
-            ["--accepted_only", "--lesion_free=0.9", "--seed=4", *open_filters],
+            ["--accepted_only", "--lesion_free=0.9", "--seed=4", *OPEN_FILTERS],
         ),
         ("unfiltered", ["--nofilter"]),
     ):
@@ -570,41 +570,34 @@ def test_only_accepted_samples_are_kept_if_asked_for(chain):
     assert brats.read_subject(subject, image_size=32)[0].shape[0] == 9
 
 
-@pytest.mark.once
-def test_a_filter_that_nothing_passes_is_given_up(chain, tmp_path):
-    root, _ = chain
-    said = run(
+def refused_set(root, output, *filters):
+    """What a data set of accepted samples says that cannot be made of the chain."""
+    return run(
         "build_dataset.py",
         f"--data_dir={root / 'msd'}",
         f"--structural_run={root / 'structural'}",
         f"--multimodal_run={root / 'multimodal'}",
-        f"--output_dir={tmp_path / 'out'}",
+        f"--output_dir={output}",
         "--max_tries=1",
         "--accepted_only",
-        "--dice_threshold=1.1",
+        *filters,
         code=runs.EXIT_BAD_INPUT,
     )
+
+
+@pytest.mark.once
+def test_a_filter_that_nothing_passes_is_given_up(chain, tmp_path):
+    root, _ = chain
+    said = refused_set(root, tmp_path / "out", "--dice_threshold=1.1")
     assert "--dice_threshold" in said and "Traceback" not in said
 
 
 @pytest.mark.once
 def test_samples_without_a_lesion_do_not_crowd_a_set_of_accepted_ones(chain, tmp_path):
     root, _ = chain
-    said = run(
-        "build_dataset.py",
-        f"--data_dir={root / 'msd'}",
-        f"--structural_run={root / 'structural'}",
-        f"--multimodal_run={root / 'multimodal'}",
-        f"--output_dir={tmp_path / 'out'}",
-        "--max_tries=1",
-        "--accepted_only",
-        # Only samples without a lesion pass, and half of the set may be such.
-        "--lesion_free=0.5",
-        "--mae_threshold=1",
-        "--dice_threshold=0",
-        "--samples=3",
-        code=runs.EXIT_BAD_INPUT,
-    )
+    # Only samples without a lesion pass, and half of the set may be such.
+    few = ["--lesion_free=0.5", "--samples=3"]
+    said = refused_set(root, tmp_path / "out", *few, *OPEN_FILTERS)
     assert "did not pass both filters" in said
 
 
