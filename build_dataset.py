@@ -58,7 +58,6 @@ flags.mark_flags_as_required(
     ["data_dir", "structural_run", "multimodal_run", "output_dir"]
 )
 
-PER_VOLUME = 50
 SHOWN = 8  # rows of samples.png
 HOPELESS = 50  # samples left out in a row before --accepted_only gives up
 
@@ -104,8 +103,9 @@ def description(of_maps, scheme, rows, split):
     accepted = sum(int(row["accepted"]) for row in kept)
     attempts = sum(int(row["tries"]) for row in rows)
     rejected = {
-        name: sum(int(row[f"rejected_{name}"]) for row in rows)
-        for name in ("structure", "label", "dice")
+        # A manifest that was begun before blank slices were counted has none.
+        name: sum(int(row.get(f"rejected_{name}") or 0) for row in rows)
+        for name in ("structure", "label", "dice", "blank")
     }
     return {
         "Name": "Synthetic registered multi-modal brain MRI with lesions",
@@ -190,7 +190,7 @@ def main(argv):
     group, pending, hopeless = [], [], 0  # not yet written: samples, and all rows
     while kept + len(group) < _SAMPLES.value:
         sample = next(made)
-        volume_id = f"synth-{kept // PER_VOLUME + 1:05d}"
+        volume_id = f"synth-{kept // synthesis.PER_VOLUME + 1:05d}"
         # Samples without a lesion pass the filters more often: they must not crowd.
         is_healthy = not sample.label.any()
         crowds = is_healthy and healthy >= _LESION_FREE.value * (kept + len(group) + 1)
@@ -209,7 +209,7 @@ def main(argv):
                 f"in {_TRIES.value} attempts each; train longer, or give a higher "
                 "--max_tries or --mae_threshold or a lower --dice_threshold"
             )
-        if len(group) < PER_VOLUME and kept + len(group) < _SAMPLES.value:
+        if len(group) < synthesis.PER_VOLUME and kept + len(group) < _SAMPLES.value:
             continue
         synthesis.write_volume(output_dir, volume_id, group)
         rows += pending
