@@ -90,14 +90,28 @@ def load_models(structural_run, multimodal_run, segmentor_run):
     maps, of_maps = runs.load_export(structural_run, "structure")
     generator, of_generator = runs.load_export(multimodal_run, "generator")
     segmentor, of_segmentor = runs.load_export(segmentor_run, "segmentor")
-    for run, other in ((multimodal_run, of_generator), (segmentor_run, of_segmentor)):
-        for key in (*data.preprocessing(0), "beta", "training_subjects"):
-            if key in other and other[key] != of_maps[key]:
-                raise runs.RunError(
-                    f"{structural_run} and {run} do not go together: {key} is "
-                    f"{of_maps[key]} in one and {other[key]} in the other; train both "
-                    "with the same --image_size, --beta, data and split"
-                )
+    # Of each export, as a file has it; and what those that say it must have in common.
+    ours = data.preprocessing(of_maps.get("image_size"), of_maps.get("slices", ()))
+    ours = json.loads(json.dumps(ours))
+    common = {key: of_maps[key] for key in ("beta", "training_subjects")}
+    for run, other in (
+        (structural_run, of_maps),
+        (multimodal_run, of_generator),
+        (segmentor_run, of_segmentor),
+    ):
+        differs = [
+            f"  {key}: {other.get(key, '(not said)')}  instead of  {value}"
+            for key, value in {**ours, **common}.items()
+            if (key in ours or key in other) and other.get(key) != value
+        ]
+        if differs:
+            raise runs.RunError(
+                f"the export of {run} does not go together with that of "
+                f"{structural_run} and with this version:\n"
+                + "\n".join(differs)
+                + "\nTrain both with the same --image_size, --slices, --beta, data and "
+                "split."
+            )
 
     models = synthesis.Models(
         of_maps["code_dim"],
@@ -118,14 +132,21 @@ def description(of_maps, scheme, rows, split):
     accepted = sum(int(row["accepted"]) for row in kept)
     attempts = sum(int(row["tries"]) for row in rows)
     rejected = {
-        name: sum(int(row[f"rejected_{name}"]) for row in rows)
-        for name in ("structure", "label", "dice")
+        # A manifest that was begun before blank slices were counted has none.
+        name: sum(int(row.get(f"rejected_{name}") or 0) for row in rows)
+        for name in ("structure", "label", "dice", "blank")
     }
     return {
         "Name": "Synthetic registered multi-modal brain MRI with lesions",
         "BIDSVersion": "1.9.0",
         "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "brats_gan", "Version": brats_gan.__version__}],
+        "GeneratedBy": [
+            {
+                "Name": "brats_gan",
+                "Version": brats_gan.__version__,
+                "Revision": runs.revision(),
+            }
+        ],
         "Prepared": True,
         "Labels": dict(enumerate(brats.LABELS)),
         "ImageSize": of_maps["image_size"],
@@ -281,7 +302,11 @@ def main(argv):
             )
         if len(group) < synthesis.PER_VOLUME and kept + len(group) < _SAMPLES.value:
             continue
+        # The manifest last: what it names is whole, and what it does not name is made
+        # again, to the same bytes.
         synthesis.write_volume(output_dir, volume_id, group)
+        if not kept:
+            draw(group, output_dir / "samples.png")
         rows += pending
         kept += len(group)
         table = io.StringIO()
@@ -289,8 +314,6 @@ def main(argv):
         writer.writeheader()
         writer.writerows(rows)
         brats.write_atomically(manifest, table.getvalue().encode())
-        if volume_id == "synth-00001":
-            draw(group, output_dir / "samples.png")
         group, pending = [], []
 
     summary = description(of_maps, scheme, rows, split)

@@ -97,8 +97,12 @@ _PRECISION = flags.DEFINE_enum(
     "precision", "float32", ["float32", "mixed_bfloat16"], "Of the convolutions."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, noise, choice and order.")
+# Not False, or flags.txt of a run from before there was this flag would not fit.
+_DETERMINISTIC = flags.DEFINE_bool("deterministic", None, runs.DETERMINISTIC)
 _CHECKPOINT_SECONDS = flags.DEFINE_float(
-    "checkpoint_seconds", 300, "Between checkpoints; a kill costs no more."
+    "checkpoint_seconds",
+    runs.CHECKPOINT_SECONDS,
+    "Between checkpoints; a kill costs no more.",
 )
 _KEEP = flags.DEFINE_bool(
     "keep_checkpoints",
@@ -118,7 +122,6 @@ FREE = (
     "experiment",
     "repeats",
     "synthetic_dirs",
-    "checkpoint_seconds",
     "keep_checkpoints",
     "results",
 )
@@ -223,7 +226,7 @@ class Segmentors:
 
     def train(self, run_dir, slices, plan, seed):
         """Trains from fresh weights, or the run's checkpoint, on mixing.Phase."""
-        runs.set_up(_PRECISION.value, seed)
+        runs.set_up(_PRECISION.value, seed, _DETERMINISTIC.value)
         fresh = segmentation.build(_SCHEME.value, _SIZE.value, _WIDTH.value)
         for name, net in self.nets.items():
             net.set_weights(fresh[name].get_weights())
@@ -296,6 +299,7 @@ def single_run(run_dir, results, real, held_out):
         {
             **data.preprocessing(_SIZE.value, brats.parse_slices(_SLICES.value)),
             "training_subjects": [subject.name for subject in real],
+            "data_fingerprint": slices.fingerprint,
             "scheme": _SCHEME.value,
         },
     )
@@ -436,7 +440,7 @@ def fill_tables(run_dir, results, real, held_out, asked):
 
 def main(argv):
     del argv  # checked by runs.main
-    runs.set_up(_PRECISION.value, _SEED.value)
+    runs.set_up(_PRECISION.value, _SEED.value, _DETERMINISTIC.value)
     asked = wanted()
     run_dir = runs.start(_RUN.value, FREE)
     given = _SPLIT.value or (_SYNTHETIC.value and f"{_SYNTHETIC.value}/split.json")

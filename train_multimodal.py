@@ -48,6 +48,13 @@ _PRECISION = flags.DEFINE_enum(
     "precision", "float32", ["float32", "mixed_bfloat16"], "Of the convolutions."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, noise and the order of slices.")
+# Not False, or flags.txt of a run from before there was this flag would not fit.
+_DETERMINISTIC = flags.DEFINE_bool("deterministic", None, runs.DETERMINISTIC)
+_CHECKPOINT_SECONDS = flags.DEFINE_float(
+    "checkpoint_seconds",
+    runs.CHECKPOINT_SECONDS,
+    "Between checkpoints; a kill costs no more.",
+)
 _PAIRS = flags.DEFINE_bool(
     "all_pairs", False, "Every translation each step, not two drawn ones (D18)."
 )
@@ -138,7 +145,7 @@ def draw_translations(nets, batch, options, path=None):
 
 def main(argv):
     del argv  # checked by runs.main
-    runs.set_up(_PRECISION.value, _SEED.value)
+    runs.set_up(_PRECISION.value, _SEED.value, _DETERMINISTIC.value)
     run_dir = runs.start(_RUN.value)
     in_range = brats.parse_slices(_SLICES.value)
     training, _ = data.split_subjects(
@@ -202,6 +209,7 @@ def main(argv):
         _SEED.value,
         slices.names,
         sheet=lambda step: draw_generated(nets, shown, options),
+        checkpoint_seconds=_CHECKPOINT_SECONDS.value,
     )
 
     draw_generated(nets, shown, options, run_dir / "generated.png")
@@ -218,6 +226,7 @@ def export(run_dir, nets, options, slices, in_range):
     description = {
         **data.preprocessing(size, in_range),
         "training_subjects": slices.names,
+        "data_fingerprint": slices.fingerprint,
     }
 
     def generate(structure, label):

@@ -40,6 +40,13 @@ _PRECISION = flags.DEFINE_enum(
     "precision", "float32", ["float32", "mixed_bfloat16"], "Of the convolutions."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, noise and the order of slices.")
+# Not False, or flags.txt of a run from before there was this flag would not fit.
+_DETERMINISTIC = flags.DEFINE_bool("deterministic", None, runs.DETERMINISTIC)
+_CHECKPOINT_SECONDS = flags.DEFINE_float(
+    "checkpoint_seconds",
+    runs.CHECKPOINT_SECONDS,
+    "Between checkpoints; a kill costs no more.",
+)
 _WEIGHTS = {
     name: flags.DEFINE_float(
         f"weight_{name}", value, f"Weight of the loss {name} (D9)."
@@ -74,7 +81,7 @@ def draw_sheet(nets, found, real, path=None):
 
 def main(argv):
     del argv  # checked by runs.main
-    runs.set_up(_PRECISION.value, _SEED.value)
+    runs.set_up(_PRECISION.value, _SEED.value, _DETERMINISTIC.value)
     run_dir = runs.start(_RUN.value)
     in_range = brats.parse_slices(_SLICES.value)
     training, _ = data.split_subjects(
@@ -126,6 +133,7 @@ def main(argv):
         _SEED.value,
         slices.names,
         sheet=sheet,
+        checkpoint_seconds=_CHECKPOINT_SECONDS.value,
     )
 
     found = structural.fit(nets, known_maps(slices, _BETA.value, FITTED))
@@ -149,6 +157,7 @@ def main(argv):
             "code_dim": code_dim,
             "edge_threshold": found.threshold,
             "training_subjects": slices.names,
+            "data_fingerprint": slices.fingerprint,
         },
     )
     print(f"maps: {run_dir / 'maps.png'}\nexport: {run_dir / 'export' / 'structure'}")

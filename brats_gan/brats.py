@@ -1195,16 +1195,29 @@ def folder_within(folder, name):
     return path
 
 
+PARTS = ".*.part"  # what a process leaves that is killed in write_atomically
+
+
 def write_atomically(path, content):
-    """Writes bytes under a temporary name beside the file, then renames it."""
+    """Writes bytes under a temporary name beside the file, then renames it.
+
+    Raises:
+        DataError: there is no room, or it may not be written. What was there is left.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
         os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror}). Make room there, or see "
+            "that you may write there, then start the same command again."
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 # --- Splitting ------------------------------------------------------------------------

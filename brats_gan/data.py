@@ -103,6 +103,7 @@ class Slices:
         index: [N, 2] int, (subject, slice) of every slice that shows brain.
         lesions: positions in `index` whose label is not empty.
         image_size: side of a slice.
+        fingerprint: hex digest of the subjects' files and of how they are prepared.
     """
 
     def __init__(
@@ -140,6 +141,9 @@ class Slices:
             for files in pool.map(prepare, subjects):
                 self._files.append(files)
                 bar.add(1)
+
+        keys = "".join(images.name for images, _ in self._files)
+        self.fingerprint = hashlib.blake2b(keys.encode(), digest_size=16).hexdigest()
 
         index, lesions = [], []
         blank = 0

@@ -1,16 +1,18 @@
 """Run folders, the training loop, checkpoints and exports. Knows nothing of the method.
 
 A run folder holds flags.txt, split.json, losses.jsonl, tensorboard/, checkpoints/ and
-export/. Starting the same command again continues it.
+export/. Starting the same command again continues it. One process at a time: it holds a
+lock on the folder until it ends, however it ends.
 """
 
 import contextlib
 import json
 import os
+import platform
 import shutil
+import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -18,12 +20,29 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
 
+import brats_gan
 from brats_gan import brats
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 # Flags that may differ when a run goes on: where things are, not what is computed.
-PLACES = frozenset({"run_dir", "data_dir", "cache_dir", "flagfile", "check"})
+PLACES = frozenset(
+    {"run_dir", "data_dir", "cache_dir", "flagfile", "check", "checkpoint_seconds"}
+)
 
 EXIT_BAD_INPUT = 1
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # exit codes 130 and 143
+CHECKPOINT_SECONDS = 300
+CHECKPOINTS_KEPT = 2
+LOCK = ".lock"
+DETERMINISTIC = (
+    "Equal losses to the last bit, run again or resumed, on the same machine and "
+    "versions. A step takes 1.6 times as long in float32, 24 times in mixed_bfloat16 "
+    "(docs/performance.md)."
+)
 SHOWN_WHILE_TRAINING = (
     "generator",
     "discriminator",
@@ -36,25 +55,99 @@ class RunError(RuntimeError):
     """A run that cannot start or go on; the message says why and what to do."""
 
 
+class Stopped(BaseException):
+    """A signal asked the process to end; what was written is whole.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number, where=""):
+        name = signal.Signals(number).name
+        super().__init__(
+            f"stopped by {name}{where}; start the same command again to go on"
+        )
+        self.number = number
+
+
 def main(run_script):
-    """Runs `run_script(argv)` under absl; expected errors become one clear message."""
+    """Runs `run_script(argv)` under absl; expected errors become one clear message.
+
+    SIGINT and SIGTERM end it with a message and exit code 130 or 143.
+    """
 
     def guarded(argv):
         if argv[1:]:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         logging.use_absl_handler()
+        for number in STOP_SIGNALS:
+            signal.signal(number, _stop)
         try:
             run_script(argv)
         except (brats.DataError, RunError) as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(EXIT_BAD_INPUT)
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            sys.exit(128 + stopped.number)
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     app.run(guarded)
 
 
-def set_up(precision, seed):
-    """Precision of the layers made from here on, and all seeds."""
+def _stop(number, frame):
+    del frame
+    raise Stopped(number)
+
+
+@contextlib.contextmanager
+def _signals_held():
+    """Yields a list that gathers SIGINT and SIGTERM; a second one stops at once."""
+    received = []
+
+    def hold(number, frame):
+        if received:
+            _stop(number, frame)
+        received.append(number)
+        logging.warning(
+            "%s: stopping after this step, with a checkpoint",
+            signal.Signals(number).name,
+        )
+
+    before = {number: signal.signal(number, hold) for number in STOP_SIGNALS}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _writing(path):
+    """A write that fails becomes a RunError that names `path` and the remedy."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        # TensorFlow begins with the name of its operation, in double braces.
+        reason = str(error).strip().splitlines()[0].rpartition("}} ")[2]
+        raise RunError(
+            f"{path} cannot be written: {reason}. Make room there, then start the same "
+            "command again; what was written before is whole"
+        ) from error
+
+
+def set_up(precision, seed, deterministic=False):
+    """Precision of the layers made from here on, all seeds, and the order of sums.
+
+    Deterministic operations are not enough: those of oneDNN differ in the last bit from
+    one process to the next, and are chosen for good as TensorFlow is imported. So a
+    process that has them begins once more without.
+    """
+    if deterministic:
+        if os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0":
+            os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        tf.config.experimental.enable_op_determinism()
     tf.keras.mixed_precision.set_global_policy(precision)
     tf.keras.utils.set_random_seed(seed)
 
@@ -99,10 +192,12 @@ def start(run_dir, free=()):
 
     Raises:
         RunError: the folder belongs to a run with other flags (the difference is
-            shown), or holds something that is not a run.
+            shown), holds something that is not a run, or is in use by another process.
     """
     run_dir = Path(run_dir)
     path = run_dir / "flags.txt"
+    _require_run_or_empty(run_dir)
+    _lock(run_dir)
     script = Path(sys.argv[0]).name
     now = key_flags()
     if path.exists():
@@ -122,14 +217,53 @@ def start(run_dir, free=()):
                 + "\n".join(changed)
                 + f"\nRepeat it with --flagfile={path}, or choose another folder."
             )
-    elif run_dir.is_dir() and any(run_dir.iterdir()):
+    for part in run_dir.rglob(brats.PARTS):  # of a process that was killed
+        part.unlink()
+    lines = [f"# {script}"] + [now[name] for name in sorted(now)]
+    brats.write_atomically(path, ("\n".join(lines) + "\n").encode())
+    return run_dir
+
+
+def _require_run_or_empty(run_dir):
+    if not run_dir.is_dir() or (run_dir / "flags.txt").exists():
+        return
+    # A process that was killed at once leaves a lock, and perhaps half of flags.txt.
+    ours = {LOCK, *(part.name for part in run_dir.glob(brats.PARTS))}
+    if any(path.name not in ours for path in run_dir.iterdir()):
         raise RunError(
             f"{run_dir} is not empty and not a run folder (no flags.txt); choose "
             "another folder"
         )
-    lines = [f"# {script}"] + [now[name] for name in sorted(now)]
-    brats.write_atomically(path, ("\n".join(lines) + "\n").encode())
-    return run_dir
+
+
+_locks = {}  # folder -> open file: a lock ends with its process, however that ends
+
+
+def _lock(run_dir):
+    """Takes the folder for this process, until it ends."""
+    folder = run_dir.resolve()
+    if fcntl is None or folder in _locks:
+        return
+    with _writing(run_dir / LOCK):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        file = (run_dir / LOCK).open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        with file:
+            file.seek(0)
+            holder = file.read() or "not named yet"
+        raise RunError(
+            f"{run_dir} is in use by another process ({holder}); wait for it, stop it, "
+            "or choose another folder"
+        ) from error
+    except OSError as error:  # some network file systems have no locks
+        logging.warning("%s: cannot be locked (%s)", run_dir, error.strerror)
+    _locks[folder] = file
+    with contextlib.suppress(OSError):  # no room: the lock holds without a name
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
 
 
 class ConstantThenLinear(tf.keras.optimizers.schedules.LearningRateSchedule):
@@ -177,20 +311,104 @@ def update(optimizers, tape, totals, variables):
 
 
 def restore(checkpoint, folder):
-    """Continues from the newest checkpoint in `folder`; returns the manager.
+    """Continues from the newest whole checkpoint in `folder`; returns the manager.
 
-    Every variable must be found, or it is a RunError.
+    One that is damaged is set aside, with a warning.
+
+    Raises:
+        RunError: there are checkpoints, but none is whole; or a variable of this run
+            is not in the newest.
     """
-    manager = tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=2)
-    if manager.latest_checkpoint:
+    folder = Path(folder)
+    _remove_half_written(folder)
+    damaged = []
+    for newest in _checkpoints(folder):
+        problem = _damage(newest)
+        if problem is None:
+            break
+        damaged.append((newest, problem))
+    else:
+        newest = None
+    shown = "; ".join(f"{path} is damaged ({problem})" for path, problem in damaged)
+    if damaged and newest is None:
+        raise RunError(
+            f"{shown}. No other checkpoint is there: put one back from a copy, or "
+            f"delete {folder} to start from the first step"
+        )
+    if damaged:
+        logging.warning("%s. Going on from %s, the last whole one", shown, newest)
+        for path, _ in damaged:
+            for file in _files(path):
+                file.rename(file.with_name(f"damaged-{file.name}"))
+    if newest is not None:
         try:
-            status = checkpoint.restore(manager.latest_checkpoint)
+            status = checkpoint.restore(str(newest))
             status.assert_existing_objects_matched()
-        except (AssertionError, tf.errors.OpError) as error:
-            raise RunError(
-                f"{manager.latest_checkpoint} does not fit this run: {error}"
-            ) from error
-    return manager
+        except (AssertionError, ValueError, tf.errors.OpError) as error:
+            raise RunError(f"{newest} does not fit this run: {error}") from error
+    # Which are there was seen by their names: the file in which TensorFlow lists them
+    # is for others, and may itself have been cut off.
+    try:
+        return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=None)
+    except ValueError:
+        (folder / "checkpoint").unlink()
+        return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=None)
+
+
+def _checkpoints(folder):
+    """Paths of the checkpoints that have an index, which is written last; newest first.
+
+    As TensorFlow names them: without the endings of their files.
+    """
+    steps = [int(path.stem[len("ckpt-") :]) for path in folder.glob("ckpt-*.index")]
+    return [folder / f"ckpt-{step}" for step in sorted(steps, reverse=True)]
+
+
+def _files(path):
+    return list(path.parent.glob(f"{path.name}.*"))
+
+
+def _damage(path):
+    """Why a checkpoint cannot be read to its end, with checksums; None if it can."""
+    try:
+        reader = tf.train.load_checkpoint(str(path))
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except (tf.errors.OpError, LookupError, ValueError) as error:
+        return str(error).strip().splitlines()[0]
+    return None
+
+
+def _remove_half_written(folder):
+    """Removes what a process left that ended while it wrote a checkpoint."""
+    for path in folder.glob("ckpt-*_temp"):
+        shutil.rmtree(path)
+    for path in folder.glob("ckpt-*.data-*"):
+        if not path.with_name(f"{path.name.partition('.')[0]}.index").exists():
+            path.unlink()
+    for path in folder.glob("checkpoint.tmp*"):
+        path.unlink()
+
+
+def save(manager, step):
+    """Writes the checkpoint of a step; the older ones go once it is there.
+
+    Raises:
+        RunError: there is no room. The older ones are left as they were.
+    """
+    folder = Path(manager.directory)
+    try:
+        with _writing(folder / f"ckpt-{step}"):
+            manager.save(step)
+    except RunError:
+        with contextlib.suppress(OSError):
+            for file in _files(folder / f"ckpt-{step}"):
+                file.unlink()
+            _remove_half_written(folder)
+        raise
+    for old in _checkpoints(folder)[CHECKPOINTS_KEPT:]:
+        for file in _files(old):
+            file.unlink()
 
 
 def _keep_lines_until(path, step):
@@ -201,6 +419,34 @@ def _keep_lines_until(path, step):
     kept = [line for line in lines if _step_of(line) <= step]
     if len(kept) < len(lines):
         brats.write_atomically(path, "".join(line + "\n" for line in kept).encode())
+
+
+def _keep_events_until(folder, step):
+    """The same for TensorBoard, whose newer readers know of no other way.
+
+    A file may be cut off within an event; what comes before is kept.
+    """
+    for path in folder.glob("*.tfevents.*"):
+        kept, dropped = [], False
+        records = iter(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+        while True:
+            try:
+                record = next(records)
+            except StopIteration:
+                break
+            except tf.errors.DataLossError:
+                dropped = True
+                break
+            if tf.compat.v1.Event.FromString(record).step <= step:
+                kept.append(record)
+            else:
+                dropped = True
+        if dropped:
+            part = path.with_name(f".{path.name}.{os.getpid()}.part")
+            with _writing(path), tf.io.TFRecordWriter(str(part)) as writer:
+                for record in kept:
+                    writer.write(record)
+            part.replace(path)
 
 
 def _step_of(line):
@@ -247,7 +493,7 @@ def loop(
     sheet=None,
     log_every=20,
     sheet_every=500,
-    checkpoint_seconds=300,
+    checkpoint_seconds=CHECKPOINT_SECONDS,
 ):
     """Trains from the newest checkpoint to `steps`.
 
@@ -261,9 +507,12 @@ def loop(
         seed: of the run. Step k is given (seed, k), so that a resumed run draws the
             same numbers as an uninterrupted one.
         sheet: step -> [H, W, 3] uint8 for TensorBoard, or None.
+        checkpoint_seconds: between checkpoints.
 
     Raises:
-        RunError: a loss is not finite. Names the term and the subjects of the batch.
+        RunError: a loss or a weight is not finite (names it, the step and the subjects
+            of the batch), no checkpoint is whole, or there is no room to write.
+        Stopped: SIGINT or SIGTERM came. The step was finished and a checkpoint written.
     """
     step_variable = tf.Variable(0, dtype=tf.int64, trainable=False)
     checkpoint = tf.train.Checkpoint(step=step_variable, **objects)
@@ -276,11 +525,18 @@ def loop(
         logging.info("%s: going on at step %d of %d", run_dir, first, steps)
     log_path = run_dir / "losses.jsonl"
     _keep_lines_until(log_path, first)
-    writer = tf.summary.create_file_writer(str(run_dir / "tensorboard"))
+    events = run_dir / "tensorboard"
+    _keep_events_until(events, first)
+    with _writing(events):
+        writer = tf.summary.create_file_writer(str(events))
 
     bar = None
     saved_at = started = time.monotonic()
-    with log_path.open("a", buffering=1) as log, writer.as_default():
+    with (
+        log_path.open("a", buffering=1) as log,
+        writer.as_default(),
+        _signals_held() as received,
+    ):
         for step, batch in zip(range(first, steps), batches(first), strict=False):
             losses = train_step(batch, tf.constant([seed, step], tf.int32))
             losses = {name: float(losses[name]) for name in sorted(losses)}
@@ -297,22 +553,43 @@ def loop(
             bar.update(done - first, shown)
             if done % log_every == 0 or done == steps:
                 seconds = round(time.monotonic() - started, 3)
-                log.write(
-                    json.dumps({"step": done, "seconds": seconds, **losses}) + "\n"
-                )
-                for name, value in losses.items():
-                    tf.summary.scalar(name, value, step=done)
+                line = {"step": done, "seconds": seconds, **losses}
+                with _writing(log_path):
+                    log.write(json.dumps(line) + "\n")
+                with _writing(events):
+                    for name, value in losses.items():
+                        tf.summary.scalar(name, value, step=done)
             if sheet is not None and (done % sheet_every == 0 or done == steps):
-                tf.summary.image("sheet", sheet(done)[None], step=done)
-            if time.monotonic() - saved_at > checkpoint_seconds or done == steps:
+                picture = sheet(done)[None]
+                with _writing(events):
+                    tf.summary.image("sheet", picture, step=done)
+            due = time.monotonic() - saved_at > checkpoint_seconds
+            if due or done == steps or received:
+                # What this step's update broke no loss has seen yet.
+                broken = [n for n, each in objects.items() if not _is_finite(each)]
+                _refuse(broken, step, batch, subject_names)
+                with _writing(events):
+                    writer.flush()  # first: what a checkpoint has passed is on disk
                 step_variable.assign(done)
-                manager.save(done)
-                writer.flush()
+                save(manager, done)
                 saved_at = time.monotonic()
+            if received:
+                where = f" after step {done} of {steps}, with a checkpoint"
+                raise Stopped(received[0], where)
+
+
+def _is_finite(part):
+    """Whether all variables of a network or an optimiser are."""
+    return all(np.isfinite(variable.numpy()).all() for variable in part.variables)
 
 
 def _require_finite(losses, step, batch, subject_names):
     broken = [name for name, value in losses.items() if not np.isfinite(value)]
+    _refuse(broken, step, batch, subject_names)
+
+
+def _refuse(broken, step, batch, subject_names):
+    """Ends the run if anything is broken: names of losses, networks or optimisers."""
     if not broken:
         return
     rows = np.unique(np.asarray(batch["subject"]))
@@ -342,39 +619,72 @@ def export(run_dir, name, models, endpoints, description):
     Args:
         models: the Keras models the endpoints use.
         endpoints: signature name -> (function, {input name: tf.TensorSpec}).
-        description: what a user must know to feed it; written as JSON.
+        description: what a user must know to feed it; written as JSON, with what made
+            it: script, flags, version and git revision.
+
+    Raises:
+        RunError: there is no room. An older export is left as it was.
     """
     target = Path(run_dir) / "export" / name
-    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = target.with_name(f".{name}.new"), target.with_name(f".{name}.old")
+    for left in (temporary, old):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     archive = tf.keras.export.ExportArchive()
     for model in models:
         archive.track(model)
     for endpoint, (function, signature) in endpoints.items():
         archive.add_endpoint(endpoint, function, input_signature=list(signature))
-    temporary = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=target.parent))
-    with _quiet():
-        archive.write_out(str(temporary))
-    shutil.rmtree(target, ignore_errors=True)
+    try:
+        with _writing(target), _quiet():
+            temporary.mkdir(parents=True)
+            archive.write_out(str(temporary))
+        write_json(target.with_suffix(".json"), {**description, **_made_by()})
+    except (RunError, brats.DataError):
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if target.exists():
+        os.replace(target, old)
     os.replace(temporary, target)
-    write_json(target.with_suffix(".json"), description)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _made_by():
+    return {
+        "script": Path(sys.argv[0]).name,
+        "flags": key_flags(),
+        "version": brats_gan.__version__,
+        "revision": revision(),
+    }
 
 
 def export_description(run_dir, name):
     """RUN/export/NAME.json, without loading the model; errors as `load_export`."""
     target = Path(run_dir) / "export" / name
-    if not target.is_dir():
+    path = target.with_suffix(".json")
+    if not target.is_dir() or not path.exists():
         raise RunError(
             f"{target} does not exist: {run_dir} has not finished training; start its "
             "command again"
         )
-    return json.loads(target.with_suffix(".json").read_text())
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}); {_MAKE_AGAIN}") from error
+
+
+_MAKE_AGAIN = "start the command of its run again, which writes it anew"
 
 
 def load_export(run_dir, name):
     """Returns (signatures, description) of RUN/export/NAME.
 
     Raises:
-        RunError: the run has no such export, so it has not finished.
+        RunError: the run has no such export, so it has not finished; or it is damaged.
     """
     description = export_description(run_dir, name)
-    return tf.saved_model.load(str(Path(run_dir) / "export" / name)), description
+    path = Path(run_dir) / "export" / name
+    try:
+        return tf.saved_model.load(str(path)), description
+    except (OSError, tf.errors.OpError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(f"{path} is damaged ({reason}); {_MAKE_AGAIN}") from error

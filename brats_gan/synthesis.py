@@ -36,6 +36,7 @@ class Sample(NamedTuple):
     rejected_structure: int  # attempts that Algorithm 3 turned away
     rejected_label: int  # attempts in which no label fitted
     rejected_dice: int  # attempts that the segmentors turned away
+    rejected_blank: int  # attempts with a slice that is constant or not finite
 
 
 class _Attempt(NamedTuple):
@@ -127,7 +128,8 @@ def samples(
 
     An attempt draws a code, keeps its map if Algorithm 3 does, places a label,
     generates, and keeps the set if the segmentors find the label again. After
-    `max_tries` the best attempt is kept and marked as not accepted (D7).
+    `max_tries` the best attempt is kept and marked as not accepted (D7). A set with a
+    slice that is constant or not finite is never kept.
 
     Args:
         models: Models.
@@ -139,6 +141,9 @@ def samples(
         max_tries: attempts a sample.
         batch_size: attempts in flight.
         lesion_free: share of samples without a lesion.
+
+    Raises:
+        DataError: every attempt of a sample was constant or not finite.
     """
     numbers = iter(numbers)
     waiting = collections.deque()  # (number, attempt) to try again
@@ -149,18 +154,25 @@ def samples(
 
     def settle(attempt, images, found, dice):
         """Accepts the attempt, or keeps it in mind and asks for the next."""
-        passed = attempt.passed and dice >= dice_threshold
+        blank = images is None
+        passed = attempt.passed and not blank and dice >= dice_threshold
         number = attempt.number
         rank = (passed, attempt.mae <= mae_threshold, attempt.passed, dice)
-        if number not in best or rank > best[number][0]:
+        if not blank and (number not in best or rank > best[number][0]):
             best[number] = (rank, attempt, images, found, dice)
-        if attempt.passed and dice < dice_threshold:
-            rejected[number][2] += 1
+        if attempt.passed and not passed:
+            rejected[number][3 if blank else 2] += 1
         if not (passed or attempt.attempt + 1 >= max_tries):
             # At the front: early samples are finished, and written, before late ones
             # are begun.
             waiting.appendleft((number, attempt.attempt + 1))
             return
+        if number not in best:
+            raise brats.DataError(
+                f"sample {number}: all {max_tries} attempts have a slice that is "
+                "constant or not finite, so the generator has learnt nothing or has "
+                "diverged; look at its losses.jsonl, and train it longer or anew"
+            )
         _, kept, images, found, dice = best.pop(number)
         done[number] = Sample(
             number,
@@ -182,7 +194,7 @@ def samples(
         for number in itertools.islice(numbers, batch_size - len(batch)):
             batch.append((number, 0))
             order.append(number)
-            rejected[number] = [0, 0, 0]
+            rejected[number] = [0, 0, 0, 0]
         if not batch:
             return
         attempts = _attempt(
@@ -228,16 +240,21 @@ def _attempt(models, slices, batch, seed, batch_size, mae_threshold, lesion_free
 
 
 def _render(models, attempts, batch_size):
-    """Generates and segments; yields (attempt, images [4, H, W], found [M, H, W])."""
+    """Generates and segments; yields (attempt, images [4, H, W], found [M, H, W]).
+
+    The images are None where one of them is constant or not finite.
+    """
     f = tf.constant(_padded([each.f for each in attempts], batch_size)[..., None])
     label = tf.constant(_padded([each.label for each in attempts], batch_size))
-    images = models.images(f, tf.cast(label, tf.int32)).numpy()
+    made = models.images(f, tf.cast(label, tf.int32)).numpy()
     background = _padded([each.background for each in attempts], batch_size)[..., None]
     brain = structure.resize_background(background, -structure.GROWTH).numpy() < 0.5
-    images = np.where(brain[:, None] & (images >= FAINT), images, 0.0)
+    images = np.where(brain[:, None] & (made >= FAINT), made, 0.0)
     found = models.segment(tf.constant(images, tf.float32)).numpy()
-    for attempt, image, label in zip(attempts, images, found, strict=False):
-        yield attempt, image[..., 0].astype(np.float32), label.astype(np.uint8)
+    for attempt, raw, image, label in zip(attempts, made, images, found, strict=False):
+        whole = np.isfinite(raw).all() and (np.ptp(image, axis=(1, 2)) > 0).all()
+        image = image[..., 0].astype(np.float32) if whole else None
+        yield attempt, image, label.astype(np.uint8)
 
 
 def volumes(output_dir, image_size):
@@ -263,6 +280,7 @@ COLUMNS = (
     "rejected_structure",
     "rejected_label",
     "rejected_dice",
+    "rejected_blank",
 )
 
 
@@ -282,6 +300,7 @@ def manifest_row(sample, volume_id, position, seed):
         sample.rejected_structure,
         sample.rejected_label,
         sample.rejected_dice,
+        sample.rejected_blank,
     )
     return dict(zip(COLUMNS, values, strict=True))
 

@@ -4,14 +4,21 @@ Knows nothing of the method: what it shows is what results.jsonl holds. A row th
 not run stays blank.
 """
 
+import contextlib
 import csv
 import io
 import json
+import os
 from typing import NamedTuple
 
 import numpy as np
 
 from brats_gan import brats, figures
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 KEY = ("table", "experiment", "repeat")  # of a line in results.jsonl
 
@@ -94,12 +101,30 @@ def read(path):
 def record(path, line):
     """Adds a line, in place of one of the same KEY, so that none is ever there twice.
 
-    The file is replaced as a whole: a kill leaves the old one or the new one.
+    The file is replaced as a whole: a kill leaves the old one or the new one. Runs that
+    share it wait for each other.
     """
     key = [line[name] for name in KEY]
-    kept = [x for x in read(path) if [x.get(name) for name in KEY] != key]
-    text = "".join(json.dumps(each) + "\n" for each in [*kept, line])
-    brats.write_atomically(path, text.encode())
+    with _alone_in(path.parent):
+        kept = [x for x in read(path) if [x.get(name) for name in KEY] != key]
+        text = "".join(json.dumps(each) + "\n" for each in [*kept, line])
+        brats.write_atomically(path, text.encode())
+
+
+@contextlib.contextmanager
+def _alone_in(folder):
+    """One process at a time, where the file system has locks."""
+    if fcntl is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def rows(table, lines):

@@ -1,6 +1,10 @@
 """Run folders, checkpoints, the loop and exports, on a network of one weight."""
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -8,7 +12,8 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
-from brats_gan import figures, runs
+import brats_gan
+from brats_gan import brats, figures, runs
 
 
 def tiny():
@@ -17,12 +22,14 @@ def tiny():
     return tf.keras.Model(image, tf.keras.layers.Dense(1)(image))
 
 
-def train(run_dir, steps, broken_at=None, **options):
+def train(run_dir, steps, broken_at=None, poisoned_at=None, signal_at=None, **options):
     """Runs the loop on random numbers; returns the final weights."""
     net = tiny()
     adam = runs.adam(net.trainable_variables, 0.1, 20)
 
     def step(batch, seed):
+        if signal_at is not None and int(seed[1]) == signal_at[0]:
+            signal.raise_signal(signal_at[1])
         noise = tf.random.stateless_normal([2], seed)
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(tf.square(net(batch["x"] + noise) - 1.0))
@@ -30,6 +37,8 @@ def train(run_dir, steps, broken_at=None, **options):
         adam.apply_gradients(zip(gradients, net.trainable_variables, strict=True))
         if broken_at is not None and int(seed[1]) == broken_at:
             loss = loss * float("nan")
+        if poisoned_at is not None and int(seed[1]) == poisoned_at:
+            net.set_weights([w * float("nan") for w in net.get_weights()])
         return {"generator": loss}
 
     def batches(first):
@@ -52,6 +61,23 @@ def logged(run_dir):
     return [(line["step"], line["generator"]) for line in map(json.loads, lines)]
 
 
+def shown(run_dir, tags=False):
+    """(step, value), or (step, tag, value), of all scalars in TensorBoard's files."""
+    values = []
+    for path in (run_dir / "tensorboard").iterdir():
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            for each in event.summary.value:
+                number = float(tf.make_ndarray(each.tensor))
+                tag = (each.tag,) if tags else ()
+                values.append((event.step, *tag, number))
+    return sorted(values)
+
+
+def checkpoints(run_dir, folder="checkpoints"):
+    return sorted(path.stem for path in (run_dir / folder).glob("*.index"))
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     whole = train(tmp_path / "whole", 12)
     train(tmp_path / "parts", 5)
@@ -67,6 +93,22 @@ def test_lines_logged_after_the_last_checkpoint_are_not_repeated(tmp_path):
     assert [step for step, _ in logged(tmp_path)] == list(range(1, 9))
 
 
+def test_events_written_after_the_last_checkpoint_are_not_shown_twice(tmp_path):
+    train(tmp_path, 5)
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    late = tf.compat.v1.Event(step=6)
+    late.summary.value.add(tag="generator").tensor.CopyFrom(tf.make_tensor_proto(9.0))
+    kept = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in [*kept, late.SerializeToString()]:
+            writer.write(record)
+    with path.open("ab") as file:
+        file.write(b"killed within the next")
+    train(tmp_path, 8)
+    assert shown(tmp_path) == logged(tmp_path)
+    assert [step for step, _ in shown(tmp_path)] == list(range(1, 9))
+
+
 def test_a_finished_run_is_left_as_it_is(tmp_path):
     weights = train(tmp_path, 5)
     before = (tmp_path / "losses.jsonl").read_text()
@@ -79,12 +121,210 @@ def test_a_loss_that_is_not_finite_stops_and_names_term_and_subject(tmp_path):
         train(tmp_path, 8, broken_at=3)
 
 
+def test_the_checkpoint_before_a_loss_that_is_not_finite_is_kept(tmp_path):
+    with pytest.raises(runs.RunError):
+        train(tmp_path / "run", 8, broken_at=5, checkpoint_seconds=0)
+    assert checkpoints(tmp_path / "run") == ["ckpt-4", "ckpt-5"]
+    whole = train(tmp_path / "whole", 8)
+    np.testing.assert_array_equal(train(tmp_path / "run", 8), whole)
+
+
+def test_weights_that_are_not_finite_are_not_kept_though_no_loss_shows_them(tmp_path):
+    with pytest.raises(runs.RunError, match="step 3: net is not finite.* b[.]"):
+        train(tmp_path, 8, poisoned_at=3, checkpoint_seconds=0)
+    assert checkpoints(tmp_path) == ["ckpt-2", "ckpt-3"]
+
+
 def test_a_checkpoint_of_other_networks_is_refused(tmp_path):
     train(tmp_path, 2)
     other = tf.keras.Sequential([tf.keras.Input((3,)), tf.keras.layers.Dense(1)])
     checkpoint = tf.train.Checkpoint(net=other)
-    with pytest.raises((runs.RunError, ValueError)):
+    with pytest.raises(runs.RunError, match="ckpt-2 does not fit this run"):
         runs.restore(checkpoint, tmp_path / "checkpoints")
+
+
+def damage_data(folder, step):
+    path = folder / f"ckpt-{step}.data-00000-of-00001"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def damage_index(folder, step):
+    path = folder / f"ckpt-{step}.index"
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def turn_a_bit(folder, step):
+    path = folder / f"ckpt-{step}.data-00000-of-00001"
+    content = bytearray(path.read_bytes())
+    content[1] ^= 1
+    path.write_bytes(content)
+
+
+def lose_the_data(folder, step):
+    (folder / f"ckpt-{step}.data-00000-of-00001").unlink()
+
+
+@pytest.mark.parametrize("harm", [damage_data, damage_index, turn_a_bit, lose_the_data])
+def test_a_damaged_checkpoint_is_passed_over_for_the_last_whole_one(
+    tmp_path, harm, caplog
+):
+    whole = train(tmp_path / "whole", 8)
+    train(tmp_path / "run", 5, checkpoint_seconds=0)  # keeps those of steps 4 and 5
+    harm(tmp_path / "run/checkpoints", 5)
+    with caplog.at_level("WARNING"):
+        np.testing.assert_array_equal(train(tmp_path / "run", 8), whole)
+    (said,) = [each for each in caplog.messages if "damaged" in each]
+    assert "ckpt-5 is damaged" in said and "Going on from" in said and "ckpt-4" in said
+    assert logged(tmp_path / "run") == logged(tmp_path / "whole")
+    assert shown(tmp_path / "run") == logged(tmp_path / "whole")
+
+
+def test_a_run_without_a_whole_checkpoint_stops_and_is_left_as_it_is(tmp_path):
+    train(tmp_path, 5, checkpoint_seconds=0)
+    for step in (4, 5):
+        damage_data(tmp_path / "checkpoints", step)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(runs.RunError, match="ckpt-5 is damaged.*ckpt-4 is damaged"):
+        train(tmp_path, 8)
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("listed", ["", "model_check", None])
+def test_checkpoints_are_found_though_their_list_was_cut_off(tmp_path, listed):
+    whole = train(tmp_path / "whole", 8)
+    train(tmp_path / "run", 5)
+    path = tmp_path / "run/checkpoints/checkpoint"
+    path.unlink() if listed is None else path.write_text(listed)
+    np.testing.assert_array_equal(train(tmp_path / "run", 8), whole)
+
+
+def test_what_a_kill_leaves_of_a_checkpoint_is_removed(tmp_path):
+    whole = train(tmp_path / "whole", 8)
+    train(tmp_path / "run", 5)
+    folder = tmp_path / "run/checkpoints"
+    (folder / "ckpt-6_temp").mkdir()
+    (folder / "ckpt-6_temp/part-00000-of-00001.index").write_bytes(b"half")
+    (folder / "ckpt-7.data-00000-of-00001").write_bytes(b"data without an index")
+    (folder / "checkpoint.tmp0123").write_bytes(b"half")
+    np.testing.assert_array_equal(train(tmp_path / "run", 8), whole)
+    assert {path.name.partition(".")[0] for path in folder.iterdir()} == {
+        "checkpoint",
+        "ckpt-5",
+        "ckpt-8",
+    }
+
+
+@contextlib.contextmanager
+def disk_with(size):
+    """No file may grow beyond `size` bytes: what a full disk looks like to a writer."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [64, 900])  # as the run goes on, and a little later
+def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(tmp_path, size):
+    whole = train(tmp_path / "whole", 8)
+    train(tmp_path / "run", 5)
+    folder = tmp_path / "run/checkpoints"
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with disk_with(size):
+        with pytest.raises(runs.RunError, match="cannot be written.*Make room"):
+            train(tmp_path / "run", 8)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    np.testing.assert_array_equal(train(tmp_path / "run", 8), whole)
+    assert logged(tmp_path / "run") == logged(tmp_path / "whole")
+    assert shown(tmp_path / "run") == logged(tmp_path / "whole")
+
+
+def test_a_checkpoint_that_finds_no_room_is_named_and_removed(tmp_path):
+    checkpoint = tf.train.Checkpoint(weight=tf.Variable(tf.zeros([1000])))
+    manager = runs.restore(checkpoint, tmp_path)
+    runs.save(manager, 1)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with disk_with(1000):
+        with pytest.raises(runs.RunError, match="ckpt-2 cannot be written.*Make room"):
+            runs.save(manager, 2)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    runs.save(manager, 2)
+    assert checkpoints(tmp_path.parent, tmp_path.name) == ["ckpt-1", "ckpt-2"]
+
+
+def test_a_full_disk_leaves_the_export_that_was_there(tmp_path):
+    net = tiny()
+    spec = tf.TensorSpec([None, 2], tf.float32, name="x")
+    answer = {"answer": (lambda x: {"y": net(x)}, [spec])}
+    runs.export(tmp_path, "net", [net], answer, {"k": 3})
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with disk_with(100):
+        with pytest.raises(runs.RunError, match="net cannot be written.*Make room"):
+            runs.export(tmp_path, "net", [net], answer, {"k": 4})
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_full_disk_leaves_the_file_that_was_there(tmp_path):
+    brats.write_atomically(tmp_path / "a.json", b"old")
+    with disk_with(100):
+        with pytest.raises(brats.DataError, match="a.json: cannot be written.*room"):
+            brats.write_atomically(tmp_path / "a.json", b"new" * 100)
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_its_step_with_a_checkpoint(tmp_path, number):
+    whole = train(tmp_path / "whole", 8)
+    before = signal.getsignal(number)
+    with pytest.raises(runs.Stopped, match=f"{number.name} after step 4 of 8"):
+        train(tmp_path / "run", 8, signal_at=(3, number))
+    assert signal.getsignal(number) == before
+    assert checkpoints(tmp_path / "run") == ["ckpt-4"]
+    np.testing.assert_array_equal(train(tmp_path / "run", 8), whole)
+    assert shown(tmp_path / "run") == logged(tmp_path / "whole")
+
+
+BEGIN = """
+import os, sys
+from brats_gan import runs
+print("begun with", *sys.argv[1:], flush=True)
+runs.set_up("float32", 0, True)
+print("oneDNN", os.environ["TF_ENABLE_ONEDNN_OPTS"])
+"""
+
+
+def test_a_deterministic_run_begins_once_more_without_onednn():
+    known = {k: v for k, v in os.environ.items() if k != "TF_ENABLE_ONEDNN_OPTS"}
+    command = [sys.executable, "-c", BEGIN, "--flag=a b"]
+    said = subprocess.run(command, env=known, capture_output=True, text=True).stdout
+    assert said.splitlines() == ["begun with --flag=a b"] * 2 + ["oneDNN 0"]
+
+
+HOLD = """
+import sys
+from brats_gan import runs
+runs.key_flags = dict
+runs.start(sys.argv[1])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone(
+    script, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sys, "argv", ["-c"])
+    monkeypatch.setattr(runs, "key_flags", dict)
+    command = [sys.executable, "-c", HOLD, tmp_path / "run"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as first:
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(runs.RunError, match=f"in use by .*process {first.pid} on"):
+            runs.start(tmp_path / "run")
+        first.kill()
+    assert runs.start(tmp_path / "run") == tmp_path / "run"
 
 
 def test_sheets_reach_tensorboard(tmp_path):
@@ -177,7 +417,9 @@ def test_an_export_gives_the_numbers_of_the_live_model(tmp_path):
     loaded, description = runs.load_export(tmp_path, "net")
     x = tf.constant([[1.0, 2.0]])
     np.testing.assert_array_equal(loaded.answer(x)["y"], net(x))
-    assert description == {"k": 3}
+    made_by = {"script", "flags", "version", "revision"}
+    assert description.pop("k") == 3 and set(description) == made_by
+    assert description["version"] == brats_gan.__version__
 
 
 def test_an_export_that_is_not_there_says_what_to_do(tmp_path):

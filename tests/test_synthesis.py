@@ -92,6 +92,36 @@ def test_sets_in_which_the_label_is_not_found_are_rejected(slices):
         assert sample.dice < 0.01
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, 0.01])
+def test_a_set_with_a_slice_that_is_not_finite_or_constant_is_never_kept(slices, value):
+    models = stand_ins()
+    spoilt = []
+
+    def make_images(f, label):
+        images = np.array(models.images(f, label))
+        if len(spoilt) < 2:  # the first attempt of each of the eight samples
+            images[:, 2] = value
+        spoilt.append(value)
+        return tf.constant(images)
+
+    made = make(models._replace(images=make_images), slices, range(8), max_tries=9)
+    for sample in made:
+        assert np.isfinite(sample.images).all()
+        assert (np.ptp(sample.images, axis=(1, 2)) > 0).all()
+        turned_away = sample.rejected_structure + sample.rejected_label
+        turned_away += sample.rejected_dice + sample.rejected_blank
+        assert sample.tries == turned_away + sample.accepted
+    assert sum(sample.rejected_blank for sample in made) > 0
+
+
+def test_a_generator_that_makes_nothing_else_is_an_error_that_says_so(slices):
+    models = stand_ins()._replace(
+        images=lambda f, label: tf.zeros([len(f), 4, SIZE, SIZE, 1])
+    )
+    with pytest.raises(brats.DataError, match="all 3 attempts .*constant"):
+        make(models, slices, range(2), max_tries=3)
+
+
 def test_a_sample_does_not_depend_on_the_others_nor_on_the_batch(slices):
     models = stand_ins(open_when=lambda code: code < 0)
     whole = make(models, slices)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from concurrent import futures
 
 import pytest
 
@@ -64,6 +65,14 @@ def test_table_1_keeps_its_lines_apart_from_those_of_table_2(tmp_path):
     assert rows["1 EC_l + 4 DC_l"]["Dice"] is None
     tables.write(1, lines, tmp_path)
     assert len((tmp_path / "table1.md").read_text().splitlines()) == 2 + 4
+
+
+def test_runs_that_share_a_file_of_results_lose_no_line(tmp_path):
+    path = tmp_path / "results.jsonl"
+    lines = [line(name, repeat, 0.1, 0.9) for name in "abcdefgh" for repeat in (1, 2)]
+    with futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda each: tables.record(path, each), lines))
+    assert sorted(map(str, tables.read(path))) == sorted(map(str, lines))
 
 
 def test_a_line_recorded_again_takes_the_place_of_the_first(tmp_path):
