@@ -221,7 +221,8 @@ class Segmentors:
             augment,
         )
         self.find = tf.function(
-            lambda x: tf.argmax(segmentation.segment(self.nets, x), -1)
+            lambda x: tf.argmax(segmentation.segment(self.nets, x), -1),
+            autograph=False,
         )
 
     def train(self, run_dir, slices, plan, seed):

@@ -323,7 +323,7 @@ def _random_blur(x, seed):
 def terms(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tuple
     """Every loss of the stage on one batch, by name; arguments as `forward`."""
     p = forward(nets, batch, seed, options)
-    rows, batch_size = len(p.x), len(p.placed)
+    rows, batch_size = tf.shape(p.x)[0], tf.shape(p.placed)[0]
     ways, translated = p.targets.shape
     *_, noise_seed, blur_seed = seeds(seed)
     norm = options.image_norm
@@ -415,7 +415,7 @@ def make_train_step(
     }
     of_side = variables(nets)
 
-    @tf.function
+    @tf.function(autograph=False)  # half the time of tracing
     def train_step(batch, seed):
         grown = tf.minimum(tf.cast(seed[1], tf.float32) / max(ramp_steps, 1), 1.0)
         ramp = {name: grown if ramp_steps else 1.0 for name in RAMPED}

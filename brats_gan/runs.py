@@ -21,7 +21,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 import brats_gan
-from brats_gan import brats
+from brats_gan import addons, brats
 
 try:
     import fcntl
@@ -292,7 +292,7 @@ def adam(variables, peak, steps, beta_1=0.5, final=0.05):
     `final` is the share of the peak rate at the last step; 1 keeps it constant.
     """
     rate = ConstantThenLinear(peak, steps, final=final)
-    optimizer = tf.keras.optimizers.Adam(rate, beta_1=beta_1)
+    optimizer = addons.Adam(rate, beta_1=beta_1)
     optimizer.build(variables)
     return optimizer
 

@@ -48,6 +48,37 @@ def test_instance_norm_agrees_with_keras_group_normalization(images):
     )
 
 
+@pytest.mark.parametrize("beta_1", [0.0, 0.5])
+def test_adam_takes_the_steps_of_keras_adam(beta_1):
+    schedule = tf.keras.optimizers.schedules.PolynomialDecay(0.1, 8, 0.01)
+    optimizers = [
+        kind(schedule, beta_1=beta_1)
+        for kind in (addons.Adam, tf.keras.optimizers.Adam)
+    ]
+    start = [tf.constant([[1.0, -2.0], [3.0, 0.5]]), tf.constant([0.25])]
+    both = [[tf.Variable(each) for each in start] for _ in optimizers]
+    for optimizer, variables in zip(optimizers, both, strict=True):
+        optimizer.build(variables)
+
+    @tf.function
+    def step(seed):
+        for optimizer, variables in zip(optimizers, both, strict=True):
+            gradients = [
+                tf.random.stateless_normal(each.shape, [seed, number])
+                for number, each in enumerate(variables)
+            ]
+            optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+    for number in range(10):
+        step(tf.constant(number))
+        for one, other in zip(*both, strict=True):  # that moved by 0.1
+            np.testing.assert_allclose(one, other, atol=1e-5)
+    assert np.abs(both[0][0] - start[0]).min() > 0.01  # and both have moved
+    slots = [[v.numpy() for v in optimizer.variables] for optimizer in optimizers]
+    for one, other in zip(*slots, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4)
+
+
 def test_gradients_of_the_norms_are_those_that_tensorflow_derives(images):
     target = tf.random.stateless_normal(images.shape, [1, 2])
     gain = 1.0 + 0.3 * tf.random.stateless_normal([3, 4], [5, 6])
