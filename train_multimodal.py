@@ -145,6 +145,7 @@ def draw_translations(nets, batch, options, path=None):
 
 def main(argv):
     del argv  # checked by runs.main
+    runs.share_cores()
     runs.set_up(_PRECISION.value, _SEED.value, _DETERMINISTIC.value)
     run_dir = runs.start(_RUN.value)
     in_range = brats.parse_slices(_SLICES.value)

@@ -1,8 +1,12 @@
 """The stage-2 step as the authors run it: one example, Python loops, a call an image.
 
 The same networks, losses and draws as brats_gan.multimodal, so that every loss is equal
-(`largest_difference`); only the modalities do not ride on the batch axis.
+(`largest_difference`); only the modalities do not ride on the batch axis. Within
+`plain_layers` the networks are of the layers that the authors have, too.
 """
+
+import contextlib
+from unittest import mock
 
 import tensorflow as tf
 
@@ -12,10 +16,12 @@ from brats_gan import (
     fusion,
     losses,
     multimodal,
+    networks,
     runs,
     structure,
 )
 
+layers = tf.keras.layers
 FOUR = range(multimodal.NUM_MODALITIES)
 
 
@@ -181,6 +187,47 @@ def make_train_step(nets, optimizers, options=multimodal.Options()):  # noqa: B0
     return train_step
 
 
+@contextlib.contextmanager
+def plain_layers():
+    """Within it, networks and optimizers are of what others have on the shelf.
+
+    Instance norm of tensorflow-addons, upsampling before a convolution, Keras' Adam: of
+    the same weights the same numbers. Where there is no tensorflow-addons, Keras'
+    GroupNormalization.
+    """
+
+    def norm(**options):
+        options |= {"epsilon": addons.EPSILON, "dtype": "float32"}
+        if addons.tfa is None:
+            return layers.GroupNormalization(groups=-1, **options)
+        return addons.tfa.layers.InstanceNormalization(**options)
+
+    def conditional_norm():
+        def apply(inputs):
+            x, gain, offset = inputs
+            everywhere = layers.Reshape((1, 1, x.shape[-1]), dtype="float32")
+            x = norm(center=False, scale=False)(x)
+            x = layers.Multiply(dtype="float32")([x, everywhere(gain)])
+            return layers.Add(dtype="float32")([x, everywhere(offset)])
+
+        return apply
+
+    def resize_convolution(filters, **options):
+        convolution = layers.Conv2D(filters, 3, padding="same", **options)
+        return lambda x: convolution(layers.UpSampling2D(2)(x))
+
+    with (
+        mock.patch.object(networks, "ResizeConv2D", resize_convolution),
+        mock.patch.multiple(
+            addons,
+            instance_norm=norm,
+            conditional_instance_norm=conditional_norm,
+            Adam=tf.keras.optimizers.Adam,
+        ),
+    ):
+        yield
+
+
 def shake(nets):
     """Moves every weight a little: new networks ignore labels and modalities."""
     for number, net in enumerate(nets.values()):
@@ -190,20 +237,27 @@ def shake(nets):
 
 
 def largest_difference(batch, seed, options, scheme="multiple"):
-    """The largest relative difference of a loss between the two ways.
+    """The largest relative difference of a loss between the ways, loops of both layers.
 
     On networks of width 4, away from their start. The names must be the same.
     """
     nets = multimodal.build(batch["x"].shape[2], 4, scheme)
     shake(nets)
+    with plain_layers():
+        plain = multimodal.build(batch["x"].shape[2], 4, scheme)
+    for name, net in plain.items():
+        net.set_weights(nets[name].get_weights())
     batched = multimodal.terms(nets, batch, seed, options)
-    looped = terms(nets, batch, seed, options)
-    assert set(batched) == set(looped) == set(multimodal.WEIGHTS)
-    return max(
-        abs(float(batched[name]) - float(looped[name]))
-        / max(abs(float(batched[name])), 1e-6)
-        for name in batched
-    )
+    differences = []
+    for each in (nets, plain):
+        looped = terms(each, batch, seed, options)
+        assert set(batched) == set(looped) == set(multimodal.WEIGHTS)
+        differences += [
+            abs(float(batched[name]) - float(looped[name]))
+            / max(abs(float(batched[name])), 1e-6)
+            for name in batched
+        ]
+    return max(differences)
 
 
 def require_equal(batch, tolerance=1e-3):

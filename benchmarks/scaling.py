@@ -23,7 +23,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from benchmarks import rig
-from brats_gan import multimodal
+from brats_gan import multimodal, runs
 
 _BATCHES = flags.DEFINE_list("batches", ["1", "2", "4", "8"], "Samples a step.")
 _SIZES = flags.DEFINE_list("sizes", ["64", "96", "128", "192"], "Pixels a side.")
@@ -112,6 +112,7 @@ def main(argv):
     if argv[1:]:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     logging.set_verbosity(logging.ERROR)
+    runs.share_cores()
     if _POINT.value:
         print(json.dumps(point(*map(int, _POINT.value))))
         return

@@ -10,7 +10,9 @@ scheme, lesion components of the same width) on the same batch, in one process:
 brats_gan   multimodal.make_train_step
 bfloat16    the same under mixed_bfloat16
 loops       the same arithmetic as the authors run it (benchmarks/loops.py): a call for
-            each image, modality and pair
+            each image, modality and pair, and the layers of tensorflow-addons and Keras
+loops, our layers
+            the same with this project's layers and optimizer
 torch       benchmarks/torch_step.py: eager and torch.compile, float32 and bfloat16
             autocast, channels first and last
 
@@ -19,10 +21,13 @@ loops and PyTorch, and that networks in PyTorch have as many weights. Rounds are
 interleaved; figures are medians over rounds. Tracing is the time of building the graph;
 the first step is all until one step is done (torch.compile compiles in it).
 
-A ratio over several configurations is the smallest of them. Stages 1 and 4 have a row
-each, for the record. Prints tables and, last, a line of JSON.
+A ratio over several configurations is the smallest of them. All of TensorFlow shares
+the cores as train_multimodal.py does (runs.share_cores); PyTorch has all cores for each
+of its operations. Stages 1 and 4 have a row each, for the record. Prints tables and,
+last, a line of JSON.
 """
 
+import contextlib
 import functools
 import json
 import time
@@ -32,7 +37,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from benchmarks import loops, rig
-from brats_gan import multimodal, segmentation, structural
+from brats_gan import multimodal, runs, segmentation, structural
 
 _QUICK = flags.DEFINE_bool("quick", False, "Width 16, size 64, three rounds, no torch.")
 _WIDTHS = flags.DEFINE_list("widths", ["16", "32"], "Base widths.")
@@ -68,9 +73,10 @@ def traced(make_step, batch, seed):
     return step, {"tracing": tracing, "first": time.perf_counter() - begin}
 
 
-def stage_2(size, width, batch, options, looped=False, precision="float32"):
+def stage_2(size, width, batch, options, looped=False, plain=False, precision=None):
     """(step, seconds of its start) of one way to train stage 2."""
-    nets, optimizers = rig.multimodal_networks(size, width, precision)
+    with loops.plain_layers() if plain else contextlib.nullcontext():
+        nets, optimizers = rig.multimodal_networks(size, width, precision or "float32")
     seed = tf.constant(SEED, tf.int32)
     if not looped:
         return traced(
@@ -133,7 +139,8 @@ def measure(width, size, with_torch):
     batch = rig.multimodal_batch(size, _BATCH.value)
     started = {
         "brats_gan": stage_2(size, width, batch, options),
-        "loops": stage_2(size, width, batch, options, looped=True),
+        "loops": stage_2(size, width, batch, options, looped=True, plain=True),
+        "loops, our layers": stage_2(size, width, batch, options, looped=True),
         "bfloat16": stage_2(size, width, batch, options, precision="mixed_bfloat16"),
     }
     if with_torch:
@@ -167,6 +174,9 @@ def ratios(found):
     ours = {name: each["seconds"] for name, each in found.items()}
     result = {
         "speedup_over_loops": ours["loops"] / ours["brats_gan"],
+        "speedup_over_loops_of_our_layers": (
+            ours["loops, our layers"] / ours["brats_gan"]
+        ),
         "tracing_speedup": found["loops"]["tracing"] / found["brats_gan"]["tracing"],
         "bfloat16_gain": ours["brats_gan"] / ours["bfloat16"],
     }
@@ -194,6 +204,7 @@ def main(argv):
     if argv[1:]:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     logging.set_verbosity(logging.ERROR)
+    runs.share_cores()
     with_torch = _TORCH.value and not _QUICK.value and bool(util.find_spec("torch"))
     equal = {"loops": loops.require_equal(rig.multimodal_batch(32))}
     if with_torch:

@@ -68,12 +68,19 @@ def sheet(rows, titles, path=None, row_titles=None, label_columns=(), cell_inche
 
 
 def loss_curves(log_path, path):
-    """Draws every loss of a losses.jsonl, a panel each, and writes it to `path`."""
+    """Draws every loss of a losses.jsonl, a panel each, and writes it to `path`.
+
+    A term that is switched off, and 0 throughout, is left out.
+    """
     with open(log_path) as file:
         lines = [json.loads(line) for line in file]
     if not lines:
         return
-    names = [name for name in lines[0] if name not in ("step", "seconds")]
+    names = [
+        name
+        for name in lines[0]
+        if name not in ("step", "seconds") and any(line[name] for line in lines)
+    ]
     columns = 5
     height = -(-len(names) // columns)
     figure = Figure((2.6 * columns, 1.7 * height))

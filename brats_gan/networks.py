@@ -18,22 +18,63 @@ NUM_LABELS = len(brats.LABELS)
 NUM_LESION_MAPS = (NUM_LABELS - 1) * NUM_MODALITIES
 
 
-def _conv(x, filters, kernel=3, strides=1, bias=False, dtype=None, name=None):
-    return layers.Conv2D(
-        filters,
-        kernel,
-        strides,
-        "same",
-        use_bias=bias,
-        kernel_initializer="he_normal",
-        dtype=dtype,
-        name=name,
-    )(x)
+class ResizeConv2D(layers.Conv2D):
+    """A 3x3 convolution of an image made twice as large by repeating pixels.
+
+    [B, h, w, C] -> [B, 2h, 2w, filters], the numbers of UpSampling2D(2) and Conv2D with
+    padding "same". Three by three pixels of the larger image are two by two of the
+    small one, so each of the four pixels that come of one is a 2x2 convolution with
+    weights added up: 16 products where there are 36, and no larger image in between.
+    """
+
+    def __init__(self, filters, **kwargs):
+        super().__init__(filters, 3, padding="same", **kwargs)
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, _ = input_shape
+        return (batch, 2 * height, 2 * width, self.filters)
+
+    def call(self, x):
+        _, height, width, channels = x.shape
+        # [pixel of two, tap of two, tap of three]: the left one sees its neighbour by
+        # one tap and itself by two, the right one the other way round.
+        taps = tf.constant(
+            [[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], self.compute_dtype
+        )
+        kernel = tf.einsum("atu,uvio->atvio", taps, tf.convert_to_tensor(self.kernel))
+        kernel = tf.einsum("bsv,atvio->tsiabo", taps, kernel)
+        kernel = tf.reshape(kernel, [2, 2, channels, 4 * self.filters])
+        around = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
+        y = tf.nn.conv2d(around, kernel, 1, "VALID")  # [B, h + 1, w + 1, 4 * filters]
+        by_pixel = tf.split(y, 4, -1)
+        rows = [
+            tf.stack(
+                [by_pixel[2 * a + b][:, a : a + height, b : b + width] for b in (0, 1)],
+                3,
+            )
+            for a in (0, 1)
+        ]
+        y = tf.reshape(tf.stack(rows, 2), [-1, 2 * height, 2 * width, self.filters])
+        return y if self.bias is None else y + self.bias
 
 
-def _block(x, filters, strides=1, norm=True):
-    """Conv 3x3, instance norm, ReLU."""
-    x = _conv(x, filters, strides=strides, bias=not norm)
+def _conv(
+    x, filters, kernel=3, strides=1, bias=False, dtype=None, name=None, doubled=False
+):
+    options = {
+        "use_bias": bias,
+        "kernel_initializer": "he_normal",
+        "dtype": dtype,
+        "name": name,
+    }
+    if doubled:
+        return ResizeConv2D(filters, **options)(x)
+    return layers.Conv2D(filters, kernel, strides, "same", **options)(x)
+
+
+def _block(x, filters, strides=1, norm=True, doubled=False):
+    """Conv 3x3, instance norm, ReLU; doubled: of the image made twice as large."""
+    x = _conv(x, filters, strides=strides, bias=not norm, doubled=doubled)
     if norm:
         x = addons.instance_norm()(x)
     return layers.ReLU()(x)
@@ -45,10 +86,6 @@ def _leaky_block(x, filters, kernel, strides, norm=True):
     if norm:
         x = addons.instance_norm()(x)
     return layers.LeakyReLU(0.2)(x)
-
-
-def _twice_as_large(x):
-    return layers.UpSampling2D(2, interpolation="nearest")(x)
 
 
 def _output(x, channels, activation=None, name=None):
@@ -78,17 +115,16 @@ def build_encoder(size, width=64, channels=1, name="EC"):
 def _decoder_trunk(x, width, block):
     """From a code [B, h, w, .] to features [B, 4h, 4w, width].
 
-    `block(x, filters, level, last)` is the convolution block; level counts the
-    doublings so far and `last` marks the last block at its resolution.
+    `block(x, filters, level, first, last)` is the convolution block; level counts the
+    doublings so far, `first` marks the block that doubles, `last` the last one at its
+    resolution.
     """
-    x = block(x, 8 * width, 0, True)
-    x = _twice_as_large(x)
+    x = block(x, 8 * width, 0, False, True)
     for index in range(3):
-        x = block(x, 4 * width, 1, index == 2)
-    x = _twice_as_large(x)
-    for _ in range(3):
-        x = block(x, 2 * width, 2, False)
-    return block(x, width, 2, True)
+        x = block(x, 4 * width, 1, index == 0, index == 2)
+    for index in range(3):
+        x = block(x, 2 * width, 2, index == 0, False)
+    return block(x, width, 2, False, True)
 
 
 def build_decoder(code_size, width=64, channels=1, activation=None, name="DC_l"):
@@ -97,7 +133,11 @@ def build_decoder(code_size, width=64, channels=1, activation=None, name="DC_l")
     [B, code_size, code_size, 8 * width] -> [B, 4 * code_size, 4 * code_size, channels].
     """
     code = tf.keras.Input((code_size, code_size, 8 * width))
-    x = _decoder_trunk(code, width, lambda x, filters, level, last: _block(x, filters))
+
+    def block(x, filters, level, first, last):
+        return _block(x, filters, doubled=first)
+
+    x = _decoder_trunk(code, width, block)
     return tf.keras.Model(code, _output(x, channels, activation), name=name)
 
 
@@ -164,9 +204,8 @@ def build_map_decoder(size, width=64, code_channels=4, name="DC_f"):
     x = layers.Reshape((side, side, code_channels))(code)
     x = _block(x, 8 * width, norm=False)
     for filters, blocks in ((6, 2), (4, 3), (2, 3)):
-        x = _twice_as_large(x)
-        for _ in range(blocks):
-            x = _block(x, filters * width, norm=False)
+        for index in range(blocks):
+            x = _block(x, filters * width, norm=False, doubled=index == 0)
     x = _block(x, width, norm=False)
     return tf.keras.Model(code, _output(x, 1, "sigmoid"), name=name)
 
@@ -195,15 +234,16 @@ def build_map_code_discriminator(size, width=64, code_channels=4, name="FD_f"):
 # --- Stage 2 --------------------------------------------------------------------------
 
 
-def _conditional_block(x, filters, condition, lesion, norm=True):
+def _conditional_block(x, filters, condition, lesion, norm=True, doubled=False):
     """Conv 3x3, instance norm, a gain and offset for each modality (D16), ReLU.
 
     condition: [B, 4] one-hot, or None for a gain and offset that all modalities share.
     lesion: [B, h, w, 16] or None; given, a 3x3 convolution of it adds to gain and
     offset at every pixel (D19).
     norm: False leaves the instance norm out (D29).
+    doubled: the convolution is of the image made twice as large.
     """
-    x = _conv(x, filters, bias=condition is None and not norm)
+    x = _conv(x, filters, bias=condition is None and not norm, doubled=doubled)
     if condition is not None:
         per_modality = {"use_bias": False, "dtype": "float32"}
         gain = layers.Dense(filters, kernel_initializer="ones", **per_modality)
@@ -254,7 +294,7 @@ def build_conditional_decoder(
     lesion = tf.keras.Input((size, size, NUM_LESION_MAPS), name="lesion")
     by_level = {1: layers.AveragePooling2D(2)(lesion), 2: lesion}
 
-    def block(x, filters, level, last):
+    def block(x, filters, level, first, last):
         modulated = label_modulation and last and level > 0
         return _conditional_block(
             x,
@@ -262,6 +302,7 @@ def build_conditional_decoder(
             condition if conditional_norm else None,
             by_level[level] if modulated else None,
             norm=level < 2,
+            doubled=first,
         )
 
     beside = layers.Reshape((1, 1, NUM_MODALITIES))(condition)

@@ -156,3 +156,28 @@ def test_outputs_are_float32_under_bfloat16():
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
     assert net(tf.zeros([1, 16, 16, 1])).dtype == tf.float32
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_resize_convolution_is_upsampling_and_a_convolution(bias):
+    layers = tf.keras.layers
+    image = tf.keras.Input((3, 5, 2))
+    one = networks.ResizeConv2D(4, use_bias=bias)
+    other = layers.Conv2D(4, 3, padding="same", use_bias=bias)
+    short = tf.keras.Model(image, one(image))
+    long = tf.keras.Model(image, other(layers.UpSampling2D(2)(image)))
+    assert tuple(short.output.shape) == (None, 6, 10, 4)
+    weights = [tf.random.stateless_normal([3, 3, 2, 4], [1, 2]), tf.range(4.0)]
+    for layer in (one, other):
+        layer.set_weights(weights[: len(layer.weights)])
+    x = tf.random.stateless_normal([2, 3, 5, 2], [3, 4])
+    up = tf.random.stateless_normal([2, 6, 10, 4], [5, 6])
+
+    def results(model):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = model(x)
+        return y, *tape.gradient(y, [x, *model.trainable_weights], up)
+
+    for ours, keras_own in zip(results(short), results(long), strict=True):
+        np.testing.assert_allclose(ours, keras_own, rtol=1e-5, atol=1e-5)
