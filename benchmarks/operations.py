@@ -18,8 +18,9 @@ class Convolution(NamedTuple):
     kind: str  # of CONVOLUTIONS
     x: tuple  # [N, H, W, C]
     filters: tuple  # [h, w, C, F]
-    y: tuple  # [N, H / stride, W / stride, F]
+    y: tuple  # [N, H / stride, W / stride, F], less at the edges if VALID
     stride: int
+    padding: str  # "SAME" or "VALID"
 
     @property
     def flops(self):
@@ -57,8 +58,8 @@ def convolution(op):
         x, filters, y = shape_held_by(first), second.shape, rest[0].shape
     else:
         x, filters, y = first.shape, shape_held_by(second), rest[0].shape
-    stride = op.get_attr("strides")[1]
-    return Convolution(op.type, tuple(x), tuple(filters), tuple(y), stride)
+    stride, padding = op.get_attr("strides")[1], op.get_attr("padding").decode()
+    return Convolution(op.type, tuple(x), tuple(filters), tuple(y), stride, padding)
 
 
 def network_of(op):

@@ -58,7 +58,10 @@ def alone(each, dtype):
         [tf.cast(tf.random.normal(shape), dtype) for _ in range(times)]
         for shape in (each.x, each.filters, each.y)
     )
-    settings = {"strides": [1, each.stride, each.stride, 1], "padding": "SAME"}
+    settings = {
+        "strides": [1, each.stride, each.stride, 1],
+        "padding": each.padding,
+    }
 
     def once(x, filters, y):
         if each.kind == "Conv2D":

@@ -39,7 +39,7 @@ def test_operations_of_a_convolution_and_its_gradients_by_hand():
     for each, number in times.items():
         # 3 images of 4 x 4 outputs in 7 channels, each of 5 x 5 x 2 products and sums.
         assert (each.flops, number) == (2 * 3 * 16 * 7 * 50, 1)
-        assert each.stride == 2
+        assert (each.stride, each.padding) == (2, "SAME")
 
 
 def test_operations_that_nothing_depends_on_are_not_counted():
