@@ -73,10 +73,12 @@ def traced(make_step, batch, seed):
     return step, {"tracing": tracing, "first": time.perf_counter() - begin}
 
 
-def stage_2(size, width, batch, options, looped=False, plain=False, precision=None):
+def stage_2(
+    size, width, batch, options, looped=False, plain=False, precision="float32"
+):
     """(step, seconds of its start) of one way to train stage 2."""
     with loops.plain_layers() if plain else contextlib.nullcontext():
-        nets, optimizers = rig.multimodal_networks(size, width, precision or "float32")
+        nets, optimizers = rig.multimodal_networks(size, width, precision)
     seed = tf.constant(SEED, tf.int32)
     if not looped:
         return traced(

@@ -120,10 +120,8 @@ class Adam(tf.keras.optimizers.Adam):
 
     def update_step(self, gradient, variable, learning_rate=None):
         if learning_rate is None:  # Keras 2
-            index, learning_rate = (
-                self._index_dict[self._var_key(variable)],
-                self.learning_rate,
-            )
+            learning_rate = self.learning_rate
+            index = self._index_dict[self._var_key(variable)]
         else:
             index = self._get_variable_index(variable)
         var, m, v = (
