@@ -6,6 +6,7 @@ in discriminators are D11; the conditional norm is D16, the label modulation D19
 where DC has no norm D29. Output layers compute in float32 under any precision policy.
 """
 
+import numpy as np
 import tensorflow as tf
 
 from brats_gan import addons, brats
@@ -16,6 +17,43 @@ NUM_MODALITIES = len(brats.MODALITIES)
 NUM_LABELS = len(brats.LABELS)
 # A map per lesion class and modality.
 NUM_LESION_MAPS = (NUM_LABELS - 1) * NUM_MODALITIES
+# Row and column of each of the four pixels that come of one.
+PIXELS = ((0, 0), (0, 1), (1, 0), (1, 1))
+# Which of three taps of a larger image each of two taps of the small one stands for, by
+# pixel: the first sees its neighbour by one tap and itself by two, the second the other
+# way round. [pixel of two, tap of two, tap of three]
+ALONG = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
+# Along both sides: [tap, tap, pixel, pixel, tap of three, tap of three].
+TAPS = np.einsum("atu,bsv->tsabuv", ALONG, ALONG)
+
+
+@tf.custom_gradient
+def _interleave(x):
+    """Four images as one of twice the size: [B, h + 1, w + 1, 4C] -> [B, 2h, 2w, C].
+
+    Pixel (2y + a, 2x + b) is pixel (y + a, x + b) of image 2a + b. The gradient is
+    written out because the derived one adds up four images of zeros and a part each.
+    """
+    height, width = x.shape[1] - 1, x.shape[2] - 1
+    channels = x.shape[3] // 4
+    images = [
+        image[:, a : a + height, b : b + width]
+        for image, (a, b) in zip(tf.split(x, 4, -1), PIXELS, strict=True)
+    ]
+    rows = [tf.stack(images[2 * a : 2 * a + 2], 3) for a in (0, 1)]
+    y = tf.reshape(tf.stack(rows, 2), [-1, 2 * height, 2 * width, channels])
+
+    def gradient(dy):
+        parts = tf.reshape(dy, [-1, height, 2, width, 2, channels])
+        return tf.concat(
+            [
+                tf.pad(parts[:, :, a, :, b], [[0, 0], [a, 1 - a], [b, 1 - b], [0, 0]])
+                for a, b in PIXELS
+            ],
+            -1,
+        )
+
+    return y, gradient
 
 
 class ResizeConv2D(layers.Conv2D):
@@ -36,25 +74,13 @@ class ResizeConv2D(layers.Conv2D):
 
     def call(self, x):
         _, height, width, channels = x.shape
-        # [pixel of two, tap of two, tap of three]: the left one sees its neighbour by
-        # one tap and itself by two, the right one the other way round.
-        taps = tf.constant(
-            [[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], self.compute_dtype
-        )
-        kernel = tf.einsum("atu,uvio->atvio", taps, tf.convert_to_tensor(self.kernel))
-        kernel = tf.einsum("bsv,atvio->tsiabo", taps, kernel)
+        kernel = tf.convert_to_tensor(self.kernel)
+        taps = tf.constant(TAPS, kernel.dtype)
+        kernel = tf.einsum("tsabuv,uvio->tsiabo", taps, kernel)
         kernel = tf.reshape(kernel, [2, 2, channels, 4 * self.filters])
         around = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
         y = tf.nn.conv2d(around, kernel, 1, "VALID")  # [B, h + 1, w + 1, 4 * filters]
-        by_pixel = tf.split(y, 4, -1)
-        rows = [
-            tf.stack(
-                [by_pixel[2 * a + b][:, a : a + height, b : b + width] for b in (0, 1)],
-                3,
-            )
-            for a in (0, 1)
-        ]
-        y = tf.reshape(tf.stack(rows, 2), [-1, 2 * height, 2 * width, self.filters])
+        y = _interleave(y)
         return y if self.bias is None else y + self.bias
 
 

@@ -119,6 +119,26 @@ def test_gradients_of_the_norms_are_those_that_tensorflow_derives(images):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+def test_norms_of_one_shape_share_a_trace():
+    x = tf.random.stateless_normal([2, 3, 7, 5], [1, 2])  # a shape of no other test
+    norms = [addons.instance_norm() for _ in range(3)]
+    for norm in norms:
+        norm.build(x.shape)
+
+    @tf.function
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = norms[2](norms[1](norms[0](x)))
+        return tape.gradient(y, x)
+
+    halves = (addons._normalised, addons._normalised_gradient)
+    before = [half.experimental_get_tracing_count() for half in halves]
+    gradient.get_concrete_function(x)
+    after = [half.experimental_get_tracing_count() for half in halves]
+    assert after == [count + 1 for count in before]
+
+
 def test_instance_norm_of_a_constant_channel_is_zero():
     x = tf.fill([1, 4, 4, 2], 1234.5)
     np.testing.assert_allclose(addons.instance_norm()(x), np.zeros([1, 4, 4, 2]))
