@@ -5,8 +5,9 @@
     python -m benchmarks.generate --image_size=64 --widths=16 --samples=48 --nomonai
 
 Networks are untrained, which costs as much: no attempt is turned away, so every sample
-is one attempt. A sample is four registered slices with their label. Ours, by width and
-precision:
+is one attempt. A sample is four registered slices with their label. MASK and segmentors
+are of half the width (--parts_width), as configs/demo has them: an outline and a lesion
+are easier found than drawn. Ours, by width and precision:
 
 forward     code -> map and mask -> four slices, with a label that is there already
 networks    and the four segmentors of the last filter
@@ -44,6 +45,9 @@ from brats_gan import (
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder; a phantom if unset.")
 _SIZE = flags.DEFINE_integer("image_size", brats.CROP, "Pixels a side.")
 _WIDTHS = flags.DEFINE_list("widths", ["32", "64"], "Base widths.")
+_PARTS_WIDTH = flags.DEFINE_float(
+    "parts_width", 0.5, "Width of MASK and segmentors, of the base width.", 0.01, 1.0
+)
 _PRECISIONS = flags.DEFINE_list(
     "precisions", ["float32", "mixed_bfloat16"], "Of the convolutions."
 )
@@ -58,8 +62,9 @@ _DDIM = flags.DEFINE_integer("ddim_steps", 50, "Of the diffusion.", 1)
 def build_models(size, width, precision):
     """synthesis.Models of untrained networks."""
     tf.keras.mixed_precision.set_global_policy(precision)
-    maps = structural.build(size, width)
-    nets = multimodal.build(size, width)
+    parts = max(round(_PARTS_WIDTH.value * width), 1)
+    maps = structural.build(size, width, mask_width=parts)
+    nets = multimodal.build(size, width, lesion_width=parts)
     tf.keras.mixed_precision.set_global_policy("float32")
     code_dim = maps["DC_f"].inputs[0].shape[-1]
     identity = structural.Fit(
