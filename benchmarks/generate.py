@@ -6,8 +6,8 @@
 
 Networks are untrained, which costs as much: no attempt is turned away, so every sample
 is one attempt. A sample is four registered slices with their label. MASK and segmentors
-are of half the width (--parts_width), as configs/demo has them: an outline and a lesion
-are easier found than drawn. Ours, by width and precision:
+are of half the width (--parts_width; configs/demo has a third and half): an outline and
+a lesion are easier found than drawn. Ours, by width and precision:
 
 forward     code -> map and mask -> four slices, with a label that is there already
 networks    and the four segmentors of the last filter
