@@ -35,25 +35,22 @@ def _interleave(x):
     written out because the derived one adds up four images of zeros and a part each.
     """
     height, width = x.shape[1] - 1, x.shape[2] - 1
-    channels = x.shape[3] // 4
     images = [
         image[:, a : a + height, b : b + width]
         for image, (a, b) in zip(tf.split(x, 4, -1), PIXELS, strict=True)
     ]
-    rows = [tf.stack(images[2 * a : 2 * a + 2], 3) for a in (0, 1)]
-    y = tf.reshape(tf.stack(rows, 2), [-1, 2 * height, 2 * width, channels])
 
     def gradient(dy):
-        parts = tf.reshape(dy, [-1, height, 2, width, 2, channels])
+        parts = tf.split(tf.nn.space_to_depth(dy, 2), 4, -1)
         return tf.concat(
             [
-                tf.pad(parts[:, :, a, :, b], [[0, 0], [a, 1 - a], [b, 1 - b], [0, 0]])
-                for a, b in PIXELS
+                tf.pad(part, [[0, 0], [a, 1 - a], [b, 1 - b], [0, 0]])
+                for part, (a, b) in zip(parts, PIXELS, strict=True)
             ],
             -1,
         )
 
-    return y, gradient
+    return tf.nn.depth_to_space(tf.concat(images, -1), 2), gradient
 
 
 class ResizeConv2D(layers.Conv2D):

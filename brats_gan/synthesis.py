@@ -115,10 +115,9 @@ def _place(slices, background, rng, healthy):
     if healthy:
         return np.zeros([size, size], np.uint8), "", True
     rows = rng.choice(slices.lesions, LABEL_CANDIDATES)
-    candidates = tf.constant(slices.labels(rows)[None])
-    seed = tf.constant(rng.integers(2**31, size=2, dtype=np.int32))
-    background = tf.constant(background[None, ..., None])
-    label, tries, fitted = _fitting(candidates, background, seed)
+    candidates = slices.labels(rows)
+    seed = rng.integers(2**31, size=2, dtype=np.int32)
+    label, tries, fitted = _fitting(candidates[None], background[None, ..., None], seed)
     row = rows[int(tries[0]) - 1]
     return label[0].numpy(), slices.names[slices.index[row, 0]], bool(fitted[0])
 
