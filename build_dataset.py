@@ -22,6 +22,7 @@ from brats_gan import (
     registration,
     runs,
     structure,
+    styles,
     synthesis,
 )
 
@@ -113,11 +114,15 @@ def load_models(structural_run, multimodal_run, segmentor_run):
                 "split."
             )
 
+    fitted = None
+    if "style" in of_generator:  # not before D33
+        fitted = styles.from_json(of_generator["style"])
     models = synthesis.Models(
         of_maps["code_dim"],
         synthesis.maps_by(maps),
-        synthesis.images_by(generator),
+        synthesis.images_by(generator, fitted),
         synthesis.labels_by(segmentor),
+        fitted,
     )
     of_guide = runs.export_description(multimodal_run, "segmentor")
     return models, of_maps, of_guide["scheme"]

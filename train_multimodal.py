@@ -18,6 +18,7 @@ from brats_gan import (
     runs,
     segmentation,
     structure,
+    styles,
 )
 
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder, see data/README.md.")
@@ -73,6 +74,15 @@ _CONDITIONAL = flags.DEFINE_bool(
 _MODULATION = flags.DEFINE_bool(
     "label_modulation", True, "The label modulates DC at its last resolutions (D19)."
 )
+_MAP_MODULATION = flags.DEFINE_bool(
+    "map_modulation", True, "f modulates DC at its last resolutions (D32)."
+)
+_STYLE = flags.DEFINE_bool(
+    "style", True, "DC is told the brightness and contrast of the subject (D33)."
+)
+_SPECTRAL = flags.DEFINE_bool(
+    "spectral_norm", True, "D has spectral norm, not instance norm (D31)."
+)
 _F_SHARE = flags.DEFINE_float(
     "structure_weight", fusion.STRUCTURE_WEIGHT, "Of f in the fusion (D8)."
 )
@@ -87,8 +97,17 @@ _REMOVAL = flags.DEFINE_bool(
 _PLACEMENT = flags.DEFINE_bool(
     "placement_test", True, "Insert only labels that fit the brain (Section 2.5)."
 )
+_FIRST_PHASE = flags.DEFINE_float(
+    "first_phase",
+    multimodal.FIRST_PHASE,
+    "Share of the steps that rebuild slices only: no discriminator, no cycles (D34).",
+    0,
+    1,
+)
 _RAMP = flags.DEFINE_float(
-    "ramp", multimodal.RAMP, "Share of the steps until late terms weigh in fully (D9)."
+    "ramp",
+    multimodal.RAMP,
+    "Share of the steps after the first phase until late terms weigh in fully (D9).",
 )
 _WEIGHTS = {
     name: flags.DEFINE_float(
@@ -112,7 +131,7 @@ def largest_first(candidates):
 def draw_generated(nets, batch, options, path=None):
     """Figure 9 on maps of real slices: map, label, four modalities, label found."""
     p = multimodal.forward(nets, batch, tf.constant([9, 9]), options)
-    images = multimodal.generate(nets, p.f, p.placed, options)
+    images = multimodal.generate(nets, p.f, p.placed, batch["style"], options)
     found = segmentation.segment(multimodal.lesion_nets(nets), images)
     found = np.argmax(found, -1)[:, -1]  # of FLAIR, where the whole lesion shows
     columns = [p.f[..., 0], p.placed, *(images[:, i, ..., 0] for i in range(4)), found]
@@ -125,19 +144,23 @@ def draw_translations(nets, batch, options, path=None):
     """Each real slice, rebuilt, translated to every modality, and back."""
     label = multimodal.merge(batch["label"][:1])
     x = multimodal.merge(batch["x"][:1])
+    style = multimodal.merge(batch["style"][:1])
+    f = structure.structural_map(x, options.beta)
     modality = multimodal.all_modalities(1)
+
+    def decode(code, to, style):
+        return multimodal.decode(
+            nets, code, to, label, f, style, options, training=False
+        )
+
     code = nets["EC"](x, training=False)
-    rebuilt = multimodal.decode(nets, code, modality, label, training=False)
-    columns, titles = [x, rebuilt], ["x", "x_r"]
+    columns, titles = [x, decode(code, modality, style)], ["x", "x_r"]
     for target, name in enumerate(brats.MODALITIES):
         to = tf.fill(modality.shape, target)
-        translated = multimodal.decode(nets, code, to, label, training=False)
+        translated = decode(code, to, tf.gather(style, to))
         columns.append(translated)
         titles.append(f"to {name}")
-    back = multimodal.decode(
-        nets, nets["EC"](translated, training=False), modality, label, training=False
-    )
-    columns.append(back)
+    columns.append(decode(nets["EC"](translated, training=False), modality, style))
     titles.append("and back")
     rows = list(zip(*(np.asarray(c)[..., 0] for c in columns), strict=True))
     return figures.sheet(rows, titles, path, row_titles=brats.MODALITIES)
@@ -170,9 +193,21 @@ def main(argv):
         _MODULATION.value,
         _CATEGORY.value,
         _LESION_WIDTH.value,
+        _MAP_MODULATION.value,
+        _STYLE.value,
+        _SPECTRAL.value,
     )
+    first_steps = round(_FIRST_PHASE.value * steps)
+    # The discriminators are first asked after the first phase.
+    begins = {"generator": 0, "discriminator": first_steps, "lesion_component": 0}
     optimizers = {
-        side: runs.adam(of_side, _RATE.value, steps)
+        side: runs.adam(
+            of_side,
+            _RATE.value * (multimodal.FULL_RATE if begins[side] else 1.0),
+            steps - begins[side],
+            first_steps=first_steps - begins[side],
+            first_final=multimodal.FULL_RATE,
+        )
         for side, of_side in multimodal.variables(nets).items()
     }
     options = multimodal.Options(
@@ -187,13 +222,19 @@ def main(argv):
         guidance_blur=_BLUR.value,
         lesion_removal=_REMOVAL.value,
         placement_test=_PLACEMENT.value,
+        label_modulation=_MODULATION.value,
+        map_modulation=_MAP_MODULATION.value,
+        style=_STYLE.value,
     )
+    weights = {name: flag.value for name, flag in _WEIGHTS.items()}
+    first_step = multimodal.make_first_step(nets, optimizers, weights, options)
     train_step = multimodal.make_train_step(
         nets,
         optimizers,
-        {name: flag.value for name, flag in _WEIGHTS.items()},
+        weights,
         options,
-        round(_RAMP.value * steps),
+        round(_RAMP.value * (steps - first_steps)),
+        first_steps,
     )
 
     def batches(first):
@@ -201,17 +242,21 @@ def main(argv):
 
     shown = dict(next(iter(data.multimodal_batches(slices, SHOWN, seed=1))))
     shown["candidates"] = largest_first(shown["candidates"])
-    runs.loop(
-        run_dir,
-        train_step,
-        batches,
-        steps,
-        {**nets, **{f"optimizer_{side}": each for side, each in optimizers.items()}},
-        _SEED.value,
-        slices.names,
-        sheet=lambda step: draw_generated(nets, shown, options),
-        checkpoint_seconds=_CHECKPOINT_SECONDS.value,
-    )
+    for step, until in ((first_step, first_steps), (train_step, steps)):
+        runs.loop(
+            run_dir,
+            step,
+            batches,
+            until,
+            {
+                **nets,
+                **{f"optimizer_{side}": each for side, each in optimizers.items()},
+            },
+            _SEED.value,
+            slices.names,
+            sheet=lambda step: draw_generated(nets, shown, options),
+            checkpoint_seconds=_CHECKPOINT_SECONDS.value,
+        )
 
     draw_generated(nets, shown, options, run_dir / "generated.png")
     draw_translations(nets, shown, options, run_dir / "translations.png")
@@ -230,25 +275,35 @@ def export(run_dir, nets, options, slices, in_range):
         "data_fingerprint": slices.fingerprint,
     }
 
-    def generate(structure, label):
-        images = multimodal.generate(nets, structure, label, options)
+    fitted = styles.fit(slices.styles)
+
+    def generate_in_style(structure, label, style):
+        images = multimodal.generate(nets, structure, label, style, options)
         return {name: images[:, i] for i, name in enumerate(brats.MODALITIES)}
 
+    def generate(structure, label):
+        style = tf.repeat(fitted.mean[None], tf.shape(label)[0], 0)
+        return generate_in_style(structure, label, style)
+
     plane = [None, size, size]
+    inputs = [
+        tf.TensorSpec([*plane, 1], tf.float32, name="structure"),
+        tf.TensorSpec(plane, tf.int32, name="label"),
+    ]
+    style = tf.TensorSpec([None, *fitted.mean.shape], tf.float32, name="style")
     runs.export(
         run_dir,
         "generator",
         [nets[name] for name in multimodal.GENERATOR_SIDE],
         {
-            "generate": (
-                generate,
-                [
-                    tf.TensorSpec([*plane, 1], tf.float32, name="structure"),
-                    tf.TensorSpec(plane, tf.int32, name="label"),
-                ],
-            )
+            "generate": (generate, inputs),
+            "generate_in_style": (generate_in_style, [*inputs, style]),
         },
-        {**description, "beta": options.beta},
+        {
+            **description,
+            "beta": options.beta,
+            "style": {name: each.tolist() for name, each in fitted._asdict().items()},
+        },
     )
     components = multimodal.lesion_nets(nets)
     runs.export(

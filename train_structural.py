@@ -7,7 +7,16 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from brats_gan import brats, data, figures, losses, runs, structural, structure
+from brats_gan import (
+    brats,
+    data,
+    figures,
+    losses,
+    networks,
+    runs,
+    structural,
+    structure,
+)
 
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder, see data/README.md.")
 _RUN = flags.DEFINE_string("run_dir", None, "Folder of this run; resumed if it exists.")
@@ -34,6 +43,18 @@ _CODE = flags.DEFINE_integer(
 _BETA = flags.DEFINE_float("beta", structure.BETA, "Threshold of Algorithm 1 (D3).")
 _MAP_LOSS = flags.DEFINE_enum(
     "map_loss", "entropy", list(losses.MAP_LOSSES), "Loss of a rebuilt map (D27)."
+)
+_SOFT = flags.DEFINE_bool(
+    "soft_maps", True, "DC_f and D_f learn from f before its threshold (D30)."
+)
+_SPECTRAL = flags.DEFINE_bool(
+    "spectral_norm", True, "D_f has spectral norm, not instance norm (D31)."
+)
+_JUDGE_REBUILT = flags.DEFINE_bool(
+    "judge_rebuilt", True, "D_f judges rebuilt maps too, not drawn ones alone (D30)."
+)
+_NOISE = flags.DEFINE_float(
+    "input_noise", structural.Options().input_noise, "Noise on what D_f sees, sd."
 )
 _RATE = flags.DEFINE_float("learning_rate", 5e-4, "Adam's peak rate.")
 _PRECISION = flags.DEFINE_enum(
@@ -97,7 +118,10 @@ def main(argv):
     slices = data.Slices(training, _SIZE.value, in_range, cache_dir=_CACHE.value)
     steps = _STEPS.value or round(_EPOCHS.value * len(slices) / _BATCH.value)
 
-    nets = structural.build(_SIZE.value, _WIDTH.value, _CODE.value, _MASK_WIDTH.value)
+    nets = structural.build(
+        _SIZE.value, _WIDTH.value, _CODE.value, _MASK_WIDTH.value, _SPECTRAL.value
+    )
+    codes = structural.Codes(networks.map_code_dim(_SIZE.value, _CODE.value))
     sides = {
         "generator": structural.GENERATOR_SIDE,
         "discriminator": structural.DISCRIMINATOR_SIDE,
@@ -109,9 +133,15 @@ def main(argv):
     train_step = structural.make_train_step(
         nets,
         optimizers,
+        codes,
         {name: flag.value for name, flag in _WEIGHTS.items()},
-        _BETA.value,
-        map_loss=_MAP_LOSS.value,
+        structural.Options(
+            beta=_BETA.value,
+            map_loss=_MAP_LOSS.value,
+            soft_maps=_SOFT.value,
+            input_noise=_NOISE.value,
+            judge_rebuilt=_JUDGE_REBUILT.value,
+        ),
     )
 
     def batches(first):
@@ -129,7 +159,11 @@ def main(argv):
         train_step,
         batches,
         steps,
-        {**nets, **{f"optimizer_{side}": each for side, each in optimizers.items()}},
+        {
+            **nets,
+            **{f"optimizer_{side}": each for side, each in optimizers.items()},
+            "codes": codes,
+        },
         _SEED.value,
         slices.names,
         sheet=sheet,

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from brats_gan import brats, checks, fusion
+from brats_gan import brats, checks, fusion, styles
 
 LEVELS = 65535  # a cached intensity of 1.0, as uint16
 _NPY_HEADER = 128  # bytes before the values of a .npy file, for headers of our length
@@ -187,6 +187,11 @@ class Slices:
             _save(images_path, scaled)
         return images_path, label_path
 
+    @functools.cached_property
+    def styles(self):
+        """[subjects, 4, K] float32: the style of each modality of each (D33)."""
+        return np.stack([_style(images, label) for images, label in self._files])
+
     def images(self, positions, modalities=None):
         """[N, 4, H, W] uint16 of some slices; [N, H, W] given a modality for each."""
         size, count = self.image_size, len(brats.MODALITIES)
@@ -215,6 +220,20 @@ class Slices:
             subject, number = self.index[position]
             _read_into(label, self._files[subject][1], number)
         return labels
+
+
+def _style(images_path, label_path):
+    """Styles [4, K] of a cached subject; measured once, and kept beside it."""
+    path = images_path.with_suffix(".style.npy")
+    if not path.exists():
+        label = np.load(label_path)  # [S, H, W]
+        images = np.load(images_path, mmap_mode="r")  # [S, 4, H, W]
+        measured = [
+            styles.measure(images[:, i] / np.float32(LEVELS), label)
+            for i in range(len(brats.MODALITIES))
+        ]
+        _save(path, np.stack(measured))
+    return np.load(path)
 
 
 def _empty(shape, dtype):
@@ -354,6 +373,7 @@ def multimodal_batches(slices, batch_size, seed, first=0):
         source: [B, H, W, 1], a fifth stream, of which f is taken.
         source_label: [B, H, W] uint8.
         candidates: [B, CANDIDATES, H, W] uint8, lesion labels to place.
+        style: [B, 4, K], of each subject and modality of x, see styles.measure.
         subject: [B, 5] and slice: [B, 5], where x and source come from.
     """
 
@@ -383,6 +403,7 @@ def multimodal_batches(slices, batch_size, seed, first=0):
             "source": slices.images(streams[4], modality)[..., None],
             "source_label": slices.labels(streams[4]),
             "candidates": candidates.reshape(batch_size, CANDIDATES, *plane),
+            "style": slices.styles[where[:, :4, 0], np.arange(4)],
             "subject": where[..., 0],
             "slice": where[..., 1],
         }
@@ -395,6 +416,7 @@ def multimodal_batches(slices, batch_size, seed, first=0):
             "source": tf.TensorSpec([batch_size, *plane, 1], tf.uint16),
             "source_label": tf.TensorSpec([batch_size, *plane], tf.uint8),
             "candidates": tf.TensorSpec([batch_size, CANDIDATES, *plane], tf.uint8),
+            "style": tf.TensorSpec([batch_size, 4, len(styles.QUANTILES)], tf.float32),
             "subject": tf.TensorSpec([batch_size, 5], tf.int64),
             "slice": tf.TensorSpec([batch_size, 5], tf.int64),
         },

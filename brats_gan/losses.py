@@ -75,31 +75,65 @@ def divergence(mean, logvar):
     return {"divergence": tf.reduce_mean(kl)}
 
 
-def map_entropy(f, f_r):
+def map_entropy(f, logits):
     """Cross-entropy of an edge at each pixel, mean; default of D27.
 
-    Both [B, H, W, 1], the second a probability.
+    Both [B, H, W, 1], f in [0, 1]. Of logits: a probability that is sure and wrong has
+    a gradient then.
     """
-    # 1e-12 and not more: where the logarithm is cut off, an edge has no gradient.
-    edge, none = (tf.math.log(p + 1e-12) for p in (f_r, 1.0 - f_r))
-    return -tf.reduce_mean(f * edge + (1.0 - f) * none)
+    f.shape.assert_is_compatible_with(logits.shape)
+    return tf.reduce_mean(
+        tf.nn.sigmoid_cross_entropy_with_logits(labels=f, logits=logits)
+    )
 
 
-MAP_LOSSES = {"entropy": map_entropy, "squared": difference}
+def map_squared(f, logits):
+    """|f - f_r|^2, the paper's, with f_r = sigmoid(logits); both [B, H, W, 1]."""
+    return difference(f, tf.sigmoid(logits))
 
 
-def reconstruction_f(f, f_r, background, map_loss="entropy"):
-    """L_rec,f = |f - f_r|^2 + |f_r * mask|^2.
+MAP_LOSSES = {"entropy": map_entropy, "squared": map_squared}
+
+
+def reconstruction_f(f, logits, background, map_loss="entropy"):
+    """L_rec,f = |f - f_r|^2 + |f_r * mask|^2, with f_r = sigmoid(logits).
 
     Args:
-        f, f_r: [B, H, W, 1], the second a probability.
+        f, logits: [B, H, W, 1], the first in [0, 1].
         background: [B, H, W, 1], 1 outside the brain.
         map_loss: a name in MAP_LOSSES, how |f - f_r|^2 is read (D27).
     """
     return {
-        "reconstruction": MAP_LOSSES[map_loss](f, f_r),
-        "outside": squared(f_r * background),
+        "reconstruction": MAP_LOSSES[map_loss](f, logits),
+        "outside": squared(tf.sigmoid(logits) * background),
     }
+
+
+def feature_matching(real, rebuilt):
+    """Mean of |h(f) - h(f_r)| over layers h of a discriminator (D30).
+
+    Two lists of [B, h, w, C], of pairs that should be alike.
+    """
+    return {
+        "feature": tf.add_n(
+            [
+                tf.reduce_mean(tf.abs(one - other))
+                for one, other in zip(real, rebuilt, strict=True)
+            ]
+        )
+        / len(real)
+    }
+
+
+def accuracy(real_score, *made_scores):
+    """Share of patches that a least-squares discriminator puts on the right side.
+
+    The mean of the share of real scores above one half and of the share of all others
+    below: 0.5 is chance, 1 a game that is won. Not trained on.
+    """
+    made = tf.concat([tf.reshape(score, [-1]) for score in made_scores], 0)
+    right = (real_score > 0.5, made < 0.5)
+    return tf.add_n([tf.reduce_mean(tf.cast(each, tf.float32)) for each in right]) / 2.0
 
 
 def reconstruction_mask(background, background_r, background_g, f, f_r, f_g):
@@ -244,6 +278,15 @@ def code_2(code_g, code_gi):
         "code_generated": squared(code_g[:, None] - code_gi),
         "code_pairs": 2.0 * count / (count - 1.0) * squared(deviation),
     }
+
+
+def code_tie(code, code_s):
+    """|code_{s,i} - code_i|^2: the code of a slice's own map and label, drawn to EC's.
+
+    Both [B, h, w, C]. EC is not drawn along: it would forget what no map knows (D34).
+    """
+    code = tf.stop_gradient(tf.cast(code, tf.float32))
+    return {"code_tie": difference(tf.cast(code_s, tf.float32), code)}
 
 
 def structure(f, f_g):

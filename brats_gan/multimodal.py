@@ -19,6 +19,7 @@ from brats_gan import (
     runs,
     segmentation,
     structure,
+    styles,
 )
 
 NUM_MODALITIES = len(brats.MODALITIES)
@@ -37,6 +38,7 @@ GENERATOR_WEIGHTS = {
     "code_translated": 1.0,
     "code_generated": 1.0,
     "code_pairs": 0.5,
+    "code_tie": 1.0,
     "code_adversarial": 0.5,
     "adversarial_generated": 2.0,
     "adversarial_translated": 0.5,
@@ -62,7 +64,13 @@ WEIGHTS = GENERATOR_WEIGHTS | DISCRIMINATOR_WEIGHTS | LESION_WEIGHTS
 # Terms that compare generated images with one another, or with what a segmentor that is
 # still learning says: of no use before there are images, so they are ramped up (D9).
 RAMPED = ("registration", "code_translated", "code_generated", "code_pairs", "lesion")
-RAMP = 0.3  # share of the steps until they have their full weight
+RAMP = 0.1  # share of the full steps until they have their full weight
+
+# Terms of the first phase: what a slice, its own map and its own label say of each
+# other. A step of it costs about half of a full one and teaches twice as much (D34).
+FIRST_PHASE_WEIGHTS = ("reconstruction", "self_reconstruction", "code_tie")
+FIRST_PHASE = 0.6  # share of the steps
+FULL_RATE = 0.5  # share of the peak rate that the full steps start with
 
 GENERATOR_SIDE = ("EC_R", "EC", "DC")
 DISCRIMINATOR_SIDE = ("D", "FD")
@@ -84,6 +92,9 @@ class Options(NamedTuple):
         True  # f has no edges of its slice's lesion, nor in a new one
     )
     placement_test: bool = True  # inserted labels fit the brain
+    label_modulation: bool = True  # D19, of DC by the label
+    map_modulation: bool = True  # D32, of DC by f
+    style: bool = True  # D33, DC is told brightness and contrast
 
 
 def build(
@@ -94,22 +105,31 @@ def build(
     label_modulation=True,
     category="entropy",
     lesion_width=None,
+    map_modulation=True,
+    style=True,
+    spectral=True,
 ):
     """The networks of the stage, by the paper's names.
 
     Those of the lesion scheme come along under the names segmentation.build gives them.
-    conditional_norm is D16, label_modulation D19, category D10. lesion_width is the
-    base width of the lesion components: a lesion is easier found than drawn, and they
-    work on eight images a step. None: as `width`.
+    conditional_norm is D16, label_modulation D19, category D10, map_modulation D32,
+    style D33, spectral D31. lesion_width is the base width of the lesion components: a
+    lesion is easier found than drawn, and they work on eight images a step. None: as
+    `width`.
     """
     categories = NUM_MODALITIES if category == "entropy" else 1
     return {
         "EC_R": networks.build_encoder(image_size, width, len(brats.LABELS), "EC_R"),
         "EC": networks.build_encoder(image_size, width, 1, "EC"),
         "DC": networks.build_conditional_decoder(
-            image_size // 4, width, conditional_norm, label_modulation
+            image_size // 4,
+            width,
+            conditional_norm,
+            label_modulation,
+            map_modulation,
+            len(styles.QUANTILES) if style else 0,
         ),
-        "D": networks.build_discriminator(image_size, width, categories),
+        "D": networks.build_discriminator(image_size, width, categories, spectral),
         "FD": networks.build_code_discriminator(image_size // 4, width),
         **segmentation.build(scheme, image_size, lesion_width or width),
     }
@@ -161,11 +181,34 @@ def lesion_maps(label, modality):
     return tf.reshape(maps, [-1, *label.shape[1:], networks.NUM_LESION_MAPS])
 
 
-def decode(nets, code, modality, label, training=True):
-    """DC(code, i) with the label's lesion: [N, h, w, C], [N], [N, H, W] -> images."""
+def decode(nets, code, modality, label, f, style, options, training=True):
+    """DC(code, i), told the label's lesion (D19), the map (D32) and the style (D33).
+
+    Args:
+        nets: of `build`.
+        code: [N, h, w, C].
+        modality: [N] integers, i.
+        label: [N, H, W] integers.
+        f: [N, H, W, 1] in {0, 1}.
+        style: [N, K] of the image that is to be made, see styles.measure.
+        options: Options.
+
+    Returns:
+        [N, H, W, 1] in [0, 1].
+    """
     condition = tf.one_hot(modality, NUM_MODALITIES)
-    maps = lesion_maps(label, modality)
-    return nets["DC"]([code, condition, maps], training=training)
+    inputs, maps = [code, condition], []
+    if options.label_modulation:
+        maps.append(lesion_maps(label, modality))
+    if options.map_modulation:
+        maps.append(fusion.remove_lesion(f, label) if options.lesion_removal else f)
+    if maps:
+        inputs.append(tf.concat(maps, -1))
+    if options.style:
+        # Each modality learns its own use of each number.
+        by_modality = condition[:, :, None] * style[:, None, :]
+        inputs.append(tf.reshape(by_modality, [-1, NUM_MODALITIES * style.shape[-1]]))
+    return nets["DC"](inputs, training=training)
 
 
 def fuse(f, label, options):
@@ -188,6 +231,7 @@ class Pass(NamedTuple):
     targets: tf.Tensor  # [J, R], j of x_{t,i->j}
     label: tf.Tensor  # [N, H, W], of x
     placed: tf.Tensor  # [B, H, W], l of x_g
+    source_label: tf.Tensor  # [B, H, W], of the slice f comes from
     f: tf.Tensor  # [B, H, W, 1], of the source
     background: tf.Tensor  # [B, H, W, 1], outside the brain f comes from
     x: tf.Tensor  # [N, H, W, 1]
@@ -199,6 +243,7 @@ class Pass(NamedTuple):
     x_gt: tf.Tensor  # [J, R, H, W, 1], row (j, r): x_g[origin[r]] to targets[j, r]
     code: tf.Tensor  # [R, h, w, C]
     code_t: tf.Tensor  # [J, R, h, w, C]
+    code_s: tf.Tensor  # [R, h, w, C], of the map and label of x, as x_s
     code_g: tf.Tensor  # [B, h, w, C]
     code_gi: tf.Tensor  # [N, h, w, C]
 
@@ -270,9 +315,14 @@ def forward(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable 
     def by_way(t):  # [J * R, ...] -> [J, R, ...]
         return tf.reshape(t, [ways, translated, *t.shape[1:]])
 
-    label_t = tf.gather(label, origin)
-    placed_rows = tf.repeat(placed, NUM_MODALITIES, 0)
+    label_t, f_t = tf.gather(label, origin), tf.gather(f_x, origin)
+    placed_rows, f_rows = (tf.repeat(t, NUM_MODALITIES, 0) for t in (placed, f))
     to_modality = tf.reshape(targets, [-1])
+    # A translation is to look as the batch's own slice of that modality does.
+    first_row = origin // NUM_MODALITIES * NUM_MODALITIES
+    style = merge(batch["style"])
+    style_r = tf.gather(style, origin)
+    style_t = tf.gather(style, tf.reshape(first_row[None] + targets, [-1]))
     images = decode(
         nets,
         tf.concat(
@@ -280,6 +330,9 @@ def forward(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable 
         ),
         tf.concat([from_modality, to_modality, modality, modality], 0),
         tf.concat([label_t, each_way(label_t), label, placed_rows], 0),
+        tf.concat([f_t, each_way(f_t), f_x, f_rows], 0),
+        tf.concat([style_r, style_t, style, style], 0),
+        options,
     )
     x_r, x_t, x_s, x_g = tf.split(images, [translated, ways * translated, rows, rows])
 
@@ -290,6 +343,9 @@ def forward(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable 
         tf.concat([code_t, each_way(tf.gather(code_gi, origin))], 0),
         tf.concat([each_way(from_modality), to_modality], 0),
         tf.concat([each_way(label_t), each_way(tf.gather(placed_rows, origin))], 0),
+        tf.concat([each_way(f_t), each_way(tf.gather(f_rows, origin))], 0),
+        tf.concat([each_way(style_r), style_t], 0),
+        options,
     )
     x_cr, x_gt = tf.split(images, 2)
 
@@ -298,6 +354,7 @@ def forward(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable 
         targets=targets,
         label=label,
         placed=placed,
+        source_label=batch["source_label"],
         f=f,
         background=background,
         x=x,
@@ -309,6 +366,7 @@ def forward(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable 
         x_gt=by_way(x_gt),
         code=code,
         code_t=by_way(code_t),
+        code_s=tf.gather(code_s, origin),
         code_g=code_g,
         code_gi=code_gi,
     )
@@ -352,7 +410,11 @@ def terms(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tu
     same_map = tf.gather(p.x_g, first_row[None] + p.targets)  # [J, R, H, W, 1]
     placed = tf.repeat(p.placed, NUM_MODALITIES, 0)
     x_i, label_i = tf.gather(p.x, p.origin), tf.gather(p.label, p.origin)
-    no_lesion = tf.cast(placed == 0, tf.float32)[..., None]
+    # Neither where a lesion was inserted nor where the source had its own: f has no
+    # edges there, and the image may.
+    source_label = tf.repeat(tf.cast(p.source_label, tf.int32), NUM_MODALITIES, 0)
+    no_lesion = tf.logical_and(tf.cast(placed, tf.int32) == 0, source_label == 0)
+    no_lesion = tf.cast(no_lesion, tf.float32)[..., None]
     f = tf.repeat(p.f, NUM_MODALITIES, 0)
     f_g = structure.structural_map(p.x_g, options.beta)
     background = tf.repeat(p.background, NUM_MODALITIES, 0)
@@ -376,6 +438,7 @@ def terms(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tu
         ),
         **losses.code_1(tf.stack([p.code] * ways), p.code_t),
         **losses.code_2(p.code_g, split(p.code_gi)),
+        **losses.code_tie(p.code, p.code_s),
         **losses.structure(f * no_lesion, f_g * no_lesion),
         "background": losses.squared(p.x_g * background),
         **losses.generator_1(translated_score, translated_category),
@@ -386,6 +449,40 @@ def terms(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tu
         **losses.discriminator_2(
             real_score, generated_score, real_category, generated_category, code_g_score
         ),
+        "accuracy_D": losses.accuracy(real_score, generated_score, translated_score),
+        "accuracy_FD": losses.accuracy(code_score, code_g_score),
+    }
+
+
+def first_terms(nets, batch, seed, options=Options()):  # noqa: B008 - immutable
+    """The terms of the first phase (D34): every slice rebuilt from its own code, and
+    from its own map and label; and what the lesion components learn.
+
+    Arguments as `forward`; `seed` draws nothing here.
+    """
+    del seed
+    x, label = merge(batch["x"]), merge(batch["label"])
+    modality = all_modalities(x.shape[0] // NUM_MODALITIES)
+    f = tf.stop_gradient(structure.structural_map(x, options.beta))
+    code_s = nets["EC_R"](fuse(f, label, options), training=True)
+    code = nets["EC"](x, training=True)
+    style = merge(batch["style"])
+    images = decode(
+        nets,
+        *(tf.concat(t, 0) for t in ([code, code_s], [modality] * 2, [label] * 2)),
+        *(tf.concat([t] * 2, 0) for t in (f, style)),
+        options,
+    )
+    x_r, x_s = tf.split(images, 2)
+    components = lesion_nets(nets)
+    label_r = segmentation.segment(components, batch["x"], training=True)
+    label_loss = losses.LABEL_LOSSES[options.label_loss]
+    norm = options.image_norm
+    return {
+        **losses.reconstruction(x, x_r, label, norm),
+        "self_reconstruction": losses.image_distance(x, x_s, label, norm),
+        **losses.code_tie(code, code_s),
+        "lesion_component": label_loss(batch["label"][:, : label_r.shape[1]], label_r),
     }
 
 
@@ -395,6 +492,7 @@ def make_train_step(
     weights=None,
     options=Options(),  # noqa: B008 - an immutable tuple
     ramp_steps=0,
+    first_steps=0,
 ):
     """Returns step(batch, seed) -> {name: scalar}, one update of each side.
 
@@ -406,6 +504,7 @@ def make_train_step(
         options: Options.
         ramp_steps: over how many steps the RAMPED weights grow from 0. seed[1] is the
             step.
+        first_steps: after how many steps they begin to.
     """
     weights = WEIGHTS | (weights or {})
     names = {
@@ -417,7 +516,8 @@ def make_train_step(
 
     @tf.function(autograph=False)  # half the time of tracing
     def train_step(batch, seed):
-        grown = tf.minimum(tf.cast(seed[1], tf.float32) / max(ramp_steps, 1), 1.0)
+        done = tf.cast(seed[1] - first_steps, tf.float32)
+        grown = tf.clip_by_value(done / max(ramp_steps, 1), 0.0, 1.0)
         ramp = {name: grown if ramp_steps else 1.0 for name in RAMPED}
         now = {name: weight * ramp.get(name, 1.0) for name, weight in weights.items()}
         with tf.GradientTape(persistent=True) as tape:
@@ -430,19 +530,51 @@ def make_train_step(
     return train_step
 
 
-def generate(nets, f, label, options=Options()):  # noqa: B008 - an immutable tuple
+def make_first_step(
+    nets,
+    optimizers,
+    weights=None,
+    options=Options(),  # noqa: B008 - an immutable tuple
+):
+    """Returns step(batch, seed) -> {name: scalar} of the first phase (D34).
+
+    The discriminators and FD take no part. Arguments as `make_train_step`.
+    """
+    weights = WEIGHTS | (weights or {})
+    names = {"generator": FIRST_PHASE_WEIGHTS, "lesion_component": LESION_WEIGHTS}
+    of_side = variables(nets)
+
+    @tf.function(autograph=False)  # half the time of tracing
+    def first_step(batch, seed):
+        with tf.GradientTape(persistent=True) as tape:
+            named = first_terms(nets, batch, seed, options)
+            totals = {side: losses.total(named, weights, names[side]) for side in names}
+        runs.update(optimizers, tape, totals, {side: of_side[side] for side in names})
+        return {**named, **totals}
+
+    return first_step
+
+
+def generate(nets, f, label, style, options=Options()):  # noqa: B008 - immutable
     """x_{g,i} for all i from one map and label each: the four are registered.
 
-    [B, H, W, 1] in {0, 1}, [B, H, W] integers -> [B, 4, H, W, 1] in [0, 1].
+    [B, H, W, 1] in {0, 1}, [B, H, W] integers, [B, 4, K] (see styles.measure) ->
+    [B, 4, H, W, 1] in [0, 1].
     """
     fused = fuse(f, label, options)
     code_g = nets["EC_R"](fused, training=False)
     modality = all_modalities(tf.shape(f)[0])
+    code_rows, label_rows, f_rows = (
+        tf.repeat(t, NUM_MODALITIES, 0) for t in (code_g, label, f)
+    )
     images = decode(
         nets,
-        tf.repeat(code_g, NUM_MODALITIES, 0),
+        code_rows,
         modality,
-        tf.repeat(label, NUM_MODALITIES, 0),
+        label_rows,
+        f_rows,
+        merge(style),
+        options,
         training=False,
     )
     return split(images)

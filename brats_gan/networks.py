@@ -2,8 +2,9 @@
 
 `width` is the paper's base width n (64 there). Code maps are a quarter of the image's
 side. No normalisation on output convolutions, He-normal weights and a true leaky ReLU
-in discriminators are D11; the conditional norm is D16, the label modulation D19, and
-where DC has no norm D29. Output layers compute in float32 under any precision policy.
+in discriminators are D11; the conditional norm is D16, the label modulation D19, where DC
+has no norm D29, the discriminators' spectral norm D31, the modulation by the map D32 and
+the style D33. Output layers compute in float32 under any precision policy.
 """
 
 import numpy as np
@@ -81,6 +82,46 @@ class ResizeConv2D(layers.Conv2D):
         return y if self.bias is None else y + self.bias
 
 
+class SpectralConv2D(layers.Conv2D):
+    """A convolution divided by its spectral norm (Miyato et al., 2018).
+
+    The norm of the kernel as a matrix [all inputs, filters], by one step of power
+    iteration a training call. A layer that only a discriminator has: it can see by how
+    much images differ, which an instance norm would take away, and yet no image can be
+    told with a slope that grows without bound (D31). Keras' SpectralNormalization
+    writes the divided kernel back, so that the gradient does not know of the norm.
+
+    [B, h, w, C] -> [B, h / strides, w / strides, filters]; padding "same".
+    """
+
+    def __init__(self, filters, kernel_size, strides=1, **kwargs):
+        super().__init__(filters, kernel_size, strides, padding="same", **kwargs)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.direction = self.add_weight(
+            name="direction",
+            shape=(1, self.filters),
+            initializer="random_normal",
+            trainable=False,
+            dtype="float32",
+        )
+
+    def call(self, x, training=False):
+        kernel = tf.cast(tf.convert_to_tensor(self.kernel), tf.float32)
+        matrix = tf.reshape(kernel, [-1, self.filters])
+        fixed = tf.stop_gradient(matrix)
+        u = tf.convert_to_tensor(self.direction)
+        v = tf.math.l2_normalize(tf.matmul(u, fixed, transpose_b=True))
+        if training:
+            u = tf.math.l2_normalize(tf.matmul(v, fixed))
+            self.direction.assign(u)
+        norm = tf.reduce_sum(tf.matmul(v, matrix) * u)
+        kernel = tf.cast(kernel / norm, x.dtype)
+        y = tf.nn.conv2d(x, kernel, self.strides, "SAME")
+        return y if self.bias is None else y + tf.cast(self.bias, y.dtype)
+
+
 def _conv(
     x, filters, kernel=3, strides=1, bias=False, dtype=None, name=None, doubled=False
 ):
@@ -101,6 +142,12 @@ def _block(x, filters, strides=1, norm=True, doubled=False):
     if norm:
         x = addons.instance_norm()(x)
     return layers.ReLU()(x)
+
+
+def _spectral_block(x, filters, kernel, strides):
+    """Conv with spectral norm, LeakyReLU(0.2): a block that sees amplitude (D31)."""
+    x = SpectralConv2D(filters, kernel, strides, kernel_initializer="he_normal")(x)
+    return layers.LeakyReLU(0.2)(x)
 
 
 def _leaky_block(x, filters, kernel, strides, norm=True):
@@ -218,9 +265,9 @@ def build_map_encoder(size, width=64, code_channels=4, name="EC_f"):
 
 
 def build_map_decoder(size, width=64, code_channels=4, name="DC_f"):
-    """DC_f: code -> probability of an edge at each pixel. No norm layers (D17).
+    """DC_f: code -> logit of an edge at each pixel. No norm layers (D17).
 
-    [B, code_dim] -> [B, size, size, 1] in [0, 1].
+    [B, code_dim] -> [B, size, size, 1].
     """
     side = size // CODE_STRIDE
     code = tf.keras.Input((map_code_dim(size, code_channels),))
@@ -230,17 +277,33 @@ def build_map_decoder(size, width=64, code_channels=4, name="DC_f"):
         for index in range(blocks):
             x = _block(x, filters * width, norm=False, doubled=index == 0)
     x = _block(x, width, norm=False)
-    return tf.keras.Model(code, _output(x, 1, "sigmoid"), name=name)
+    return tf.keras.Model(code, _output(x, 1), name=name)
 
 
-def build_map_discriminator(size, width=64, name="D_f"):
-    """D_f: map -> patch scores [B, size / 16, size / 16, 1]."""
+MATCHED = 3  # layers of D_f that a rebuilt map is compared in (D30)
+
+
+def build_map_discriminator(size, width=64, spectral=True, name="D_f"):
+    """D_f: map -> patch scores [B, size / 16, size / 16, 1], and its first layers.
+
+    The outputs of the first MATCHED blocks come along for feature matching (D30).
+    spectral: spectral norm and 4 x 4 kernels (D31); False: the authors' layers, with an
+    instance norm, which cannot see amplitude.
+    """
     x = f = tf.keras.Input((size, size, 1))
-    x = _leaky_block(x, 2 * width, 5, 2)
-    for filters in (4, 8, 8):
-        x = _leaky_block(x, filters * width, 3, 2)
-    x = _leaky_block(x, 4 * width, 3, 1)
-    return tf.keras.Model(f, _output(x, 1), name=name)
+    features = []
+    for index, filters in enumerate((2, 4, 8, 8)):
+        if spectral:
+            x = _spectral_block(x, filters * width, 4, 2)
+        else:
+            x = _leaky_block(x, filters * width, 3 if index else 5, 2)
+        features.append(layers.Activation("linear", dtype="float32")(x))
+    if spectral:
+        x = _spectral_block(x, 4 * width, 3, 1)
+        score = SpectralConv2D(1, 3, dtype="float32")(x)
+    else:
+        score = _output(_leaky_block(x, 4 * width, 3, 1), 1)
+    return tf.keras.Model(f, [score, *features[:MATCHED]], name=name)
 
 
 def build_map_code_discriminator(size, width=64, code_channels=4, name="FD_f"):
@@ -257,12 +320,15 @@ def build_map_code_discriminator(size, width=64, code_channels=4, name="FD_f"):
 # --- Stage 2 --------------------------------------------------------------------------
 
 
-def _conditional_block(x, filters, condition, lesion, norm=True, doubled=False):
+def _conditional_block(
+    x, filters, condition, maps, norm=True, doubled=False, style=None
+):
     """Conv 3x3, instance norm, a gain and offset for each modality (D16), ReLU.
 
     condition: [B, 4] one-hot, or None for a gain and offset that all modalities share.
-    lesion: [B, h, w, 16] or None; given, a 3x3 convolution of it adds to gain and
+    maps: [B, h, w, .] or None; given, a 3x3 convolution of it adds to gain and
     offset at every pixel (D19).
+    style: [B, .] or None; given, it adds to gain and offset of the image (D33).
     norm: False leaves the instance norm out (D29).
     doubled: the convolution is of the image made twice as large.
     """
@@ -272,6 +338,15 @@ def _conditional_block(x, filters, condition, lesion, norm=True, doubled=False):
         gain = layers.Dense(filters, kernel_initializer="ones", **per_modality)
         offset = layers.Dense(filters, kernel_initializer="zeros", **per_modality)
         gain, offset = gain(condition), offset(condition)
+        if style is not None:
+            # Zero weights at the start, as for the maps below.
+            by_style = {"kernel_initializer": "zeros", **per_modality}
+            gain = layers.Add(dtype="float32")(
+                [gain, layers.Dense(filters, **by_style)(style)]
+            )
+            offset = layers.Add(dtype="float32")(
+                [offset, layers.Dense(filters, **by_style)(style)]
+            )
         if norm:
             x = addons.conditional_instance_norm()([x, gain, offset])
         else:
@@ -280,7 +355,7 @@ def _conditional_block(x, filters, condition, lesion, norm=True, doubled=False):
             x = layers.Add()([x, everywhere(offset)])
     elif norm:
         x = addons.instance_norm()(x)
-    if lesion is not None:
+    if maps is not None:
         # Zero weights at the start: an unlearnt label leaves the image alone.
         local_gain = layers.Conv2D(
             filters, 3, padding="same", kernel_initializer="zeros"
@@ -291,41 +366,57 @@ def _conditional_block(x, filters, condition, lesion, norm=True, doubled=False):
         x = layers.Add(dtype="float32")(
             [
                 x,
-                layers.Multiply(dtype="float32")([x, local_gain(lesion)]),
-                local_offset(lesion),
+                layers.Multiply(dtype="float32")([x, local_gain(maps)]),
+                local_offset(maps),
             ]
         )
     return layers.ReLU()(x)
 
 
 def build_conditional_decoder(
-    code_size, width=64, conditional_norm=True, label_modulation=True, name="DC"
+    code_size,
+    width=64,
+    conditional_norm=True,
+    label_modulation=True,
+    map_modulation=True,
+    style_numbers=0,
+    name="DC",
 ):
-    """DC: code, modality and lesion maps -> MRI slice of that modality.
+    """DC: code, modality and maps -> MRI slice of that modality.
 
     The modality enters as a one-hot map beside the code (the paper) and as a gain and
-    offset in every block (D16); the lesion maps at the last block of the last two
-    resolutions and the output (D19). Blocks of the image's size have no norm (D29).
+    offset in every block (D16); the maps of the lesion (D19) and the structural map
+    (D32) at the last block of the last two resolutions and the output; the style in
+    every block (D33). Blocks of the image's size have no norm (D29).
 
-    Inputs: code [B, code_size, code_size, 8 * width], condition [B, 4] one-hot, lesion
-    [B, size, size, 16] (see multimodal.lesion_maps) where size = 4 * code_size.
+    Inputs: code [B, code_size, code_size, 8 * width]; condition [B, 4] one-hot; maps
+    [B, size, size, M], where size = 4 * code_size and M is num_maps of the two
+    switches; style [B, 4 * style_numbers], where that is not 0 (see multimodal.decode).
     Output: [B, size, size, 1] in [0, 1].
     """
     size = 4 * code_size
     code = tf.keras.Input((code_size, code_size, 8 * width), name="code")
     condition = tf.keras.Input((NUM_MODALITIES,), name="condition")
-    lesion = tf.keras.Input((size, size, NUM_LESION_MAPS), name="lesion")
-    by_level = {1: layers.AveragePooling2D(2)(lesion), 2: lesion}
+    inputs = [code, condition]
+    count = num_maps(label_modulation, map_modulation)
+    by_level, style = {}, None
+    if count:
+        maps = tf.keras.Input((size, size, count), name="maps")
+        by_level = {1: layers.AveragePooling2D(2)(maps), 2: maps}
+        inputs.append(maps)
+    if style_numbers:
+        style = tf.keras.Input((NUM_MODALITIES * style_numbers,), name="style")
+        inputs.append(style)
 
     def block(x, filters, level, first, last):
-        modulated = label_modulation and last and level > 0
         return _conditional_block(
             x,
             filters,
             condition if conditional_norm else None,
-            by_level[level] if modulated else None,
+            by_level.get(level) if last else None,
             norm=level < 2,
             doubled=first,
+            style=style,
         )
 
     beside = layers.Reshape((1, 1, NUM_MODALITIES))(condition)
@@ -333,25 +424,43 @@ def build_conditional_decoder(
     x = layers.Concatenate()([code, beside])
     x = _decoder_trunk(x, width, block)
     logits = _output(x, 1)
-    if label_modulation:
+    if count:
         # And straight to the output: the intensity of each class in each modality. Of
         # the pixel itself: rims are one or two pixels from what they enclose.
         straight = layers.Conv2D(1, 1, kernel_initializer="zeros", dtype="float32")
-        logits = layers.Add(dtype="float32")([logits, straight(lesion)])
+        logits = layers.Add(dtype="float32")([logits, straight(maps)])
     image = layers.Activation("sigmoid", dtype="float32")(logits)
-    return tf.keras.Model([code, condition, lesion], image, name=name)
+    return tf.keras.Model(inputs, image, name=name)
 
 
-def build_discriminator(size, width=64, categories=NUM_MODALITIES, name="D"):
+def num_maps(label_modulation, map_modulation):
+    """How many maps modulate DC: those of the lesion (D19) and f (D32)."""
+    return NUM_LESION_MAPS * bool(label_modulation) + bool(map_modulation)
+
+
+def build_discriminator(
+    size, width=64, categories=NUM_MODALITIES, spectral=True, name="D"
+):
     """D: slice -> real/fake scores and category scores, patch maps.
 
-    [B, size, size, 1] -> [B, size / 16, size / 16, 1], [B, size / 16, size / 16,
+    [B, size, size, 1] -> [B, size / s, size / s, 1], [B, size / s, size / s,
     categories]. categories is 1 for the paper's regression (D10).
+
+    spectral: spectral norm in the trunk and the score, 4 x 4 kernels at stride 2, which
+    cover all pixels alike, and s = 8 (D31); False: the authors' layers, s = 16, with an
+    instance norm after each.
     """
     x = image = tf.keras.Input((size, size, 1))
-    for filters, kernel in ((1, 5), (1, 5), (2, 3), (2, 3)):
-        x = _leaky_block(x, filters * width, kernel, 2)
-    score = _output(_leaky_block(x, width, 3, 1), 1, name="score")
+    if spectral:
+        for filters in (1, 2, 4):
+            x = _spectral_block(x, filters * width, 4, 2)
+        x = _spectral_block(x, 4 * width, 3, 1)
+        y = _spectral_block(x, width, 3, 1)
+        score = SpectralConv2D(1, 3, dtype="float32", name="score")(y)
+    else:
+        for filters, kernel in ((1, 5), (1, 5), (2, 3), (2, 3)):
+            x = _leaky_block(x, filters * width, kernel, 2)
+        score = _output(_leaky_block(x, width, 3, 1), 1, name="score")
     category = _output(_leaky_block(x, width, 3, 1), categories, name="category")
     return tf.keras.Model(image, [score, category], name=name)
 

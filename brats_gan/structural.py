@@ -1,6 +1,5 @@
 """Stage 1: a VAE-GAN that makes structural maps from noise (Section 2.3, Fig. 2)."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -15,28 +14,42 @@ GENERATOR_WEIGHTS = {
     "code_adversarial": 0.1,
     "normal": 0.1,
     "divergence": 0.01,
-    "map_adversarial": 0.2,
+    "map_adversarial": 0.5,
+    "feature": 10.0,
     "mask": 10.0,
     "mask_edges": 1.0,
 }
 DISCRIMINATOR_WEIGHTS = {"code_discriminator": 1.0, "map_discriminator": 1.0}
 WEIGHTS = GENERATOR_WEIGHTS | DISCRIMINATOR_WEIGHTS
 
+CODES_KEPT = 512  # codes of training maps from which new ones are drawn (D25)
+
 GENERATOR_SIDE = ("EC_f", "DC_f", "MASK")
 DISCRIMINATOR_SIDE = ("D_f", "FD_f")
 
 
-def build(image_size, width=64, code_channels=4, mask_width=None):
+class Options(NamedTuple):
+    """What a run chooses beside the weights; each is a flag of train_structural.py."""
+
+    beta: float = structure.BETA
+    map_loss: str = "entropy"  # or "squared", see losses.reconstruction_f (D27)
+    soft_maps: bool = True  # D30: DC_f and D_f learn from f before its threshold
+    input_noise: float = 0.05  # sd of the noise on what D_f sees
+    judge_rebuilt: bool = True  # D30: D_f judges f_r too, not only f_g
+
+
+def build(image_size, width=64, code_channels=4, mask_width=None, spectral=True):
     """The five networks of the stage, by the paper's names.
 
     mask_width is MASK's own width: an outline is easily learnt, and MASK works on twice
     the images at full size, so a narrow one saves much of the step. None: as `width`.
+    spectral is D31.
     """
     return {
         "EC_f": networks.build_map_encoder(image_size, width, code_channels),
         "DC_f": networks.build_map_decoder(image_size, width, code_channels),
         "MASK": networks.build_mask(image_size, mask_width or width),
-        "D_f": networks.build_map_discriminator(image_size, width),
+        "D_f": networks.build_map_discriminator(image_size, width, spectral),
         "FD_f": networks.build_map_code_discriminator(image_size, width, code_channels),
     }
 
@@ -55,55 +68,88 @@ def extract(batch, beta=structure.BETA):
     return fusion.remove_lesion(f, batch["label"]), structure.background(batch["x"])
 
 
-def blend(code, seed):
-    """New codes between those of a batch, with their mean and covariance (D25).
+class Codes(tf.Module):
+    """The codes of the last training maps, and new ones of their Gaussian (D25).
 
-    Each is the sum of two others, as deviations from the mean, over the root of 2.
-    [B, code_dim] -> the same shape.
+    What D_f judges must be drawn as maps will be drawn, and the codes of one batch are
+    too few to know how: these are kept from step to step, and in the checkpoint.
     """
-    count = tf.shape(code)[0]
-    draws = tf.random.stateless_uniform([2, count], seed)
-    one, other = (tf.gather(code, order) for order in tf.unstack(tf.argsort(draws)))
-    centre = tf.reduce_mean(code, 0, keepdims=True)
-    return centre + (one + other - 2.0 * centre) * math.sqrt(0.5)
+
+    def __init__(self, code_dim, kept=CODES_KEPT):
+        super().__init__()
+        self.kept = kept
+        self.codes = tf.Variable(tf.zeros([kept, code_dim]), trainable=False)
+        self.count = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+    def add(self, codes):
+        """Takes in [B, code_dim]; the oldest give way."""
+        rows = self.count + tf.range(tf.shape(codes)[0], dtype=tf.int64)
+        self.codes.scatter_nd_update((rows % self.kept)[:, None], codes)
+        self.count.assign_add(tf.shape(codes, tf.int64)[0])
+
+    def draw(self, batch_size, seed):
+        """[batch_size, code_dim] of the Gaussian with the mean and covariance of those
+        kept: the mean, and a random sum of all deviations from it."""
+        known = tf.cast(tf.range(self.kept, dtype=tf.int64) < self.count, tf.float32)
+        total = tf.reduce_sum(known)
+        codes = tf.convert_to_tensor(self.codes)
+        mean = tf.reduce_sum(codes, 0, keepdims=True) / total
+        deviations = (codes - mean) * known[:, None]
+        shares = tf.random.stateless_normal([batch_size, self.kept], seed)
+        return mean + tf.matmul(shares, deviations) / tf.sqrt(total)
 
 
-def terms(nets, batch, seed, beta=structure.BETA, map_loss="entropy"):
-    """Every loss of the stage on one batch, by name.
+def terms(nets, batch, seed, codes, options=Options()):  # noqa: B008 - immutable
+    """Every loss of the stage on one batch, by name, and how often D_f and FD_f are
+    right (accuracy_D_f, accuracy_FD_f).
 
     Args:
         nets: of `build`.
         batch: {"x": [B, H, W, 1] in [0, 1], "label": [B, H, W]}.
-        seed: [2] int32, of code_n, z and code_{f,g}.
-        beta: threshold of Algorithm 1.
-        map_loss: see losses.reconstruction_f.
+        seed: [2] int32, of code_n, z, code_{f,g} and the noise.
+        codes: Codes; those of the batch are added.
+        options: Options.
     """
-    f, background = extract(batch, beta)
+    f, background = extract(batch, options.beta)
+    shown = f
+    if options.soft_maps:
+        soft = tf.stop_gradient(structure.soft_structural_map(batch["x"], options.beta))
+        shown = fusion.remove_lesion(soft, batch["label"])
     mean, logvar = nets["EC_f"](f, training=True)
-    noise_seed, prior_seed, blend_seed = tf.unstack(
-        tf.random.experimental.stateless_split(seed, 3)
+    code_seed, prior_seed, drawn_seed, noise_seed = tf.unstack(
+        tf.random.experimental.stateless_split(seed, 4)
     )
-    noise = tf.random.stateless_normal(tf.shape(mean), noise_seed)  # code_n
+    code_n = tf.random.stateless_normal(tf.shape(mean), code_seed)
     z = tf.random.stateless_normal(tf.shape(mean), prior_seed)
-    code = mean + tf.exp(0.5 * logvar) * noise
+    code = mean + tf.exp(0.5 * logvar) * code_n
     # f_g is what D_f judges, so its codes must lie where codes of maps do (D25).
-    drawn = blend(tf.stop_gradient(code), blend_seed)
-    f_r, f_g = tf.split(nets["DC_f"](tf.concat([code, drawn], 0), training=True), 2)
+    codes.add(tf.stop_gradient(code))
+    drawn = codes.draw(tf.shape(code)[0], drawn_seed)
+    logits = nets["DC_f"](tf.concat([code, drawn], 0), training=True)
+    logits_r, _ = tf.split(logits, 2)
+    f_r, f_g = tf.split(tf.sigmoid(logits), 2)
     # Probabilities go on from here, so that gradients reach DC_f (D5).
     background_r, background_g = tf.split(
         nets["MASK"](tf.stop_gradient(tf.concat([f, f_g], 0)), training=True), 2
     )
-    real_score, generated_score = tf.split(
-        nets["D_f"](tf.concat([f, f_g], 0), training=True), 2
-    )
+    seen = tf.concat([shown, f_g, f_r], 0)
+    noise = tf.random.stateless_normal(tf.shape(seen), noise_seed)
+    score, *features = nets["D_f"](seen + options.input_noise * noise, training=True)
+    real_score, generated_score, rebuilt_score = tf.split(score, 3)
+    if options.judge_rebuilt:
+        generated_score = tf.concat([generated_score, rebuilt_score], 0)
+    features = [tf.split(each, 3) for each in features]
     prior_score, code_score = tf.split(
         nets["FD_f"](tf.concat([z, code], 0), training=True), 2
     )
     return {
-        **losses.reconstruction_f(f, f_r, background, map_loss),
+        **losses.reconstruction_f(shown, logits_r, background, options.map_loss),
         **losses.normal(mean, logvar),
         **losses.divergence(mean, logvar),
         **losses.generator_f(code_score, generated_score),
+        **losses.feature_matching(
+            [real for real, _, _ in features], [rebuilt for _, _, rebuilt in features]
+        ),
         **losses.reconstruction_mask(
             background,
             background_r,
@@ -114,17 +160,26 @@ def terms(nets, batch, seed, beta=structure.BETA, map_loss="entropy"):
         ),
         **losses.code_discriminator_f(prior_score, code_score),
         **losses.discriminator_f(real_score, generated_score),
+        "accuracy_D_f": losses.accuracy(real_score, generated_score),
+        "accuracy_FD_f": losses.accuracy(prior_score, code_score),
     }
 
 
-def make_train_step(nets, optimizers, weights=None, beta=structure.BETA, **options):
+def make_train_step(
+    nets,
+    optimizers,
+    codes,
+    weights=None,
+    options=Options(),  # noqa: B008 - an immutable tuple
+):
     """Returns step(batch, seed) -> {name: scalar}, one update of each side.
 
     Args:
         nets: of `build`.
         optimizers: {"generator": ..., "discriminator": ...}, built.
+        codes: Codes.
         weights: by the names of WEIGHTS.
-        beta, options: see `terms`.
+        options: Options.
     """
     weights = WEIGHTS | (weights or {})
     sides = {
@@ -135,7 +190,7 @@ def make_train_step(nets, optimizers, weights=None, beta=structure.BETA, **optio
     @tf.function(autograph=False)  # half the time of tracing
     def train_step(batch, seed):
         with tf.GradientTape(persistent=True) as tape:
-            named = terms(nets, batch, seed, beta, **options)
+            named = terms(nets, batch, seed, codes, options)
             totals = {
                 side: losses.total(named, weights, names)
                 for side, (names, _) in sides.items()
@@ -187,7 +242,7 @@ def fit(nets, f, seed=0):
 def _decode(nets, code, found):
     """Noise [B, code_dim] -> probability of an edge [B, H, W, 1]."""
     moved = found.mean + tf.matmul(code, found.factor, transpose_b=True)
-    return nets["DC_f"](moved, training=False)
+    return tf.sigmoid(nets["DC_f"](moved, training=False))
 
 
 def generate(nets, code, found):
@@ -208,4 +263,5 @@ def generate(nets, code, found):
 def reconstruct(nets, f, found):
     """f_r of real maps, hard: [B, H, W, 1] -> the same shape in {0, 1}."""
     mean, _ = nets["EC_f"](f, training=False)
-    return tf.cast(nets["DC_f"](mean, training=False) > found.threshold, tf.float32)
+    edge = tf.sigmoid(nets["DC_f"](mean, training=False))
+    return tf.cast(edge > found.threshold, tf.float32)

@@ -14,6 +14,7 @@ from brats_gan import addons
 
 BETA = 0.07  # pixel threshold of Algorithm 1, on scaled edges (D3)
 TEMPERATURE = 0.03  # width of the sigmoid whose slope replaces the threshold's (D4)
+SOFTNESS = 0.05  # width of the sigmoid that is the soft map (D30)
 GROWTH = 5  # p of Algorithm 2, in pixels at every image size (D6)
 MAE_THRESHOLD = 0.05  # of Algorithm 3 (Section 2.8)
 
@@ -25,6 +26,21 @@ def _scale_to_unit(edges):
     return tf.math.divide_no_nan(edges - low, high - low)
 
 
+def _margin(x, beta):
+    """By how much the larger of Algorithm 1's two reductions exceeds beta.
+
+    [B, H, W, 1] in [0, 1] -> [B, H, W, 1]; (f1 > beta) + (f2 > beta) > 0 says no more
+    than that it is positive.
+    """
+    # [B, H, W, 1, 2]: along the rows, along the columns
+    edges = tf.image.sobel_edges(x)
+    f1 = _scale_to_unit(tf.reduce_min(edges, axis=-1))
+    f2 = _scale_to_unit(tf.reduce_max(edges, axis=-1))
+    f1 = tf.reduce_mean(f1, [1, 2, 3], keepdims=True) - f1
+    f2 = f2 - tf.reduce_mean(f2, [1, 2, 3], keepdims=True)
+    return tf.maximum(f1, f2) - beta
+
+
 def structural_map(x, beta=BETA, temperature=TEMPERATURE):
     """f = Algorithm 1 of x: a pixel is 1 where an edge stands out by more than beta.
 
@@ -33,18 +49,24 @@ def structural_map(x, beta=BETA, temperature=TEMPERATURE):
 
     [B, H, W, 1] in [0, 1] -> [B, H, W, 1] in {0, 1}. A blank image gives a blank map.
     """
-    edges = tf.image.sobel_edges(
-        x
-    )  # [B, H, W, 1, 2]: along the rows, along the columns
-    f1 = _scale_to_unit(tf.reduce_min(edges, axis=-1))
-    f2 = _scale_to_unit(tf.reduce_max(edges, axis=-1))
-    f1 = tf.reduce_mean(f1, [1, 2, 3], keepdims=True) - f1
-    f2 = f2 - tf.reduce_mean(f2, [1, 2, 3], keepdims=True)
-    # (f1 > beta) + (f2 > beta) > 0 says no more than that the larger one exceeds beta.
-    margin = tf.maximum(f1, f2) - beta
+    margin = _margin(x, beta)
     soft = tf.sigmoid(margin / temperature)
     hard = tf.cast(margin > 0.0, x.dtype)
     return soft + tf.stop_gradient(hard - soft)
+
+
+def soft_structural_map(x, beta=BETA, softness=SOFTNESS):
+    """f before its threshold: how far each pixel is from being an edge (D30).
+
+    A sigmoid of width `softness` about the threshold of Algorithm 1, so that above one
+    half is where `structural_map` is 1; outside the brain, where there is no edge, 0.
+
+    [B, H, W, 1] in [0, 1] -> [B, H, W, 1] in [0, 1]. A blank image gives a blank map.
+    """
+    margin = _margin(x, beta)
+    # An edge of the outline lies on both sides of it.
+    shown = tf.logical_or(x > 0.0, margin > 0.0)
+    return tf.where(shown, tf.sigmoid(margin / softness), tf.zeros_like(margin))
 
 
 def resize_background(background, growth):

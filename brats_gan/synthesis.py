@@ -47,6 +47,7 @@ class _Attempt(NamedTuple):
     mae: float
     label: np.ndarray
     label_subject: str
+    style: np.ndarray  # [4, K], or of no numbers where the generator asks for none
     passed: bool  # Algorithm 3 and the placement
 
 
@@ -55,8 +56,9 @@ class Models(NamedTuple):
 
     code_dim: int
     structure: callable  # code [B, code_dim] -> f, background [B, H, W, 1]
-    images: callable  # f [B, H, W, 1], label [B, H, W] -> [B, 4, H, W, 1]
+    images: callable  # f [B, H, W, 1], label [B, H, W], style -> [B, 4, H, W, 1]
     segment: callable  # [B, 4, H, W, 1] -> labels [B, M, H, W]
+    styles: object = None  # styles.Styles to draw from; None: images needs no style
 
 
 def maps_by(export):
@@ -69,11 +71,14 @@ def maps_by(export):
     return structure
 
 
-def images_by(export):
-    """Models.images of the loaded export `generator`."""
+def images_by(export, styles=None):
+    """Models.images of the loaded export `generator`; with `styles` in any style."""
 
-    def images(f, label):
-        made = export.generate(f, label)
+    def images(f, label, style):
+        if styles is None:
+            made = export.generate(f, label)
+        else:
+            made = export.generate_in_style(f, label, style)
         return tf.stack([made[name] for name in brats.MODALITIES], 1)
 
     return images
@@ -242,10 +247,18 @@ def _attempt(models, slices, batch, seed, batch_size, mae_threshold, lesion_free
         healthy = _is_healthy(slices, number, seed, lesion_free)
         label, subject, fitted = _place(slices, background, rng, healthy)
         passed = mae <= mae_threshold and fitted
+        style = _style(models.styles, rng)
         attempts.append(
-            _Attempt(number, attempt, f, background, mae, label, subject, passed)
+            _Attempt(number, attempt, f, background, mae, label, subject, style, passed)
         )
     return attempts
+
+
+def _style(styles, rng):
+    """One draw for the four modalities of a set (D33)."""
+    if styles is None:
+        return np.zeros(0, np.float32)
+    return styles.draw(rng.standard_normal((1, styles.mean.size), np.float32))[0]
 
 
 def _render(models, attempts, batch_size):
@@ -255,7 +268,8 @@ def _render(models, attempts, batch_size):
     """
     f = tf.constant(_padded([each.f for each in attempts], batch_size)[..., None])
     label = tf.constant(_padded([each.label for each in attempts], batch_size))
-    made = models.images(f, tf.cast(label, tf.int32)).numpy()
+    style = tf.constant(_padded([each.style for each in attempts], batch_size))
+    made = models.images(f, tf.cast(label, tf.int32), style).numpy()
     background = _padded([each.background for each in attempts], batch_size)[..., None]
     brain = structure.resize_background(background, -structure.GROWTH).numpy() < 0.5
     images = np.where(brain[:, None] & (made >= FAINT), made, 0.0)

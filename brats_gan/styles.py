@@ -1,0 +1,73 @@
+"""What a slice owes to the scanner: brightness and contrast of each modality (D33).
+
+A style is a few quantiles of the intensities of a volume. It is measured on the training
+volumes, told to DC beside the modality, and drawn from its distribution over the
+training subjects when slices are made: one draw for the four modalities of a set.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+# A typical intensity and spread, so that the numbers are of the order of 1.
+CENTRE, SPREAD = 0.4, 0.15
+LIMIT = 2.0  # of the standard normal numbers a style is drawn from
+SHRINKAGE = 0.1  # share of what is taken as independent in the covariance of styles
+
+
+def measure(volume, label):
+    """The style of one modality of one subject.
+
+    Args:
+        volume: [...], intensities in [0, 1], 0 outside the brain.
+        label: [...] integers of the same shape; lesions do not count.
+
+    Returns:
+        [len(QUANTILES)] float32; zeros where there is no brain outside of lesions.
+    """
+    tissue = volume[(volume > 0) & (label == 0)]
+    if not tissue.size:
+        return np.zeros(len(QUANTILES), np.float32)
+    quantiles = np.quantile(tissue, QUANTILES)
+    return ((quantiles - CENTRE) / SPREAD).astype(np.float32)
+
+
+class Styles(NamedTuple):
+    """The Gaussian of the styles of sets, M modalities of K numbers each."""
+
+    mean: np.ndarray  # [M, K]
+    factor: np.ndarray  # [M * K, M * K], lower triangular, of the covariance
+
+    def draw(self, z):
+        """Styles [B, M, K] of standard normal numbers z [B, M * K]."""
+        z = np.clip(z, -LIMIT, LIMIT)
+        drawn = self.mean.ravel() + z @ self.factor.T
+        # Quantiles do not cross, whatever was drawn.
+        return np.sort(drawn.reshape(-1, *self.mean.shape), -1).astype(np.float32)
+
+
+def from_json(fitted):
+    """Styles of the lists that an export's JSON holds."""
+    return Styles(
+        np.asarray(fitted["mean"], np.float32), np.asarray(fitted["factor"], np.float32)
+    )
+
+
+def fit(styles):
+    """Styles of the subjects' own: [N, M, K] -> Styles.
+
+    The four modalities of a subject are drawn together, as they are seen together; a
+    share of the covariance is that of independent numbers, for subjects are few.
+    """
+    count = len(styles)
+    flat = np.asarray(styles, np.float64).reshape(count, -1)
+    deviations = flat - flat.mean(0)
+    covariance = deviations.T @ deviations / max(count - 1, 1)
+    independent = np.diag(np.diag(covariance))
+    covariance += SHRINKAGE * (independent - covariance)
+    factor = np.linalg.cholesky(covariance + 1e-6 * np.eye(len(covariance)))
+    return Styles(
+        flat.mean(0).reshape(styles.shape[1:]).astype(np.float32),
+        factor.astype(np.float32),
+    )
