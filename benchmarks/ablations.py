@@ -42,6 +42,10 @@ STRUCTURAL = {
     "D_f": without("map_adversarial"),
     "KL": without("divergence"),
     "FD_f and moments": without("code_adversarial", "normal"),
+    "soft maps": ["--nosoft_maps"],
+    "feature matching": without("feature"),
+    "rebuilt maps judged": ["--nojudge_rebuilt"],
+    "spectral norm": ["--nospectral_norm"],
 }
 MULTIMODAL = {
     "all": [],
@@ -56,6 +60,11 @@ MULTIMODAL = {
     "lesion removal": ["--nolesion_removal"],
     "placement test": ["--noplacement_test"],
     "self-reconstruction": without("self_reconstruction"),
+    "map modulation": ["--nomap_modulation"],
+    "style": ["--nostyle"],
+    "code tie": without("code_tie"),
+    "first phase": ["--first_phase=0"],
+    "spectral norm": ["--nospectral_norm"],
 }
 # Rows of the scoreboard that are shown -> title of the column.
 SHOWN_1 = {

@@ -39,6 +39,7 @@ from brats_gan import (
     phantom,
     segmentation,
     structural,
+    styles,
     synthesis,
 )
 
@@ -76,15 +77,17 @@ def build_models(size, width, precision):
         return structural.generate(maps, code, identity)
 
     @tf.function
-    def images(f, label):
-        return multimodal.generate(nets, f, label)
+    def images(f, label, style):
+        return multimodal.generate(nets, f, label, style)
 
     @tf.function
     def segment(x):
         probabilities = segmentation.segment(multimodal.lesion_nets(nets), x)
         return tf.argmax(probabilities, -1, tf.int32)
 
-    return synthesis.Models(code_dim, structure, images, segment)
+    numbers = np.zeros([len(brats.MODALITIES), len(styles.QUANTILES)], np.float32)
+    plain = styles.Styles(numbers, np.eye(numbers.size, dtype=np.float32))
+    return synthesis.Models(code_dim, structure, images, segment, plain)
 
 
 def forward(models, count, with_segmentors=False):
@@ -95,7 +98,8 @@ def forward(models, count, with_segmentors=False):
     for _ in range(batches_of(count)):
         code = rng.standard_normal([batch, models.code_dim], np.float32)
         f, _ = models.structure(tf.constant(code))
-        made = models.images(f, label)
+        z = rng.standard_normal([batch, models.styles.mean.size], np.float32)
+        made = models.images(f, label, tf.constant(models.styles.draw(z)))
         if with_segmentors:
             made = models.segment(made)
         made.numpy()

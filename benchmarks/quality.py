@@ -193,6 +193,7 @@ def score_maps(table, run_dir, export, training, held_out):
             int(settings["width"]),
             int(settings["code_channels"]),
             int(settings.get("mask_width", settings["width"])),
+            settings.get("spectral_norm") == "true",
         )
 
     untrained, nets = build(), build()

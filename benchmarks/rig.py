@@ -8,7 +8,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from brats_gan import brats, data, multimodal, runs
+from brats_gan import brats, data, multimodal, runs, styles
 
 
 def resident_mb():
@@ -65,6 +65,9 @@ def multimodal_batch(size, batch_size=1, seed=0):
         "source": tf.constant(images[:, count, ..., None]),
         "source_label": tf.constant(label[:, count]),
         "candidates": tf.constant(candidates),
+        "style": tf.constant(
+            rng.standard_normal([batch_size, count, len(styles.QUANTILES)]), tf.float32
+        ),
     }
 
 

@@ -17,11 +17,21 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from benchmarks import loops
-from brats_gan import brats, data, fusion, losses, multimodal, networks, structure
+from brats_gan import (
+    brats,
+    data,
+    fusion,
+    losses,
+    multimodal,
+    networks,
+    structure,
+    styles,
+)
 
 COUNT = multimodal.NUM_MODALITIES
 LABELS = networks.NUM_LABELS
-MAPS = networks.NUM_LESION_MAPS
+MAPS = networks.num_maps(label_modulation=True, map_modulation=True)
+STYLE = COUNT * len(styles.QUANTILES)
 EPSILON = 1e-5
 
 
@@ -35,17 +45,43 @@ class Conv(nn.Conv2d):
     like_keras = False
 
     def __init__(self, inputs, filters, kernel=3, stride=1, bias=False):
-        super().__init__(inputs, filters, kernel, stride, kernel // 2, bias=bias)
+        super().__init__(inputs, filters, kernel, stride, (kernel - 1) // 2, bias=bias)
         nn.init.kaiming_normal_(self.weight)
 
     def forward(self, x):
+        return self.convolve(x, self.weight)
+
+    def convolve(self, x, weight):
         if self.like_keras and self.stride[0] == 2:
             size, kernel = x.shape[-1], self.kernel_size[0]
             total = max((math.ceil(size / 2) - 1) * 2 + kernel - size, 0)
             before, after = total // 2, total - total // 2
             x = F.pad(x, (before, after, before, after))
-            return F.conv2d(x, self.weight, self.bias, 2)
-        return super().forward(x)
+            return F.conv2d(x, weight, self.bias, 2)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+class SpectralConv(Conv):
+    """Divided by its spectral norm, as networks.SpectralConv2D."""
+
+    def __init__(self, inputs, filters, kernel=3, stride=1):
+        super().__init__(inputs, filters, kernel, stride, bias=True)
+        self.register_buffer("direction", torch.randn(filters))
+
+    def forward(self, x):
+        matrix = self.weight.float().flatten(1).T  # [all inputs, filters]
+        with torch.no_grad():
+            v = F.normalize(matrix @ self.direction, dim=0)
+            u = F.normalize(v @ matrix, dim=0)
+            if torch.is_grad_enabled():
+                self.direction.copy_(u)
+        return self.convolve(x, self.weight / (v @ matrix @ u))
+
+
+def spectral_block(inputs, filters, kernel, stride):
+    return nn.Sequential(
+        SpectralConv(inputs, filters, kernel, stride), nn.LeakyReLU(0.2, inplace=True)
+    )
 
 
 def normalise(x, gain=None, offset=None):
@@ -113,7 +149,8 @@ def segmentor(width):
 
 
 class ConditionalBlock(nn.Module):
-    """Conv, instance norm below the image's size, gain and offset, ReLU (D16, D19)."""
+    """Conv, instance norm below the image's size, gain and offset, ReLU (D16, D19,
+    D32, D33)."""
 
     def __init__(self, inputs, filters, norm, modulated):
         super().__init__()
@@ -123,6 +160,10 @@ class ConditionalBlock(nn.Module):
         self.offset = nn.Linear(COUNT, filters, bias=False)
         nn.init.ones_(self.gain.weight)
         nn.init.zeros_(self.offset.weight)
+        self.style_gain = nn.Linear(STYLE, filters, bias=False)
+        self.style_offset = nn.Linear(STYLE, filters, bias=False)
+        nn.init.zeros_(self.style_gain.weight)
+        nn.init.zeros_(self.style_offset.weight)
         self.local = nn.ModuleList()
         if modulated:
             for _ in range(2):
@@ -131,14 +172,15 @@ class ConditionalBlock(nn.Module):
                 nn.init.zeros_(conv.bias)
                 self.local.append(conv)
 
-    def forward(self, x, condition, lesion):
+    def forward(self, x, condition, maps, style):
         x = self.conv(x)
-        gain, offset = self.gain(condition), self.offset(condition)
+        gain = self.gain(condition) + self.style_gain(style)
+        offset = self.offset(condition) + self.style_offset(style)
         if self.norm:
             x = normalise(x)
         x = x * gain[:, :, None, None] + offset[:, :, None, None]
         if self.local:
-            local_gain, local_offset = (conv(lesion) for conv in self.local)
+            local_gain, local_offset = (conv(maps) for conv in self.local)
             x = x + x * local_gain + local_offset
         return F.relu(x)
 
@@ -160,15 +202,15 @@ class ConditionalDecoder(nn.Module):
         nn.init.zeros_(self.straight.weight)
         nn.init.zeros_(self.straight.bias)
 
-    def forward(self, code, condition, lesion):
-        by_level = {0: None, 1: F.avg_pool2d(lesion, 2), 2: lesion}
+    def forward(self, code, condition, maps, style):
+        by_level = {0: None, 1: F.avg_pool2d(maps, 2), 2: maps}
         beside = condition[:, :, None, None].expand(-1, -1, *code.shape[2:])
         x, level_before = torch.cat([code, beside.to(code.dtype)], 1), 0
         for each, level in zip(self.blocks, self.levels, strict=True):
             if level > level_before:
                 x, level_before = F.interpolate(x, scale_factor=2), level
-            x = each(x, condition, by_level[level])
-        return torch.sigmoid((self.output(x) + self.straight(lesion)).float())
+            x = each(x, condition, by_level[level], style)
+        return torch.sigmoid((self.output(x) + self.straight(maps)).float())
 
 
 class Discriminator(nn.Module):
@@ -176,19 +218,19 @@ class Discriminator(nn.Module):
         super().__init__()
         n = width
         self.trunk = nn.Sequential(
-            block(1, n, 5, 2, 0.2),
-            block(n, n, 5, 2, 0.2),
-            block(n, 2 * n, 3, 2, 0.2),
-            block(2 * n, 2 * n, 3, 2, 0.2),
+            spectral_block(1, n, 4, 2),
+            spectral_block(n, 2 * n, 4, 2),
+            spectral_block(2 * n, 4 * n, 4, 2),
+            spectral_block(4 * n, 4 * n, 3, 1),
         )
-        self.heads = nn.ModuleList(block(2 * n, n, 3, 1, 0.2) for _ in range(2))
-        self.score = Conv(n, 1, bias=True)
-        self.category = Conv(n, COUNT, bias=True)
+        self.score = nn.Sequential(spectral_block(4 * n, n, 3, 1), SpectralConv(n, 1))
+        self.category = nn.Sequential(
+            block(4 * n, n, 3, 1, 0.2), Conv(n, COUNT, bias=True)
+        )
 
     def forward(self, x):
         x = self.trunk(x)
-        score, category = (head(x) for head in self.heads)
-        return self.score(score).float(), self.category(category).float()
+        return self.score(x).float(), self.category(x).float()
 
 
 def code_discriminator(width):
@@ -239,6 +281,12 @@ def copy_weights(source, target):
                 if tuple(parameter.shape) != value.shape:
                     raise ValueError(f"{name}: {parameter.shape} and {value.shape}")
                 parameter.data.copy_(torch.from_numpy(np.ascontiguousarray(value)))
+        directions = [
+            np.ravel(v)
+            for v in (np.array(v) for v in source[name].non_trainable_variables)
+        ]
+        for buffer, value in zip(net.buffers(), directions, strict=True):
+            buffer.copy_(torch.from_numpy(value))
 
 
 # --- Images ---------------------------------------------------------------------------
@@ -373,6 +421,7 @@ def draw(batch_size, size, options):
 def _fixed(net, *inputs):
     """net(*inputs) without learning: gradients pass through to the inputs."""
     weights = {name: p.detach() for name, p in net.named_parameters()}
+    weights |= {name: each.clone() for name, each in net.named_buffers()}
     return functional_call(net, weights, inputs)
 
 
@@ -390,7 +439,8 @@ def terms(nets, batch, draws, options):
         f, f_x = structural_map(torch.cat([source, x]), options.beta).split(
             [batch_size, rows]
         )
-        f = f * (batch["source_label"] == 0)[:, None]
+        source_label = batch["source_label"]
+        f = f * (source_label == 0)[:, None]
         background = (source <= 0).float()
         placed = place_label(batch["candidates"], background, draws["transforms"])
         fused = fuse(torch.cat([f, f_x]), torch.cat([placed, label]), options)
@@ -401,16 +451,25 @@ def terms(nets, batch, draws, options):
     def each_way(t):
         return torch.cat([t] * ways)
 
-    def decode(code, modality, label):
+    def decode(code, modality, label, f, style):
         condition = F.one_hot(modality, COUNT).float()
-        return nets["DC"](code, condition, lesion_maps(label, modality))
+        f = f * (label == 0)[:, None]
+        maps = torch.cat([lesion_maps(label, modality), f], 1)
+        style = (condition[:, :, None] * style[:, None]).flatten(1)
+        return nets["DC"](code, condition, maps, style)
 
     from_modality, to_modality = origin % COUNT, targets.flatten()
-    placed_rows = placed.repeat_interleave(COUNT, 0)
+    placed_rows, f_rows = (t.repeat_interleave(COUNT, 0) for t in (placed, f))
+    f_i = f_x[origin]
+    style = batch["style"].flatten(0, 1)
+    style_i = style[origin]
+    style_t = style[(origin // COUNT * COUNT + targets).flatten()]
     images = decode(
         torch.cat([code, each_way(code), code_s, code_g.repeat_interleave(COUNT, 0)]),
         torch.cat([from_modality, to_modality, modality, modality]),
         torch.cat([label_i, each_way(label_i), label, placed_rows]),
+        torch.cat([f_i, each_way(f_i), f_x, f_rows]),
+        torch.cat([style_i, style_t, style, style]),
     )
     x_r, x_t, x_s, x_g = images.split([translated, ways * translated, rows, rows])
     code_t, code_gi = nets["EC"](torch.cat([x_t, x_g])).split([len(x_t), rows])
@@ -418,6 +477,8 @@ def terms(nets, batch, draws, options):
         torch.cat([code_t, each_way(code_gi[origin])]),
         torch.cat([each_way(from_modality), to_modality]),
         torch.cat([each_way(label_i), each_way(placed_rows[origin])]),
+        torch.cat([each_way(f_i), each_way(f_rows[origin])]),
+        torch.cat([each_way(style_i), style_t]),
     )
     x_cr, x_gt = images.chunk(2)
 
@@ -440,8 +501,8 @@ def terms(nets, batch, draws, options):
     code_score, code_g_score = nets["FD"](codes).split([translated, batch_size])
 
     same_map = x_g[(origin // COUNT * COUNT)[None] + targets].flatten(0, 1)
-    no_lesion = (placed_rows == 0)[:, None].float()
-    f_rows = f.repeat_interleave(COUNT, 0)
+    had_lesion = source_label.repeat_interleave(COUNT, 0)
+    no_lesion = ((placed_rows == 0) & (had_lesion == 0))[:, None].float()
     f_g = structural_map(x_g, options.beta)
     guided = x_g
     if options.guidance_blur:
@@ -466,6 +527,7 @@ def terms(nets, batch, draws, options):
         "code_translated": squared(each_way(code) - code_t),
         "code_generated": squared(code_g.float()[:, None] - of_four),
         "code_pairs": 2.0 * COUNT / (COUNT - 1.0) * squared(deviation),
+        "code_tie": squared(code_s[origin].float() - code.detach().float()),
         "structure": squared(f_rows * no_lesion - f_g * no_lesion),
         "background": squared(x_g * background.repeat_interleave(COUNT, 0)),
         "adversarial_translated": squared(g_translated - 1.0),
@@ -496,7 +558,8 @@ def to_torch(batch):
         name: torch.from_numpy(np.asarray(batch[name]).astype(np.int64))
         for name in ("label", "source_label", "candidates")
     }
-    return {**images, **labels}
+    style = torch.from_numpy(np.asarray(batch["style"]).copy())
+    return {**images, **labels, "style": style}
 
 
 def make_train_step(
@@ -566,9 +629,8 @@ def require_equal(batch, width=4, tolerance=1e-3):
             draws = _draws_of(seed, batch, options)
             with torch.no_grad():
                 found = terms(theirs, to_torch(batch), draws, options)
-            assert set(found) == set(expected)
-            for name, value in expected.items():
-                value = float(value)
+            for name in multimodal.WEIGHTS:
+                value = float(expected[name])
                 difference = abs(float(found[name]) - value) / max(abs(value), 1e-6)
                 if not difference <= tolerance:
                     raise AssertionError(f"{name}: {value} here, {found[name]} there")

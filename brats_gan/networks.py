@@ -2,9 +2,9 @@
 
 `width` is the paper's base width n (64 there). Code maps are a quarter of the image's
 side. No normalisation on output convolutions, He-normal weights and a true leaky ReLU
-in discriminators are D11; the conditional norm is D16, the label modulation D19, where DC
-has no norm D29, the discriminators' spectral norm D31, the modulation by the map D32 and
-the style D33. Output layers compute in float32 under any precision policy.
+in discriminators are D11; the conditional norm is D16, the label modulation D19, where
+DC has no norm D29, the discriminators' spectral norm D31, the modulation by the map D32
+and the style D33. Output layers compute in float32 under any precision policy.
 """
 
 import numpy as np

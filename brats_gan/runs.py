@@ -187,9 +187,16 @@ def _read_flags(path):
 
 
 def settings(run_dir):
-    """{flag name: text} of the flags of a run that have a value."""
+    """{flag name: text} of the flags of a run that have a value; of a switch, "true" or
+    "false"."""
     _, lines = _read_flags(Path(run_dir, "flags.txt"))
-    return {name: line.partition("=")[2] for name, line in lines.items()}
+
+    def text(name, line):
+        if "=" in line:
+            return line.partition("=")[2]
+        return "true" if line == f"--{name}" else "false"
+
+    return {name: text(name, line) for name, line in lines.items()}
 
 
 def start(run_dir, free=()):

@@ -21,6 +21,7 @@ GENERATOR_WEIGHTS = {
 }
 DISCRIMINATOR_WEIGHTS = {"code_discriminator": 1.0, "map_discriminator": 1.0}
 WEIGHTS = GENERATOR_WEIGHTS | DISCRIMINATOR_WEIGHTS
+SHOWN = ("accuracy_D_f", "accuracy_FD_f")  # of the games, logged beside the losses
 
 CODES_KEPT = 512  # codes of training maps from which new ones are drawn (D25)
 

@@ -1,8 +1,8 @@
 """What a slice owes to the scanner: brightness and contrast of each modality (D33).
 
-A style is a few quantiles of the intensities of a volume. It is measured on the training
-volumes, told to DC beside the modality, and drawn from its distribution over the
-training subjects when slices are made: one draw for the four modalities of a set.
+A style is a few quantiles of the intensities of a volume. It is measured on the
+training volumes, told to DC beside the modality, and drawn from its distribution over
+the training subjects when slices are made: one draw for the four modalities of a set.
 """
 
 from typing import NamedTuple

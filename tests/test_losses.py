@@ -58,11 +58,37 @@ def test_divergence():
 def test_reconstruction_f():
     # |f - f_r|^2: edge (1 - 0.5)^2 = 0.25, elsewhere 0.25^2 = 0.0625: mean 0.15625;
     # entropy: (ln 2 + ln 4/3) / 2. Outside: (0.25 * 1)^2 / 2 = 0.03125
-    f, f_r, background = maps(1.0, 0.0), maps(0.5, 0.25), maps(0.0, 1.0)
-    named = losses.reconstruction_f(f, f_r, background, "squared")
+    # sigmoid(0) = 0.5, sigmoid(-ln 3) = 1 / (1 + 3)
+    f, logits, background = maps(1.0, 0.0), maps(0.0, -math.log(3)), maps(0.0, 1.0)
+    named = losses.reconstruction_f(f, logits, background, "squared")
     check(named, {"reconstruction": 0.15625, "outside": 0.03125})
-    named = losses.reconstruction_f(f, f_r, background)
+    named = losses.reconstruction_f(f, logits, background)
     check(named, {"reconstruction": math.log(8 / 3) / 2, "outside": 0.03125})
+
+
+def test_feature_matching():
+    # |1 - 0.5| = 0.5 and |0 - 2| = 2: mean 1.25; |3 - 3| = 0; mean of the two layers
+    real, rebuilt = [maps(1.0, 0.0), maps(3.0)], [maps(0.5, 2.0), maps(3.0)]
+    check(losses.feature_matching(real, rebuilt), {"feature": 0.625})
+
+
+def test_accuracy_of_a_discriminator():
+    # Of the real scores two of four are above one half; of the others, in one or two
+    # parts, one of two is below: (0.5 + 0.5) / 2.
+    real = maps(0.9, 0.6, 0.5, -1.0)
+    assert float(losses.accuracy(real, maps(0.2, 0.7))) == 0.5
+    assert float(losses.accuracy(real, maps(0.2), maps(0.7))) == 0.5
+    assert float(losses.accuracy(maps(1.0), maps(0.0))) == 1.0
+
+
+def test_the_code_tie_moves_the_code_of_the_map_alone():
+    code, code_s = tf.Variable([[1.0, 2.0]]), tf.Variable([[0.0, 4.0]])
+    with tf.GradientTape() as tape:
+        named = losses.code_tie(code, code_s)
+    check(named, {"code_tie": 2.5})  # (1 + 4) / 2
+    of_code, of_code_s = tape.gradient(named["code_tie"], [code, code_s])
+    assert of_code is None
+    np.testing.assert_array_equal(of_code_s, [[-1.0, 2.0]])  # 2 (c_s - c) / 2
 
 
 def test_an_edge_that_is_thought_impossible_still_has_a_gradient():
@@ -70,7 +96,7 @@ def test_an_edge_that_is_thought_impossible_still_has_a_gradient():
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(logit)
         made = {
-            name: loss(tf.ones_like(logit), tf.sigmoid(logit))
+            name: loss(tf.ones_like(logit), logit)
             for name, loss in losses.MAP_LOSSES.items()
         }
     pull = {name: -tape.gradient(made[name], logit).numpy().item() for name in made}

@@ -32,6 +32,7 @@ def make_batch(seed=0, batch=BATCH):
         "source": tf.constant(images[:, 4, ..., None]),
         "source_label": tf.constant(label[:, 4]),
         "candidates": tf.constant(candidates),
+        "style": tf.constant(rng.standard_normal([batch, 4, 5]), tf.float32),
         "subject": tf.zeros([batch, 5], tf.int64),
     }
 
@@ -65,11 +66,15 @@ def looped_terms(nets, batch):
     def add(name, value, count):
         named[name] = named.get(name, 0.0) + value / count
 
-    def decode(code, i, label):
+    def decode(code, i, label, f):
+        """DC, told the label, f and the style of the batch's slice of modality i."""
         index = tf.fill([BATCH], i)
+        f = f * tf.cast(label == 0, tf.float32)[..., None]
+        maps = tf.concat([multimodal.lesion_maps(label, index), f], -1)
+        style = np.zeros([BATCH, 4, 5], np.float32)
+        style[:, i] = batch["style"][:, i]
         return DC(
-            [code, tf.one_hot(index, 4), multimodal.lesion_maps(label, index)],
-            training=True,
+            [code, tf.one_hot(index, 4), maps, style.reshape(BATCH, 20)], training=True
         )
 
     def categories(scores, i):
@@ -83,21 +88,23 @@ def looped_terms(nets, batch):
     outside = 1.0 - tf.cast(batch["source"] > 0, tf.float32)
     place_seed = tf.random.experimental.stateless_split(SEED, 4)[0]
     placed, _, _ = fusion.place_label(batch["candidates"], outside, place_seed)
-    no_lesion = tf.cast(placed == 0, tf.float32)[..., None]
-    code_g = EC_R(fusion.fuse(f * no_lesion, placed), training=True)
+    source_label = batch["source_label"]
+    not_placed = tf.cast(placed == 0, tf.float32)[..., None]
+    no_lesion = not_placed * tf.cast(source_label == 0, tf.float32)[..., None]
+    code_g = EC_R(fusion.fuse(f * not_placed, placed), training=True)
     add("d_code_generated", losses.squared(FD(code_g)), 1)
     add("code_adversarial", losses.squared(FD(code_g) - 1.0), 1)
 
+    maps = [structure.structural_map(image) for image in x]
     for i in four:
-        f_i = (
-            structure.structural_map(x[i])
-            * tf.cast(labels[i] == 0, tf.float32)[..., None]
-        )
-        x_s = decode(EC_R(fusion.fuse(f_i, labels[i]), training=True), i, labels[i])
+        f_i = maps[i] * tf.cast(labels[i] == 0, tf.float32)[..., None]
+        code_s = EC_R(fusion.fuse(f_i, labels[i]), training=True)
+        add("code_tie", losses.difference(code_s, code[i]), 4)
+        x_s = decode(code_s, i, labels[i], maps[i])
         distance = losses.image_distance(x[i], x_s, labels[i])
         add("self_reconstruction", distance, 4)
 
-    x_g = [decode(code_g, i, placed) for i in four]
+    x_g = [decode(code_g, i, placed, f) for i in four]
     code_gi = [EC(image, training=True) for image in x_g]
     for i in four:
         score, category = D(x[i])
@@ -109,7 +116,7 @@ def looped_terms(nets, batch):
         for name in ("d_category_generated", "category_generated"):
             add(name, categories(category, i), 4)
         add("d_code_real", losses.squared(FD(code[i]) - 1.0), 4)
-        x_r = decode(code[i], i, labels[i])
+        x_r = decode(code[i], i, labels[i], maps[i])
         add("reconstruction", losses.image_distance(x[i], x_r, labels[i]), 4)
         add("code_generated", losses.difference(code_g, code_gi[i]), 4)
         f_g = structure.structural_map(x_g[i])
@@ -120,7 +127,7 @@ def looped_terms(nets, batch):
         for j in four:
             if j == i:
                 continue
-            x_t = decode(code[i], j, labels[i])
+            x_t = decode(code[i], j, labels[i], maps[i])
             code_t = EC(x_t, training=True)
             score, category = D(x_t)
             add("d_translated", losses.squared(score), 12)
@@ -128,9 +135,9 @@ def looped_terms(nets, batch):
             for name in ("d_category_translated", "category_translated"):
                 add(name, categories(category, j), 12)
             add("code_translated", losses.difference(code[i], code_t), 12)
-            back[j] = decode(code_t, i, labels[i])
+            back[j] = decode(code_t, i, labels[i], maps[i])
             add("cycle", losses.image_distance(x[i], back[j], labels[i]), 12)
-            x_gt = decode(code_gi[j], i, placed)
+            x_gt = decode(code_gi[j], i, placed, f)
             add("registration", losses.image_distance(x_g[i], x_gt, placed), 12)
             add("code_pairs", losses.difference(code_gi[i], code_gi[j]), 12)
         for j in back:
@@ -157,8 +164,9 @@ def looped_terms(nets, batch):
 def test_the_batched_step_equals_plain_loops_over_modalities(nets, batch):
     batched = multimodal.terms(nets, batch, SEED, PLAIN)
     looped = looped_terms(nets, batch)
-    assert set(batched) == set(looped) == set(multimodal.WEIGHTS)
-    for name in batched:
+    assert set(looped) == set(multimodal.WEIGHTS)
+    assert set(batched) == {*looped, *multimodal.SHOWN}
+    for name in looped:
         np.testing.assert_allclose(
             batched[name], looped[name], rtol=2e-4, atol=1e-6, err_msg=name
         )
@@ -193,15 +201,19 @@ def test_edges_inside_the_label_make_no_difference_to_what_is_generated(nets, ba
     label = batch["source_label"]
     inside = tf.cast(label > 0, tf.float32)[..., None]
     one, other = (
-        multimodal.generate(nets, each, label, PLAIN)
+        multimodal.generate(nets, each, label, batch["style"], PLAIN)
         for each in (f * (1 - inside), tf.maximum(f, inside))
     )
     np.testing.assert_array_equal(one, other)
     kept = PLAIN._replace(lesion_removal=False)
-    assert np.any(multimodal.generate(nets, tf.maximum(f, inside), label, kept) != one)
+    other = multimodal.generate(
+        nets, tf.maximum(f, inside), label, batch["style"], kept
+    )
+    assert np.any(other != one)
 
 
 GENERATORS = {"EC_R", "EC", "DC"}
+SIDES = ("generator", "discriminator", "lesion_component")
 # Which networks each generator-side term trains.
 TRAINS = {
     "reconstruction": {"EC", "DC"},
@@ -212,6 +224,7 @@ TRAINS = {
     "code_translated": {"EC", "DC"},
     "code_generated": GENERATORS,
     "code_pairs": GENERATORS,
+    "code_tie": {"EC_R"},
     "code_adversarial": {"EC_R"},
     "adversarial_generated": {"EC_R", "DC"},
     "adversarial_translated": {"EC", "DC"},
@@ -233,7 +246,7 @@ def gradients(nets):
     with tf.GradientTape(persistent=True) as tape:
         named = multimodal.terms(nets, make_batch(batch=1), SEED, PLAIN)
     found = {}
-    for term in named:
+    for term in multimodal.WEIGHTS:
         by_net = tape.gradient(
             named[term], {name: net.trainable_variables for name, net in nets.items()}
         )
@@ -271,16 +284,21 @@ def optimizers(nets, rates):
 
 
 def weights_of(nets):
-    return {name: net.get_weights() for name, net in nets.items()}
+    """The trainable ones: a spectral norm's direction goes along with either side."""
+    return {
+        name: [variable.numpy() for variable in net.trainable_variables]
+        for name, net in nets.items()
+    }
 
 
 def moved_nets(before, nets):
+    after = weights_of(nets)
     return {
         name
         for name, net in nets.items()
         if any(
             np.any(one != other)
-            for one, other in zip(before[name], net.get_weights(), strict=True)
+            for one, other in zip(before[name], after[name], strict=True)
         )
     }
 
@@ -296,7 +314,49 @@ def test_only_the_side_with_a_learning_rate_moves(nets, batch, eagerly, side):
     before = weights_of(nets)
     named = multimodal.make_train_step(nets, adams)(batch, SEED)
     assert moved_nets(before, nets) == members[side]
-    assert set(named) == {*multimodal.WEIGHTS, "generator", "discriminator"}
+    totals = {"generator", "discriminator"}
+    assert set(named) == {*multimodal.WEIGHTS, *multimodal.SHOWN, *totals}
+
+
+def test_the_first_phase_trains_the_generator_and_the_lesion_components_alone(
+    nets, batch, eagerly
+):
+    adams = optimizers(nets, dict.fromkeys(SIDES, 1e-3))
+    before = weights_of(nets)
+    named = multimodal.make_first_step(nets, adams)(batch, SEED)
+    assert moved_nets(before, nets) == GENERATORS | set(multimodal.lesion_nets(nets))
+    first = {*multimodal.FIRST_PHASE_WEIGHTS, *multimodal.LESION_WEIGHTS}
+    assert set(named) == {*first, "generator"}
+
+
+def test_the_first_phase_rebuilds_as_the_full_step_does(nets, batch):
+    """With all pairs every slice goes through stage 2a, as in the first phase."""
+    first = multimodal.first_terms(nets, batch, SEED, PLAIN)
+    full = multimodal.terms(nets, batch, SEED, PLAIN)
+    for name in first:
+        np.testing.assert_allclose(first[name], full[name], rtol=1e-4, err_msg=name)
+
+
+def test_late_terms_grow_from_the_end_of_the_first_phase(nets, batch, eagerly):
+    def total(step):
+        """Of the generator with one ramped term, registration, alone."""
+        weights = dict.fromkeys(multimodal.WEIGHTS, 0.0) | {"registration": 1.0}
+        adams = optimizers(nets, dict.fromkeys(SIDES, 0.0))
+        train_step = multimodal.make_train_step(nets, adams, weights, PLAIN, 10, 20)
+        named = train_step(batch, tf.constant([3, step]))
+        return float(named["generator"]) / float(named["registration"])
+
+    # Grows over 10 steps after 20 of the first phase.
+    assert [round(total(step), 3) for step in (20, 25, 30, 40)] == [0.0, 0.5, 1.0, 1.0]
+
+
+def test_l_f_is_blind_where_a_lesion_was_inserted_and_where_the_source_had_one(nets):
+    one = make_batch(batch=1)
+    mask = np.zeros([1, SIZE, SIZE], np.uint8)
+    mask[0] = 2  # the whole source is a lesion: nothing is left to compare
+    everywhere = {**one, "source_label": tf.constant(mask)}
+    named = multimodal.terms(nets, everywhere, SEED, PLAIN)
+    assert float(named["structure"]) == 0.0
 
 
 def test_lesion_components_do_not_learn_from_generated_images(nets, batch):
@@ -339,10 +399,21 @@ def test_merge_and_split_are_inverse_and_put_modalities_side_by_side():
 
 def test_generated_images_depend_on_the_label(nets, batch):
     f = structure.structural_map(batch["source"])
-    with_lesion = multimodal.generate(nets, f, batch["source_label"])
-    without = multimodal.generate(nets, f, tf.zeros_like(batch["source_label"]))
+    label, style = batch["source_label"], batch["style"]
+    with_lesion = multimodal.generate(nets, f, label, style)
+    without = multimodal.generate(nets, f, tf.zeros_like(label), style)
     assert with_lesion.shape == (BATCH, 4, SIZE, SIZE, 1)
     assert np.abs(with_lesion - without).max() > 1e-4
+
+
+def test_generated_images_depend_on_the_style_of_their_own_modality_only(nets, batch):
+    f = structure.structural_map(batch["source"])
+    style = batch["style"].numpy()
+    one = multimodal.generate(nets, f, batch["source_label"], tf.constant(style))
+    style[:, 2] += 1.0
+    other = multimodal.generate(nets, f, batch["source_label"], tf.constant(style))
+    differs = np.abs(one - other).max((0, 2, 3, 4)) > 1e-4
+    assert differs.tolist() == [False, False, True, False]
 
 
 @pytest.mark.parametrize("scheme", [*segmentation.SCHEMES, "four_channel"])

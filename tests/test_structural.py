@@ -16,6 +16,11 @@ def nets():
     return structural.build(SIZE, WIDTH, code_channels=1)
 
 
+@pytest.fixture
+def codes():
+    return structural.Codes(CODE, kept=4)
+
+
 @pytest.fixture(scope="module")
 def batch():
     y, x = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
@@ -34,7 +39,8 @@ TRAINS = {
     "code_adversarial": {"EC_f"},
     "normal": {"EC_f"},
     "divergence": {"EC_f"},
-    "map_adversarial": {"DC_f"},
+    "map_adversarial": {"EC_f", "DC_f"},  # by the rebuilt maps, which it judges too
+    "feature": {"EC_f", "DC_f"},
     "mask": {"MASK"},
     "mask_edges": {"MASK"},
     "code_discriminator": {"FD_f"},
@@ -50,9 +56,9 @@ def test_every_term_is_weighted_and_trains_somebody():
 def gradients(nets, batch):
     """{term: {network: sum of absolute gradients}} within the side of the term."""
     with tf.GradientTape(persistent=True) as tape:
-        named = structural.terms(nets, batch, SEED)
+        named = structural.terms(nets, batch, SEED, structural.Codes(CODE))
     found = {}
-    for term in named:
+    for term in TRAINS:
         generates = term in structural.GENERATOR_WEIGHTS
         side = structural.GENERATOR_SIDE if generates else structural.DISCRIMINATOR_SIDE
         by_net = tape.gradient(
@@ -81,13 +87,23 @@ def optimizers(nets, rates):
     }
 
 
-@pytest.mark.parametrize("still", ["generator", "discriminator"])
-def test_with_one_rate_at_zero_only_the_other_side_moves(nets, batch, eagerly, still):
+def weights_of(net):
+    return [variable.numpy() for variable in net.trainable_variables]
+
+
+SIDES = ("generator", "discriminator")
+
+
+@pytest.mark.parametrize("still", SIDES)
+def test_with_one_rate_at_zero_only_the_other_side_moves(
+    nets, batch, codes, eagerly, still
+):
     rates = {"generator": 1e-3, "discriminator": 1e-3, still: 0.0}
-    before = {name: net.get_weights() for name, net in nets.items()}
-    step = structural.make_train_step(nets, optimizers(nets, rates))
+    # Of the trainable ones: a spectral norm's direction goes along with either side.
+    before = {name: weights_of(net) for name, net in nets.items()}
+    step = structural.make_train_step(nets, optimizers(nets, rates), codes)
     losses = step(batch, SEED)
-    assert set(losses) == {*structural.WEIGHTS, "generator", "discriminator"}
+    assert set(losses) == {*structural.WEIGHTS, *structural.SHOWN, *SIDES}
     frozen = {
         "generator": structural.GENERATOR_SIDE,
         "discriminator": structural.DISCRIMINATOR_SIDE,
@@ -95,20 +111,24 @@ def test_with_one_rate_at_zero_only_the_other_side_moves(nets, batch, eagerly, s
     for name, net in nets.items():
         moved = any(
             np.any(one != other)
-            for one, other in zip(before[name], net.get_weights(), strict=True)
+            for one, other in zip(before[name], weights_of(net), strict=True)
         )
         assert moved == (name not in frozen), name
 
 
-def test_a_blank_slice_gives_finite_losses(nets, batch):
+def test_a_blank_slice_gives_finite_losses(nets, batch, codes):
     blank = {key: tf.zeros_like(value) for key, value in batch.items()}
-    named = structural.terms(nets, blank, SEED)
+    named = structural.terms(nets, blank, SEED, codes)
     assert all(np.isfinite(value) for value in named.values())
 
 
 def test_equal_seeds_give_equal_losses(nets, batch):
     one, same, other = (
-        float(structural.terms(nets, batch, seed)["reconstruction"])
+        float(
+            structural.terms(nets, batch, seed, structural.Codes(CODE))[
+                "reconstruction"
+            ]
+        )
         for seed in (SEED, SEED, tf.constant([3, 5]))
     )
     assert one == same != other
@@ -123,13 +143,45 @@ def test_the_map_to_learn_has_no_edge_in_the_lesion(batch):
     assert float(background[0, 16, 16, 0]) == 0 and float(background[0, 0, 0, 0]) == 1
 
 
-def test_blended_codes_keep_mean_and_covariance():
+def test_drawn_codes_have_the_mean_and_covariance_of_those_kept():
     rng = np.random.default_rng(0)
-    code = rng.standard_normal((4000, 3)) @ np.diag([1.0, 2.0, 0.5]) + [0, 5, -1]
-    drawn = structural.blend(tf.constant(code, tf.float32), SEED).numpy()
-    np.testing.assert_allclose(drawn.mean(0), code.mean(0), atol=0.02)
-    np.testing.assert_allclose(np.cov(drawn.T), np.cov(code.T), atol=0.2)
-    assert not np.allclose(drawn, code, atol=0.1)
+    code = rng.standard_normal((400, 3)) @ np.diag([1.0, 2.0, 0.5]) + [0, 5, -1]
+    code = code.astype(np.float32)
+    codes = structural.Codes(3, kept=512)  # not all of it is filled
+    codes.add(code[:250])
+    codes.add(code[250:])
+    drawn = codes.draw(20000, SEED).numpy()
+    np.testing.assert_allclose(drawn.mean(0), code.mean(0), atol=0.05)
+    np.testing.assert_allclose(np.cov(drawn.T), np.cov(code.T), atol=0.1)
+
+
+def test_of_the_codes_the_newest_are_kept():
+    codes = structural.Codes(1, kept=3)
+    for value in (1.0, 2.0, 3.0, 4.0):
+        codes.add(tf.constant([[value]]))
+    assert sorted(codes.codes.numpy().ravel()) == [2.0, 3.0, 4.0]
+
+
+def test_from_a_single_code_only_itself_is_drawn():
+    codes = structural.Codes(2, kept=8)
+    codes.add(tf.constant([[1.0, -2.0]]))
+    np.testing.assert_allclose(codes.draw(3, SEED), [[1.0, -2.0]] * 3)
+
+
+def test_without_soft_maps_what_is_learnt_is_the_hard_map(nets, batch):
+    """An image of one step: its soft map is not hard, so the losses differ."""
+    soft, hard = (
+        structural.terms(
+            nets,
+            batch,
+            SEED,
+            structural.Codes(CODE),
+            structural.Options(soft_maps=each),
+        )
+        for each in (True, False)
+    )
+    assert float(soft["reconstruction"]) != float(hard["reconstruction"])
+    assert float(soft["divergence"]) == float(hard["divergence"])
 
 
 class _Known:
@@ -154,7 +206,7 @@ def test_the_fit_is_the_gaussian_of_the_codes_and_matches_the_density():
                 tf.math.log(tf.fill([len(f), 2], 0.04)),
             )
         ),
-        "DC_f": _Known(lambda code: tf.sigmoid(code)[:, None, :, None]),
+        "DC_f": _Known(lambda code: code[:, None, :, None]),
         "MASK": _Known(tf.zeros_like),
     }
     found = structural.fit(nets, f)

@@ -137,3 +137,28 @@ def test_holes_of_a_brain_are_filled_and_bays_are_not():
     expected = background.copy()
     expected[3, 3] = 0
     np.testing.assert_array_equal(structure.without_islands(background), expected)
+
+
+def test_the_soft_map_is_above_one_half_where_the_map_is_an_edge():
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.random([1, 16, 16, 1]), tf.float32)
+    f, soft = structure.structural_map(x), structure.soft_structural_map(x)
+    np.testing.assert_array_equal(f > 0.5, soft > 0.5)
+    assert 0.0 < float(tf.reduce_min(soft)) and float(tf.reduce_max(soft)) < 1.0
+
+
+def test_a_stronger_edge_is_nearer_to_one_in_the_soft_map():
+    """Steps of 0.3 and of 0.7 in one image."""
+    x = tf.reshape(
+        tf.constant([[0.1, 0.1, 0.4, 0.4, 1.1, 1.1]] * 4) / 1.1, [1, 4, 6, 1]
+    )
+    soft = structure.soft_structural_map(x)[0, 2, :, 0].numpy()
+    assert soft[3] > soft[1] > 0.0
+
+
+def test_the_soft_map_is_zero_where_there_is_no_brain():
+    x = np.zeros([1, 12, 12, 1], np.float32)
+    x[0, 4:8, 4:8] = 1.0
+    soft = structure.soft_structural_map(tf.constant(x)).numpy()
+    assert not soft[0, :2].any() and not soft[0, :, 10:].any()
+    assert soft[0, 4, 5] > 0.5

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brats_gan import brats, data, structure, synthesis
+from brats_gan import brats, data, structure, styles, synthesis
 from tests import nifti
 
 SIZE = 64
@@ -41,7 +41,7 @@ def stand_ins(open_when=lambda code: code < -9, blind_when=lambda f: False):
         background = np.repeat(1 - disc(27)[None, ..., None], len(f), 0)
         return tf.constant(f), tf.constant(background.astype(np.float32))
 
-    def make_images(f, label):
+    def make_images(f, label, style):
         image = 0.1 + 0.2 * tf.cast(label, tf.float32)[:, None, ..., None]
         return tf.repeat(image, 4, 1)
 
@@ -97,8 +97,8 @@ def test_a_set_with_a_slice_that_is_not_finite_or_constant_is_never_kept(slices,
     models = stand_ins()
     spoilt = []
 
-    def make_images(f, label):
-        images = np.array(models.images(f, label))
+    def make_images(f, label, style):
+        images = np.array(models.images(f, label, style))
         if len(spoilt) < 2:  # the first attempt of each of the eight samples
             images[:, 2] = value
         spoilt.append(value)
@@ -116,7 +116,7 @@ def test_a_set_with_a_slice_that_is_not_finite_or_constant_is_never_kept(slices,
 
 def test_a_generator_that_makes_nothing_else_is_an_error_that_says_so(slices):
     models = stand_ins()._replace(
-        images=lambda f, label: tf.zeros([len(f), 4, SIZE, SIZE, 1])
+        images=lambda f, label, style: tf.zeros([len(f), 4, SIZE, SIZE, 1])
     )
     with pytest.raises(brats.DataError, match="all 3 attempts .*constant"):
         make(models, slices, range(2), max_tries=3)
@@ -128,6 +128,23 @@ def test_a_sample_does_not_depend_on_the_others_nor_on_the_batch(slices):
     alone = make(models, slices, [4], batch_size=2)[0]
     for one, other in zip(whole[4], alone, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_the_four_slices_of_a_sample_share_one_drawn_style(slices):
+    """A style of one number a modality, all four the same in every draw."""
+    seen = []
+
+    def make_images(f, label, style):
+        seen.append(np.array(style))
+        return models.images(f, label, style)
+
+    models = stand_ins()
+    alike = styles.Styles(np.zeros([4, 1], np.float32), np.eye(4)[:, :1] * 0 + 1.0)
+    alike = alike._replace(factor=np.pad(alike.factor, [[0, 0], [0, 3]]))
+    make(models._replace(images=make_images, styles=alike), slices, range(4))
+    drawn = np.concatenate(seen)
+    np.testing.assert_allclose(drawn, np.repeat(drawn[:, :1], 4, 1))
+    assert len(np.unique(drawn[:, 0])) > 1
 
 
 def test_another_seed_makes_other_samples(slices):
