@@ -1,4 +1,8 @@
-# make demo   the whole program on a phantom: data, four stages, sheets, scores
+# make demo   the whole program on a phantom: data, four stages, sheets, scores; its
+#             trainings start from the weights that come with the package
+#             make demo DATA=DIR takes a folder of yours in place of the phantom
+# make demo-scratch
+#             the same from nothing; says before it starts how long it will take here
 # make test   the test suite
 # make fuzz   3000 spoiled files: each is refused in a sentence, or read as it is
 # make test-latest PYTHON=python3.12
@@ -12,6 +16,9 @@
 
 PYTHON ?= python3
 DEMO ?= demo
+DEMO_SCRATCH ?= demo-scratch
+# A folder of yours for the demo, in place of a phantom.
+DATA ?=
 
 TAG := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 VENV ?= .venv/$(TAG)
@@ -23,7 +30,7 @@ XDIST := -n 2 --dist loadfile --no-loadscope-reorder
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: setup demo test test-latest fuzz lint clean
+.PHONY: setup demo demo-scratch test test-latest fuzz lint clean
 
 setup: $(READY)
 
@@ -36,16 +43,29 @@ $(READY): setup.py
 	$(BIN)/python -m pip install --quiet -e ".[dev,demo,test]"
 	@touch $@
 
-demo: $(READY)
-	$(BIN)/python prepare_data.py phantom --output_dir=$(DEMO)/phantom --flagfile=configs/demo/phantom.flags
-	$(BIN)/python train_structural.py --data_dir=$(DEMO)/phantom --run_dir=$(DEMO)/structural --cache_dir=$(DEMO)/cache --flagfile=configs/demo/structural.flags
-	$(BIN)/python train_multimodal.py --data_dir=$(DEMO)/phantom --run_dir=$(DEMO)/multimodal --cache_dir=$(DEMO)/cache --flagfile=configs/demo/multimodal.flags
-	$(BIN)/python build_dataset.py --data_dir=$(DEMO)/phantom --structural_run=$(DEMO)/structural --multimodal_run=$(DEMO)/multimodal --output_dir=$(DEMO)/synthetic --cache_dir=$(DEMO)/cache --flagfile=configs/demo/dataset.flags
-	$(BIN)/python eval_segmentation.py --data_dir=$(DEMO)/phantom --run_dir=$(DEMO)/segmentation-real --split=$(DEMO)/structural/split.json --cache_dir=$(DEMO)/cache --flagfile=configs/demo/segmentation.flags
-	$(BIN)/python eval_segmentation.py --data_dir=$(DEMO)/phantom --run_dir=$(DEMO)/segmentation-both --synthetic_dir=$(DEMO)/synthetic --cache_dir=$(DEMO)/cache --flagfile=configs/demo/segmentation.flags
+# The five commands of a demo, with the flagfiles of configs/$(1) in the folder $(2).
+define DEMO_OF
+	$(if $(DATA),@true,$(BIN)/python) prepare_data.py phantom --output_dir=$(2)/phantom --flagfile=configs/$(1)/phantom.flags
+	$(BIN)/python train_structural.py --data_dir=$(or $(DATA),$(2)/phantom) --run_dir=$(2)/structural --cache_dir=$(2)/cache --flagfile=configs/$(1)/structural.flags
+	$(BIN)/python train_multimodal.py --data_dir=$(or $(DATA),$(2)/phantom) --run_dir=$(2)/multimodal --split=$(2)/structural/split.json --cache_dir=$(2)/cache --flagfile=configs/$(1)/multimodal.flags
+	$(BIN)/python build_dataset.py --data_dir=$(or $(DATA),$(2)/phantom) --structural_run=$(2)/structural --multimodal_run=$(2)/multimodal --output_dir=$(2)/synthetic --cache_dir=$(2)/cache --flagfile=configs/$(1)/dataset.flags
+	$(BIN)/python eval_segmentation.py --data_dir=$(or $(DATA),$(2)/phantom) --run_dir=$(2)/segmentation-real --split=$(2)/structural/split.json --cache_dir=$(2)/cache --flagfile=configs/$(1)/segmentation.flags
+	$(BIN)/python eval_segmentation.py --data_dir=$(or $(DATA),$(2)/phantom) --run_dir=$(2)/segmentation-both --synthetic_dir=$(2)/synthetic --cache_dir=$(2)/cache --flagfile=configs/$(1)/segmentation.flags
 	@echo
-	@echo "sample sheet: $(DEMO)/synthetic/samples.png"
-	@echo "scores:       $(DEMO)/results.jsonl"
+	@echo "synthetic sets, map to slices:     $(2)/synthetic/samples.png"
+	@echo "maps rebuilt and drawn:            $(2)/structural/maps.png"
+	@echo "slices from maps of real ones:     $(2)/multimodal/generated.png"
+	@echo "real slices, translated and back:  $(2)/multimodal/translations.png"
+	@echo "lesions found in held-out slices:  $(2)/segmentation-both/segmentation.png"
+	@echo "scores, real alone and both:       $(2)/results.jsonl"
+endef
+
+demo: $(READY)
+	$(call DEMO_OF,demo,$(DEMO))
+
+demo-scratch: $(READY)
+	$(BIN)/python -m benchmarks.how_long --configs=configs/demo-scratch
+	$(call DEMO_OF,demo-scratch,$(DEMO_SCRATCH))
 
 test: $(READY)
 	$(BIN)/python -m pytest $(XDIST)
@@ -69,5 +89,5 @@ lint: $(READY)
 	$(BIN)/python -m compileall -q *.py brats_gan tests benchmarks
 
 clean:
-	rm -rf .venv $(DEMO) *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv $(DEMO) $(DEMO_SCRATCH) *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

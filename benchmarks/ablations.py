@@ -104,7 +104,7 @@ def score(stage, name, extra, seed):
         run(
             f"train_{stage}.py",
             *shared,
-            f"--flagfile=configs/demo/{stage}.flags",
+            f"--flagfile=configs/demo-scratch/{stage}.flags",
             f"--run_dir={run_dir}",
             f"--held_out={_HELD_OUT.value}",
             f"--steps={steps}",
