@@ -22,7 +22,6 @@ from brats_gan import (
     registration,
     runs,
     structure,
-    styles,
     synthesis,
 )
 
@@ -114,13 +113,11 @@ def load_models(structural_run, multimodal_run, segmentor_run):
                 "split."
             )
 
-    fitted = None
-    if "style" in of_generator:  # not before D33
-        fitted = styles.from_json(of_generator["style"])
+    images, fitted = synthesis.images_by(generator, of_generator)
     models = synthesis.Models(
         of_maps["code_dim"],
         synthesis.maps_by(maps),
-        synthesis.images_by(generator, fitted),
+        images,
         synthesis.labels_by(segmentor),
         fitted,
     )

@@ -14,7 +14,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from benchmarks import rig
-from brats_gan import multimodal, networks, precision, runs, segmentation, structural
+from brats_gan import multimodal, networks, runs, segmentation, structural
 
 _CONFIGS = flags.DEFINE_string(
     "configs", "configs/demo-scratch", "Folder of structural, multimodal, segmentation."

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from brats_gan import brats, data, fusion, metrics, structure
+from brats_gan import brats, data, fusion, metrics, structure, styles
 
 PER_VOLUME = 50  # samples, as many as a real subject has slices
 LABEL_CANDIDATES = 8  # labels offered to each map before it is given up
@@ -71,17 +71,23 @@ def maps_by(export):
     return structure
 
 
-def images_by(export, styles=None):
-    """Models.images of the loaded export `generator`; with `styles` in any style."""
+def images_by(export, description):
+    """Models.images and Models.styles of the loaded export `generator`.
+
+    An export from before D33 makes slices of one style, whichever is asked for.
+    """
+    fitted = None
+    if "style" in description:
+        fitted = styles.from_json(description["style"])
 
     def images(f, label, style):
-        if styles is None:
+        if fitted is None:
             made = export.generate(f, label)
         else:
             made = export.generate_in_style(f, label, style)
         return tf.stack([made[name] for name in brats.MODALITIES], 1)
 
-    return images
+    return images, fitted
 
 
 def labels_by(export):
@@ -254,11 +260,11 @@ def _attempt(models, slices, batch, seed, batch_size, mae_threshold, lesion_free
     return attempts
 
 
-def _style(styles, rng):
-    """One draw for the four modalities of a set (D33)."""
-    if styles is None:
+def _style(fitted, rng):
+    """One draw of styles.Styles for the four modalities of a set (D33)."""
+    if fitted is None:
         return np.zeros(0, np.float32)
-    return styles.draw(rng.standard_normal((1, styles.mean.size), np.float32))[0]
+    return fitted.draw(rng.standard_normal((1, fitted.mean.size), np.float32))[0]
 
 
 def _render(models, attempts, batch_size):

@@ -1,0 +1,101 @@
+"""One picture of a scoreboard: spectra, histograms, and slices side by side."""
+
+import io
+
+import numpy as np
+from matplotlib import colors
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from benchmarks import appearance
+from brats_gan import brats, figures
+
+_LABEL_MAP = colors.ListedColormap(figures.LABEL_COLOURS)
+SHOWN = 6  # maps and sets of each side
+BINS = np.linspace(0.0, 1.0, 51)
+COLOURS = {"real, trained on": "grey", "real, held out": "black", "made": "crimson"}
+
+
+def _spread(count):
+    """SHOWN positions out of `count`, evenly apart."""
+    return np.linspace(0, count - 1, min(SHOWN, count)).astype(int)
+
+
+def _curves(figure, grid, sides):
+    """Two rows of panels, a contrast each: power spectrum and histogram."""
+    for channel, name in enumerate(brats.MODALITIES):
+        spectrum, histogram = (figure.add_subplot(grid[r, channel]) for r in (0, 1))
+        for title, (images, _) in sides.items():
+            style = {"color": COLOURS[title], "linewidth": 1.0, "label": title}
+            power = appearance.radial_spectrum(images)[channel]
+            spectrum.plot(range(1, len(power) + 1), power, **style)
+            inside = images[:, channel][appearance.brain_of(images)]
+            share = np.histogram(inside, BINS)[0] / max(len(inside), 1)
+            histogram.stairs(share, BINS, **style)
+        spectrum.set_title(f"{name}: power in dB by cycles an image", fontsize=7)
+        histogram.set_title(f"{name}: intensities in the brain", fontsize=7)
+        for axis in (spectrum, histogram):
+            axis.tick_params(labelsize=6)
+    spectrum.legend(fontsize=6)
+
+
+def _rows(sets, maps, side):
+    """(name, images [SHOWN, H, W], imshow options) of what there is of a side."""
+    rows = []
+    if maps:
+        f = maps[side]
+        rows.append(("map", f[_spread(len(f))], {"cmap": "gray"}))
+    if sets:
+        images, labels = sets[side]
+        chosen = _spread(len(images))
+        for i, name in enumerate(brats.MODALITIES):
+            rows.append((name, images[chosen, i], {"cmap": "gray", "vmax": 1}))
+        options = {"cmap": _LABEL_MAP, "vmin": -0.5, "vmax": 4.5}
+        rows.append(("label", labels[chosen], options))
+    return rows
+
+
+def draw(path, sets=None, maps=None):
+    """Writes the PNG: curves, then real slices on the left and made ones on the right.
+
+    Args:
+        path: of the file.
+        sets: {a key of COLOURS: (images [N, 4, H, W], labels [N, H, W])}; None: left
+            out.
+        maps: {"real, held out" and "made": [N, H, W]}, or None.
+    """
+    sides = "real, held out", "made"
+    curves = 2 if sets else 0
+    heights = [1.6] * curves + [1.0] * len(_rows(sets, maps, "made"))
+    figure = Figure((12.4, sum(heights) + 0.3))
+    canvas = FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(
+        len(heights),
+        4,
+        height_ratios=heights,
+        hspace=0.28 if sets else 0.02,
+        wspace=0.12,
+        left=0.03,
+        right=0.99,
+        bottom=0.01,
+        top=0.97,
+    )
+    if sets:
+        _curves(figure, grid, sets)
+    for half, side in enumerate(sides):
+        columns = slice(2 * half, 2 * half + 2)
+        inner = grid[curves:, columns].subgridspec(
+            len(heights) - curves, 1, hspace=0.02
+        )
+        for row, (name, images, options) in enumerate(_rows(sets, maps, side)):
+            axis = figure.add_subplot(inner[row])
+            axis.imshow(np.concatenate(list(images), 1), **{"vmin": 0, **options})
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.set_ylabel(name, fontsize=7)
+            if row == 0:
+                axis.set_title(side, fontsize=8)
+    canvas.draw()
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=100)
+    brats.write_atomically(path, content.getbuffer())
