@@ -12,7 +12,16 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from brats_gan import brats, data, fusion, metrics, structure
+from brats_gan import (
+    brats,
+    data,
+    fusion,
+    metrics,
+    multimodal,
+    segmentation,
+    structural,
+    structure,
+)
 
 PER_VOLUME = 50  # samples, as many as a real subject has slices
 LABEL_CANDIDATES = 8  # labels offered to each map before it is given up
@@ -88,6 +97,28 @@ def labels_by(export):
     return segment
 
 
+def maps_of(nets, found):
+    """Models.structure of the networks of stage 1 and their structural.Fit."""
+    return tf.function(
+        lambda code: structural.generate(nets, code, found), autograph=False
+    )
+
+
+def images_of(nets, options):
+    """Models.images of the generator's networks and its multimodal.Options."""
+    return tf.function(
+        lambda f, label: multimodal.generate(nets, f, label, options), autograph=False
+    )
+
+
+def labels_of(nets):
+    """Models.segment of the networks of a lesion scheme."""
+    return tf.function(
+        lambda x: tf.argmax(segmentation.segment(nets, x), -1, tf.int32),
+        autograph=False,
+    )
+
+
 def _is_healthy(slices, number, seed, lesion_free):
     """Whether sample `number` is to have no lesion.
 
@@ -142,7 +173,8 @@ def samples(
 
     Args:
         models: Models.
-        slices: data.Slices of the training subjects, the pool of labels.
+        slices: data.Slices of the training subjects, the pool of labels; or
+            data.LabelPool.
         numbers: sample numbers, whole numbers from 0; may be endless.
         seed: of the data set.
         mae_threshold: of Algorithm 3.
