@@ -5,9 +5,11 @@ dataset_description.json. Start the same command again to continue.
 """
 
 import csv
+import functools
 import io
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -18,17 +20,36 @@ from brats_gan import (
     brats,
     data,
     figures,
+    multimodal,
     privacy,
     registration,
     runs,
+    structural,
     structure,
     synthesis,
+    weights,
 )
 
-_DATA = flags.DEFINE_string("data_dir", None, "Real BraTS folder: labels come from it.")
+_DATA = flags.DEFINE_string(
+    "data_dir",
+    None,
+    "Real BraTS folder: labels come from it. Not needed with --structural_run="
+    "pretrained, which brings labels.",
+)
 _LAYOUT = flags.DEFINE_string("layout", None, "Layout of data_dir; default: look.")
-_STRUCTURAL = flags.DEFINE_string("structural_run", None, "Run of train_structural.py.")
-_MULTIMODAL = flags.DEFINE_string("multimodal_run", None, "Run of train_multimodal.py.")
+_SPLIT = flags.DEFINE_string(
+    "split", None, "A split.json to keep to; default: that of --structural_run."
+)
+_STRUCTURAL = flags.DEFINE_string(
+    "structural_run",
+    None,
+    "Run of train_structural.py, or a folder of weights, or `pretrained`.",
+)
+_MULTIMODAL = flags.DEFINE_string(
+    "multimodal_run",
+    None,
+    "Run of train_multimodal.py, or a folder of weights, or `pretrained`.",
+)
 _SEGMENTOR = flags.DEFINE_string(
     "segmentor_run", None, "Run whose segmentor filters; default: --multimodal_run."
 )
@@ -68,28 +89,76 @@ _NEAREST = flags.DEFINE_bool(
     False,
     "Look for the nearest training slice of every sample and every held-out slice.",
 )
-flags.mark_flags_as_required(
-    ["data_dir", "structural_run", "multimodal_run", "output_dir"]
-)
+flags.mark_flags_as_required(["structural_run", "multimodal_run", "output_dir"])
 
 SHOWN = 8  # rows of samples.png
 MEASURED = 200  # sets whose registration is measured, and as many real ones
 HOPELESS = 50  # samples left out in a row before --accepted_only gives up
 
 
+read_weights = functools.lru_cache(weights.read)  # two parts of one folder
+
+
+def load_maps(run):
+    """Models.structure and its description, of a run's export or of weights."""
+    folder = weights.folder_of(run, "structural")
+    if folder is None:
+        export, described = runs.load_export(run, "structure")
+        return synthesis.maps_by(export), described
+    stored = read_weights(folder)
+    if stored.found is None:
+        raise runs.RunError(
+            f"{folder} does not say how noise becomes a map (no fit.npz): its stage 1 "
+            "has not finished; give weights that a finished run wrote"
+        )
+    nets = weights.networks(stored, structural.GENERATOR_SIDE)
+    return synthesis.maps_of(nets, stored.found), stored.description
+
+
+def load_images(run):
+    """Models.images and its description, of a run's export or of weights."""
+    folder = weights.folder_of(run, "multimodal")
+    if folder is None:
+        export, described = runs.load_export(run, "generator")
+        return synthesis.images_by(export, described), described
+    stored = read_weights(folder)
+    nets = weights.networks(stored, multimodal.GENERATOR_SIDE)
+    options = weights.options(stored)
+    return synthesis.images_of(nets, options), stored.description
+
+
+def load_segment(run):
+    """Models.segment and its description, of a run's export or of weights."""
+    folder = weights.folder_of(run, "segmentation")
+    if folder is None:
+        export, described = runs.load_export(run, "segmentor")
+        return synthesis.labels_by(export), described
+    stored = read_weights(folder)
+    nets = weights.networks(stored, multimodal.lesion_nets)
+    return synthesis.labels_of(nets), stored.description
+
+
+def guide(run):
+    """The lesion scheme that guided a generator."""
+    folder = weights.folder_of(run, "multimodal")
+    if folder is None:
+        return runs.export_description(run, "segmentor")["scheme"]
+    return read_weights(folder).description["build"]["scheme"]
+
+
 def load_models(structural_run, multimodal_run, segmentor_run):
-    """The exports of both stages as synthesis.Models, and their description.
+    """The trained stages as synthesis.Models, and their description.
 
     Returns:
         synthesis.Models, the description of `structure`, the lesion scheme that guided
-        the generator.
+        the generator, and the names of all subjects that any of the models has seen.
 
     Raises:
         RunError: a run is not finished, or the runs do not go together.
     """
-    maps, of_maps = runs.load_export(structural_run, "structure")
-    generator, of_generator = runs.load_export(multimodal_run, "generator")
-    segmentor, of_segmentor = runs.load_export(segmentor_run, "segmentor")
+    maps, of_maps = load_maps(structural_run)
+    images, of_generator = load_images(multimodal_run)
+    segment, of_segmentor = load_segment(segmentor_run)
     # Of each export, as a file has it; and what those that say it must have in common.
     ours = data.preprocessing(of_maps.get("image_size"), of_maps.get("slices", ()))
     ours = json.loads(json.dumps(ours))
@@ -106,26 +175,79 @@ def load_models(structural_run, multimodal_run, segmentor_run):
         ]
         if differs:
             raise runs.RunError(
-                f"the export of {run} does not go together with that of "
+                f"what {run} exported does not go together with that of "
                 f"{structural_run} and with this version:\n"
                 + "\n".join(differs)
                 + "\nTrain both with the same --image_size, --slices, --beta, data and "
                 "split."
             )
 
-    images, fitted = synthesis.images_by(generator, of_generator)
     models = synthesis.Models(
         of_maps["code_dim"],
-        synthesis.maps_by(maps),
+        maps,
         images,
-        synthesis.labels_by(segmentor),
-        fitted,
+        segment,
+        synthesis.styles_of(of_generator),
     )
-    of_guide = runs.export_description(multimodal_run, "segmentor")
-    return models, of_maps, of_guide["scheme"]
+    seen = list(of_maps["training_subjects"])
+    for described in (of_maps, of_generator, of_segmentor):
+        seen += weights.inherited(described)
+    return models, of_maps, guide(multimodal_run), list(dict.fromkeys(seen))
 
 
-def description(of_maps, scheme, rows, split):
+def find_labels(output_dir, of_maps, seen):
+    """Where labels come from: subjects of --data_dir, or a pool beside the weights.
+
+    Writes OUT/split.json.
+
+    Returns:
+        data.Slices or data.LabelPool, and the subjects held out.
+
+    Raises:
+        RunError: there are no labels, or the models were trained on what is held out.
+    """
+    folder = weights.folder_of(_STRUCTURAL.value, "structural")
+    of_run = Path(folder or _STRUCTURAL.value, "split.json")
+    if not _DATA.value:
+        pool = weights.labels_of(_STRUCTURAL.value)
+        if pool is None or _NEAREST.value:
+            raise runs.RunError(
+                "--data_dir is needed: labels and --nearest_report are of its "
+                "training subjects; only --structural_run=pretrained brings labels"
+            )
+        split = {"seed": None, "train": seen, "test": []}
+        if of_run.exists():
+            split = brats.load_split(of_run)
+        brats.save_split(output_dir / "split.json", split)
+        return data.LabelPool(pool, of_maps["image_size"]), []
+    if folder is not None and not of_run.exists():
+        of_run = None
+    training, held_out = data.split_subjects(
+        _DATA.value,
+        output_dir,
+        given=_SPLIT.value or of_run,
+        layout=_LAYOUT.value,
+        check=_CHECK.value,
+        slices=tuple(of_maps["slices"]),
+        strict=bool(_SPLIT.value) or folder is None,
+    )
+    names = {subject.name for subject in held_out}
+    leaked = sorted(names.intersection(of_maps["training_subjects"]))
+    if leaked:
+        raise runs.RunError(
+            f"{_STRUCTURAL.value} was trained on {', '.join(leaked[:5])}, which the "
+            "split holds out; give by --split the split of its run"
+        )
+    slices = data.Slices(
+        training,
+        of_maps["image_size"],
+        tuple(of_maps["slices"]),
+        cache_dir=_CACHE.value,
+    )
+    return slices, held_out
+
+
+def description(of_maps, scheme, rows, split, seen):
     """dataset_description.json, after the BIDS derivatives.
 
     Attempts and rejections are counted over all samples, those left out included.
@@ -153,9 +275,10 @@ def description(of_maps, scheme, rows, split):
         "Labels": dict(enumerate(brats.LABELS)),
         "ImageSize": of_maps["image_size"],
         "Flags": runs.key_flags(),
-        "TrainingSubjects": split["train"],
+        "TrainingSubjects": list(dict.fromkeys([*split["train"], *seen])),
         "HeldOutSubjects": split["test"],
         "LesionScheme": scheme,
+        "RealData": bool(_DATA.value),
         "Filtered": _FILTER.value,
         "Samples": len(kept),
         "Accepted": accepted,
@@ -177,7 +300,10 @@ def draw(group, path):
 
 
 def registration_report(output_dir, count, training, beta):
-    """How well `count` generated sets are registered, beside real ones, for JSON."""
+    """How well `count` generated sets are registered, beside real ones, for JSON.
+
+    `training` are data.Slices, or data.LabelPool where there are no real ones.
+    """
 
     def spread(count):  # at most MEASURED of so many positions, evenly
         return np.unique(np.linspace(0, count - 1, MEASURED).round().astype(int))
@@ -186,12 +312,17 @@ def registration_report(output_dir, count, training, beta):
     sets = synthesis.volumes(output_dir, training.image_size)
     made = itertools.chain.from_iterable(images for _, images in sets)
     made = np.stack([x for position, x in enumerate(made) if position in picked])
-    real = training.intensities(spread(len(training)))
+    real = None
+    reference = "none: made without --data_dir; read the scores beside those of the "
+    reference += "generated sets with their contrasts shifted"
+    if isinstance(training, data.Slices):
+        real = training.intensities(spread(len(training)))
+        reference = "slices of training subjects; they must be registered for this to "
+        reference += "mean anything"
     return {
         "GeneratedSets": len(made),
-        "RealSlices": len(real),
-        "Reference": "slices of training subjects; they must be registered for this "
-        "to mean anything",
+        "RealSlices": 0 if real is None else len(real),
+        "Reference": reference,
         "Scores": registration.compare(made, real, beta),
     }
 
@@ -236,25 +367,12 @@ def main(argv):
     del argv  # checked by runs.main
     runs.set_up("float32", _SEED.value)
     segmentor_run = _SEGMENTOR.value or _MULTIMODAL.value
-    models, of_maps, scheme = load_models(
+    models, of_maps, scheme, seen = load_models(
         _STRUCTURAL.value, _MULTIMODAL.value, segmentor_run
     )
     output_dir = runs.start(_OUTPUT.value, free=("nearest_report",))
-    training, held_out = data.split_subjects(
-        _DATA.value,
-        output_dir,
-        given=f"{_STRUCTURAL.value}/split.json",
-        layout=_LAYOUT.value,
-        check=_CHECK.value,
-        slices=tuple(of_maps["slices"]),
-    )
+    slices, held_out = find_labels(output_dir, of_maps, seen)
     split = brats.load_split(output_dir / "split.json")
-    slices = data.Slices(
-        training,
-        of_maps["image_size"],
-        tuple(of_maps["slices"]),
-        cache_dir=_CACHE.value,
-    )
 
     manifest = output_dir / "manifest.csv"
     rows = []
@@ -318,7 +436,7 @@ def main(argv):
         brats.write_atomically(manifest, table.getvalue().encode())
         group, pending = [], []
 
-    summary = description(of_maps, scheme, rows, split)
+    summary = description(of_maps, scheme, rows, split, seen)
     described = output_dir / "dataset_description.json"
     runs.write_json(described, summary)  # finished, whatever becomes of the reports
     summary["Registration"] = registration_report(
@@ -340,7 +458,10 @@ def main(argv):
     dice = np.array([float(row["dice"]) for row in rows if row["id"]])
     print(f"index Dice of the labels found again: mean {dice.mean():.3f}")
     print(f"sheet: {output_dir / 'samples.png'}")
-    print("registration, beside slices of registered training subjects:")
+    beside = (
+        "slices of registered training subjects" if _DATA.value else "no real slices"
+    )
+    print(f"registration, beside {beside}:")
     for name, scores in summary["Registration"]["Scores"].items():
         print(f"  {name}: {json.dumps(scores)}")
     if _NEAREST.value:

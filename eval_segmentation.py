@@ -25,6 +25,7 @@ from brats_gan import (
     runs,
     segmentation,
     tables,
+    weights,
 )
 
 _DATA = flags.DEFINE_string("data_dir", None, "Real BraTS folder, see data/README.md.")
@@ -89,6 +90,9 @@ _DROPOUT = flags.DEFINE_float(
 )
 _LABEL_LOSS = flags.DEFINE_enum(
     "label_loss", "weighted", list(losses.LABEL_LOSSES), "Lesion loss (D12)."
+)
+_INIT_FROM = flags.DEFINE_string(
+    "init_from", None, f"Of a single run. {weights.INIT_FROM}"
 )
 _ENHANCED = flags.DEFINE_bool(
     "enhanced", False, "Of a single run: move every slice anew each time it is seen."
@@ -175,6 +179,12 @@ def synthetic_subjects(folder, held_out, filtered=None, scheme=None):
     return brats.find_subjects(folder)
 
 
+def made_without_data(folder):
+    """Whether a data set needed no real one, so that its split is not of ours."""
+    path = Path(folder, "dataset_description.json")
+    return path.exists() and brats.read_json(path).get("RealData") is False
+
+
 def draw(nets, slices, path):
     """The held-out slices with the largest lesions: images, label, what was found."""
     lesion = [np.count_nonzero(slices.labels([row])) for row in range(len(slices))]
@@ -208,7 +218,12 @@ class Segmentors:
 
     def __init__(self, iterations, augment=False):
         self.iterations = iterations
-        self.nets = segmentation.build(_SCHEME.value, _SIZE.value, _WIDTH.value)
+        self.build = {
+            "scheme": _SCHEME.value,
+            "image_size": _SIZE.value,
+            "width": _WIDTH.value,
+        }
+        self.nets = segmentation.build(**self.build)
         variables = [v for net in self.nets.values() for v in net.trainable_variables]
         self._adam = runs.adam(
             variables, _RATE.value, iterations, _BETA_1.value, _FINAL_RATE.value
@@ -225,16 +240,21 @@ class Segmentors:
             autograph=False,
         )
 
-    def train(self, run_dir, slices, plan, seed):
-        """Trains from fresh weights, or the run's checkpoint, on mixing.Phase."""
+    def train(self, run_dir, slices, plan, seed, begin=lambda: None):
+        """Trains from fresh weights, or the run's checkpoint, on mixing.Phase.
+
+        `begin` is called between, may put others in place of the fresh ones, and what
+        it returns is returned.
+        """
         runs.set_up(_PRECISION.value, seed, _DETERMINISTIC.value)
-        fresh = segmentation.build(_SCHEME.value, _SIZE.value, _WIDTH.value)
+        fresh = segmentation.build(**self.build)
         for name, net in self.nets.items():
             net.set_weights(fresh[name].get_weights())
         for variable in self._adam.variables:
             variable.assign(0 * variable)
         drawn = mixing.drawer(plan, _BATCH.value, seed)
         run_dir.mkdir(parents=True, exist_ok=True)
+        begun = begin()
         runs.write_json(run_dir / "samples.json", mixing.described(plan, slices))
         runs.loop(
             run_dir,
@@ -248,6 +268,7 @@ class Segmentors:
             slices.names,
             checkpoint_seconds=_CHECKPOINT_SECONDS.value,
         )
+        return begun
 
 
 def result(key, run_dir, seed, plan, scores):
@@ -288,22 +309,36 @@ def single_run(run_dir, results, real, held_out):
     items = np.stack([np.arange(len(slices)), np.zeros(len(slices), int)], 1)
     plan = [mixing.Phase((train_on,), items, iterations)]
     segmentors = Segmentors(iterations, _ENHANCED.value)
-    segmentors.train(run_dir, slices, plan, _SEED.value)
+
+    def begin():
+        return weights.begin(
+            run_dir,
+            "segmentation",
+            segmentors.build,
+            segmentors.nets,
+            _INIT_FROM.value,
+            [subject.name for subject in held_out],
+        )
+
+    begun = segmentors.train(run_dir, slices, plan, _SEED.value, begin)
     scores = segmentation.score(segmentors.find, held_out_slices)
     nets = segmentors.nets
     draw(nets, held_out_slices, run_dir / "segmentation.png")
+    description = {
+        **data.preprocessing(_SIZE.value, brats.parse_slices(_SLICES.value)),
+        "training_subjects": [subject.name for subject in real],
+        "data_fingerprint": slices.fingerprint,
+        "initialised_from": begun["initialised_from"],
+        "scheme": _SCHEME.value,
+    }
     runs.export(
         run_dir,
         "segmentor",
         list(nets.values()),
         {"segment": segmentation.endpoint(nets, _SIZE.value)},
-        {
-            **data.preprocessing(_SIZE.value, brats.parse_slices(_SLICES.value)),
-            "training_subjects": [subject.name for subject in real],
-            "data_fingerprint": slices.fingerprint,
-            "scheme": _SCHEME.value,
-        },
+        description,
     )
+    weights.finish(run_dir, nets, description, iterations)
     line = {
         **result(key, run_dir, _SEED.value, plan, scores),
         "train_on": train_on,
@@ -443,6 +478,11 @@ def main(argv):
     del argv  # checked by runs.main
     runs.set_up(_PRECISION.value, _SEED.value, _DETERMINISTIC.value)
     asked = wanted()
+    if asked and _INIT_FROM.value:
+        raise runs.RunError(
+            "--init_from is for a single run: rows of the tables begin from nothing, "
+            "so that they compare; leave out --table and --experiment, or --init_from"
+        )
     run_dir = runs.start(_RUN.value, FREE)
     given = _SPLIT.value or (_SYNTHETIC.value and f"{_SYNTHETIC.value}/split.json")
     real, held_out = data.split_subjects(
@@ -454,6 +494,7 @@ def main(argv):
         check=_CHECK.value,
         slices=brats.parse_slices(_SLICES.value),
         held_out=_HELD_OUT.value,
+        strict=bool(_SPLIT.value) or not made_without_data(_SYNTHETIC.value or ""),
     )
     beside = run_dir if asked else run_dir.parent
     results = Path(_RESULTS.value or beside / "results.jsonl")

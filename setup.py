@@ -25,6 +25,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["brats_gan", "brats_gan.*"]),
+    package_data={"brats_gan": ["pretrained/*", "pretrained/*/*"]},
     py_modules=[
         "prepare_data",
         "train_structural",

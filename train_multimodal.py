@@ -19,6 +19,7 @@ from brats_gan import (
     segmentation,
     structure,
     styles,
+    weights,
 )
 
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder, see data/README.md.")
@@ -32,6 +33,7 @@ _HELD_OUT = flags.DEFINE_float("held_out", 0.1, "Share of subjects held out.", 0
 _SLICES = flags.DEFINE_string("slices", "55:105", "Axial slices, half-open (D15).")
 _CACHE = flags.DEFINE_string("cache_dir", None, "Keeps decoded slices for later runs.")
 _CHECK = flags.DEFINE_bool("check", True, "Check the data before the first step.")
+_INIT_FROM = flags.DEFINE_string("init_from", None, weights.INIT_FROM)
 _STEPS = flags.DEFINE_integer("steps", None, "Training steps; default: by --epochs.")
 _EPOCHS = flags.DEFINE_float("epochs", 40, "Passes over the slices, without --steps.")
 _BATCH = flags.DEFINE_integer("batch_size", 1, "Sets of four slices a step.", 1)
@@ -172,7 +174,7 @@ def main(argv):
     runs.set_up(_PRECISION.value, _SEED.value, _DETERMINISTIC.value)
     run_dir = runs.start(_RUN.value)
     in_range = brats.parse_slices(_SLICES.value)
-    training, _ = data.split_subjects(
+    training, held_out = data.split_subjects(
         _DATA.value,
         run_dir,
         seed=_SPLIT_SEED.value,
@@ -185,17 +187,22 @@ def main(argv):
     slices = data.Slices(training, _SIZE.value, in_range, cache_dir=_CACHE.value)
     steps = _STEPS.value or round(_EPOCHS.value * len(slices) / _BATCH.value)
 
-    nets = multimodal.build(
-        _SIZE.value,
-        _WIDTH.value,
-        _SCHEME.value,
-        _CONDITIONAL.value,
-        _MODULATION.value,
-        _CATEGORY.value,
-        _LESION_WIDTH.value,
-        _MAP_MODULATION.value,
-        _STYLE.value,
-        _SPECTRAL.value,
+    build = {
+        "image_size": _SIZE.value,
+        "width": _WIDTH.value,
+        "scheme": _SCHEME.value,
+        "conditional_norm": _CONDITIONAL.value,
+        "label_modulation": _MODULATION.value,
+        "category": _CATEGORY.value,
+        "lesion_width": _LESION_WIDTH.value,
+        "map_modulation": _MAP_MODULATION.value,
+        "style": _STYLE.value,
+        "spectral": _SPECTRAL.value,
+    }
+    nets = multimodal.build(**build)
+    held_out = [subject.name for subject in held_out]
+    begun = weights.begin(
+        run_dir, "multimodal", build, nets, _INIT_FROM.value, held_out
     )
     first_steps = round(_FIRST_PHASE.value * steps)
     # The discriminators are first asked after the first phase.
@@ -226,12 +233,12 @@ def main(argv):
         map_modulation=_MAP_MODULATION.value,
         style=_STYLE.value,
     )
-    weights = {name: flag.value for name, flag in _WEIGHTS.items()}
-    first_step = multimodal.make_first_step(nets, optimizers, weights, options)
+    of_terms = {name: flag.value for name, flag in _WEIGHTS.items()}
+    first_step = multimodal.make_first_step(nets, optimizers, of_terms, options)
     train_step = multimodal.make_train_step(
         nets,
         optimizers,
-        weights,
+        of_terms,
         options,
         round(_RAMP.value * (steps - first_steps)),
         first_steps,
@@ -261,21 +268,27 @@ def main(argv):
     draw_generated(nets, shown, options, run_dir / "generated.png")
     draw_translations(nets, shown, options, run_dir / "translations.png")
     figures.loss_curves(run_dir / "losses.jsonl", run_dir / "losses.png")
-    export(run_dir, nets, options, slices, in_range)
+    description = {
+        **data.preprocessing(_SIZE.value, in_range),
+        "training_subjects": slices.names,
+        "data_fingerprint": slices.fingerprint,
+        "initialised_from": begun["initialised_from"],
+    }
+    fitted = styles.fit(slices.styles)
+    if options.style:
+        description["style"] = {
+            n: each.tolist() for n, each in fitted._asdict().items()
+        }
+    export(run_dir, nets, options, description, fitted)
+    of_weights = {**description, "beta": options.beta, "options": options._asdict()}
+    weights.finish(run_dir, nets, of_weights, steps)
     print(f"sheets: {run_dir / 'generated.png'}, {run_dir / 'translations.png'}")
     print(f"exports: {run_dir / 'export'}/generator, segmentor")
 
 
-def export(run_dir, nets, options, slices, in_range):
-    """Writes export/generator and export/segmentor."""
-    size = slices.image_size
-    description = {
-        **data.preprocessing(size, in_range),
-        "training_subjects": slices.names,
-        "data_fingerprint": slices.fingerprint,
-    }
-
-    fitted = styles.fit(slices.styles)
+def export(run_dir, nets, options, description, fitted):
+    """Writes export/generator and export/segmentor; `fitted` is styles.Styles."""
+    size = description["image_size"]
 
     def generate_in_style(structure, label, style):
         images = multimodal.generate(nets, structure, label, style, options)
@@ -299,11 +312,7 @@ def export(run_dir, nets, options, slices, in_range):
             "generate": (generate, inputs),
             "generate_in_style": (generate_in_style, [*inputs, style]),
         },
-        {
-            **description,
-            "beta": options.beta,
-            "style": {name: each.tolist() for name, each in fitted._asdict().items()},
-        },
+        {**description, "beta": options.beta},
     )
     components = multimodal.lesion_nets(nets)
     runs.export(

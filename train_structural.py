@@ -16,6 +16,7 @@ from brats_gan import (
     runs,
     structural,
     structure,
+    weights,
 )
 
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder, see data/README.md.")
@@ -29,6 +30,7 @@ _HELD_OUT = flags.DEFINE_float("held_out", 0.1, "Share of subjects held out.", 0
 _SLICES = flags.DEFINE_string("slices", "55:105", "Axial slices, half-open (D15).")
 _CACHE = flags.DEFINE_string("cache_dir", None, "Keeps decoded slices for later runs.")
 _CHECK = flags.DEFINE_bool("check", True, "Check the data before the first step.")
+_INIT_FROM = flags.DEFINE_string("init_from", None, weights.INIT_FROM)
 _STEPS = flags.DEFINE_integer("steps", None, "Training steps; default: by --epochs.")
 _EPOCHS = flags.DEFINE_float("epochs", 150, "Passes over the slices, without --steps.")
 _BATCH = flags.DEFINE_integer("batch_size", 16, "Slices a step.", 1)
@@ -105,7 +107,7 @@ def main(argv):
     runs.set_up(_PRECISION.value, _SEED.value, _DETERMINISTIC.value)
     run_dir = runs.start(_RUN.value)
     in_range = brats.parse_slices(_SLICES.value)
-    training, _ = data.split_subjects(
+    training, held_out = data.split_subjects(
         _DATA.value,
         run_dir,
         seed=_SPLIT_SEED.value,
@@ -118,8 +120,17 @@ def main(argv):
     slices = data.Slices(training, _SIZE.value, in_range, cache_dir=_CACHE.value)
     steps = _STEPS.value or round(_EPOCHS.value * len(slices) / _BATCH.value)
 
-    nets = structural.build(
-        _SIZE.value, _WIDTH.value, _CODE.value, _MASK_WIDTH.value, _SPECTRAL.value
+    build = {
+        "image_size": _SIZE.value,
+        "width": _WIDTH.value,
+        "code_channels": _CODE.value,
+        "mask_width": _MASK_WIDTH.value,
+        "spectral": _SPECTRAL.value,
+    }
+    nets = structural.build(**build)
+    held_out = [subject.name for subject in held_out]
+    begun = weights.begin(
+        run_dir, "structural", build, nets, _INIT_FROM.value, held_out
     )
     codes = structural.Codes(networks.map_code_dim(_SIZE.value, _CODE.value))
     sides = {
@@ -180,20 +191,23 @@ def main(argv):
 
     code_dim = len(found.mean)
     code = tf.TensorSpec([None, code_dim], tf.float32, name="code")
+    description = {
+        **data.preprocessing(_SIZE.value, in_range),
+        "beta": _BETA.value,
+        "code_dim": code_dim,
+        "edge_threshold": found.threshold,
+        "training_subjects": slices.names,
+        "data_fingerprint": slices.fingerprint,
+        "initialised_from": begun["initialised_from"],
+    }
     runs.export(
         run_dir,
         "structure",
         [nets["DC_f"], nets["MASK"]],
         {"generate": (generate, [code])},
-        {
-            **data.preprocessing(_SIZE.value, in_range),
-            "beta": _BETA.value,
-            "code_dim": code_dim,
-            "edge_threshold": found.threshold,
-            "training_subjects": slices.names,
-            "data_fingerprint": slices.fingerprint,
-        },
+        description,
     )
+    weights.finish(run_dir, nets, description, steps, found)
     print(f"maps: {run_dir / 'maps.png'}\nexport: {run_dir / 'export' / 'structure'}")
 
 

@@ -2,8 +2,9 @@
 
     python -m benchmarks.how_long [--configs=configs/demo-scratch]
 
-Times some steps of each stage at the sizes of its flagfile, on drawn data, and says what
-all of them come to. Reading data, exports and stage 3 are not in it: a minute or two.
+Times some steps of each stage at the sizes of its flagfile, on drawn data, and says
+what all of them come to. Reading data, exports and stage 3 are not in it: a minute or
+two.
 """
 
 import itertools

@@ -242,7 +242,8 @@ def models_of(structural_export, multimodal_run, held_out, beta):
     def nothing(x):
         return tf.zeros([x.shape[0], 1, *x.shape[2:4]], tf.int32)
 
-    images, fitted = synthesis.images_by(*generator)
+    images = synthesis.images_by(*generator)
+    fitted = synthesis.styles_of(generator[1])
     return synthesis.Models(code_dim, maps, images, nothing, fitted)
 
 
@@ -395,9 +396,9 @@ def score_distances(table, made, real, known, judge, inception_weights):
 def score_paired(table, multimodal_run, held_out, count, beta, seed):
     """Rows about slices made from the maps, labels and styles of held-out slices, and,
     named "typical", in the mean style of the training subjects."""
-    generate, fitted = synthesis.images_by(
-        *runs.load_export(multimodal_run, "generator")
-    )
+    export, description = runs.load_export(multimodal_run, "generator")
+    generate = synthesis.images_by(export, description)
+    fitted = synthesis.styles_of(description)
     rows = np.random.default_rng(seed).permutation(len(held_out))[:count]
     images, labels = held_out.intensities(rows), held_out.labels(rows)
     styles = held_out.styles[held_out.index[rows, 0]]

@@ -974,7 +974,7 @@ def read_subject(subject, slices=SLICES, image_size=CROP, labels=True):
     if not labels or subject.label is None:
         return images, None
     label = load_label(subject, slices, grid)
-    return images, _nearest(_crop(label, top, left), image_size)
+    return images, resize_nearest(_crop(label, top, left), image_size)
 
 
 def images_by_file(subject):
@@ -1096,7 +1096,7 @@ def _repeat(slices, factor):
     return slices.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def _nearest(slices, size):
+def resize_nearest(slices, size):
     """[S, H, H] -> [S, size, size], the value at the centre of each new pixel."""
     height = slices.shape[1]
     if size == height:
@@ -1137,7 +1137,7 @@ def place_back(slices_hw, field=FIELD, crop=CROP, label=False):
     if rest == 0:
         enlarged = _repeat(slices_hw, factor)
     elif label:
-        enlarged = _nearest(slices_hw, crop)
+        enlarged = resize_nearest(slices_hw, crop)
     else:
         scale = cv2.INTER_LINEAR if crop > size else cv2.INTER_AREA
         enlarged = [cv2.resize(x, (crop, crop), interpolation=scale) for x in slices_hw]

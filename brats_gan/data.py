@@ -15,6 +15,8 @@ import math
 import os
 import shutil
 import tempfile
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,7 @@ def split_subjects(
     check=True,
     slices=brats.SLICES,
     held_out=0.1,
+    strict=True,
 ):
     """Finds the subjects of a folder and splits them, once for a run.
 
@@ -53,6 +56,7 @@ def split_subjects(
         check: look at all headers and labels first.
         slices: the range that must be there, half-open.
         held_out: share of the subjects to hold out, where the split is drawn.
+        strict: False draws a split where `given` is of other subjects.
 
     Returns:
         Subjects to train on, subjects held out: lists of brats.Subject.
@@ -69,7 +73,11 @@ def split_subjects(
         split = brats.load_split(source)
         by_name = {subject.name: subject for subject in subjects}
         missing = sorted({*split["train"], *split["test"]} - by_name.keys())
-        if missing:
+        other = missing or not split["test"]
+        if other and not (strict or path.exists()):
+            logging.info("%s is of other subjects: a split is drawn", source)
+            split = brats.split_subjects(by_name, seed, held_out)
+        elif missing:
             raise brats.DataError(
                 f"{source} names subjects that {data_dir} does not have: "
                 f"{', '.join(missing[:5])}; give the folder it was made for"
@@ -234,6 +242,55 @@ def _style(images_path, label_path):
         ]
         _save(path, np.stack(measured))
     return np.load(path)
+
+
+class LabelPool:
+    """Lesion labels that come with weights, where there are no subjects with any.
+
+    Of a `Slices` what synthesis.samples asks: `names`, `index`, `lesions`, `image_size`
+    and `labels`; every label has a lesion.
+    """
+
+    def __init__(self, path, image_size=brats.CROP):
+        """Reads an .npz: "label" [N, H, H] uint8, and "subject" and "slice" [N], where
+        each comes from.
+
+        Raises:
+            DataError: the file is damaged or holds something else.
+        """
+        remedy = "Install brats_gan again, or give --data_dir."
+        try:
+            with np.load(path) as file:
+                label, subject, number = (
+                    file[n] for n in ("label", "subject", "slice")
+                )
+        except (OSError, LookupError, TypeError, ValueError, EOFError) as error:
+            raise brats.DataError(
+                f"{path}: no pool of labels ({error}). {remedy}"
+            ) from error
+        except (zipfile.BadZipFile, zlib.error) as error:
+            raise brats.DataError(f"{path}: damaged ({error}). {remedy}") from error
+        usable = (
+            label.dtype == np.uint8
+            and label.ndim == 3
+            and label.shape[1] == label.shape[2]
+            and subject.shape == number.shape == label.shape[:1]
+            and label.max(initial=0) < len(brats.LABELS)
+        )
+        label = brats.resize_nearest(label, image_size) if usable else label
+        if not usable or not label.any((1, 2)).any():
+            raise brats.DataError(f"{path}: holds no lesion labels. {remedy}")
+        shows = label.any((1, 2))  # a speck may be lost where it is made smaller
+        self._label = label[shows]
+        self.names = sorted({str(name) for name in subject})
+        rows = [self.names.index(str(name)) for name in subject[shows]]
+        self.index = np.stack([rows, number[shows]], 1)
+        self.lesions = np.arange(len(rows))
+        self.image_size = image_size
+
+    def labels(self, positions):
+        """[N, H, W] uint8 of some labels."""
+        return self._label[np.asarray(positions)]
 
 
 def _empty(shape, dtype):

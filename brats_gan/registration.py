@@ -63,17 +63,18 @@ def compare(made, real, beta):
     """Scores of generated sets beside those of real ones, as they are and shifted.
 
     Args:
-        made, real: [N, 4, H, W] in [0, 1].
+        made: [N, 4, H, W] in [0, 1].
+        real: the same, or None: then the generated sets themselves are shifted.
         beta: threshold of Algorithm 1.
 
     Returns:
-        {"generated", "real", "real shifted by 1", ...}, each of `scores`.
+        {"generated", "real", "real shifted by 1", ...}, each of `scores`; without
+        `real` {"generated", "generated shifted by 1", ...}.
     """
-    return {
-        "generated": scores(made, beta),
-        "real": scores(real, beta),
-        **{
-            f"real shifted by {pixels}": scores(shifted(real, pixels), beta)
-            for pixels in SHIFTS
-        },
-    }
+    name, reference = ("generated", made) if real is None else ("real", real)
+    found = {"generated": scores(made, beta)}
+    if real is not None:
+        found["real"] = scores(real, beta)
+    for pixels in SHIFTS:
+        found[f"{name} shifted by {pixels}"] = scores(shifted(reference, pixels), beta)
+    return found

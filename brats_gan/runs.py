@@ -30,7 +30,15 @@ except ImportError:  # Windows
 
 # Flags that may differ when a run goes on: where things are, not what is computed.
 PLACES = frozenset(
-    {"run_dir", "data_dir", "cache_dir", "flagfile", "check", "checkpoint_seconds"}
+    {
+        "run_dir",
+        "data_dir",
+        "cache_dir",
+        "flagfile",
+        "check",
+        "checkpoint_seconds",
+        "init_from",  # read before the first step only: then the checkpoint has all
+    }
 )
 
 EXIT_BAD_INPUT = 1
@@ -417,6 +425,22 @@ def _checkpoints(folder):
     return [folder / f"ckpt-{step}" for step in sorted(steps, reverse=True)]
 
 
+def has_begun(run_dir):
+    """Whether a run has a checkpoint to go on from."""
+    return bool(_checkpoints(Path(run_dir, "checkpoints")))
+
+
+def newest_checkpoint(run_dir):
+    """(path as TensorFlow names it, step) of a run's newest whole checkpoint, or None.
+
+    Nothing is moved or removed: another process may be at work in the folder.
+    """
+    for path in _checkpoints(Path(run_dir, "checkpoints")):
+        if _damage(path) is None:
+            return path, int(path.name.rpartition("-")[2])
+    return None
+
+
 def _files(path):
     return list(path.parent.glob(f"{path.name}.*"))
 
@@ -691,7 +715,7 @@ def export(run_dir, name, models, endpoints, description):
         with _writing(target), _quiet():
             temporary.mkdir(parents=True)
             archive.write_out(str(temporary))
-        write_json(target.with_suffix(".json"), {**description, **_made_by()})
+        write_json(target.with_suffix(".json"), {**description, **made_by()})
     except (RunError, brats.DataError):
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -701,7 +725,8 @@ def export(run_dir, name, models, endpoints, description):
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _made_by():
+def made_by():
+    """What wrote a file, for its JSON: script, flags, version and git revision."""
     return {
         "script": Path(sys.argv[0]).name,
         "flags": key_flags(),

@@ -12,7 +12,17 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from brats_gan import brats, data, fusion, metrics, structure, styles
+from brats_gan import (
+    brats,
+    data,
+    fusion,
+    metrics,
+    multimodal,
+    segmentation,
+    structural,
+    structure,
+    styles,
+)
 
 PER_VOLUME = 50  # samples, as many as a real subject has slices
 LABEL_CANDIDATES = 8  # labels offered to each map before it is given up
@@ -72,22 +82,26 @@ def maps_by(export):
 
 
 def images_by(export, description):
-    """Models.images and Models.styles of the loaded export `generator`.
+    """Models.images of the loaded export `generator` and its description.
 
-    An export from before D33 makes slices of one style, whichever is asked for.
+    A generator without D33 makes slices of one style, whichever is asked for.
     """
-    fitted = None
-    if "style" in description:
-        fitted = styles.from_json(description["style"])
+    in_style = "style" in description
 
     def images(f, label, style):
-        if fitted is None:
-            made = export.generate(f, label)
-        else:
+        if in_style:
             made = export.generate_in_style(f, label, style)
+        else:
+            made = export.generate(f, label)
         return tf.stack([made[name] for name in brats.MODALITIES], 1)
 
-    return images, fitted
+    return images
+
+
+def styles_of(description):
+    """Models.styles by the description of a generator's export or weights."""
+    fitted = description.get("style")
+    return None if fitted is None else styles.from_json(fitted)
 
 
 def labels_by(export):
@@ -97,6 +111,29 @@ def labels_by(export):
         return export.segment(tf.concat(tf.unstack(images, axis=1), -1))["label"]
 
     return segment
+
+
+def maps_of(nets, found):
+    """Models.structure of the networks of stage 1 and their structural.Fit."""
+    return tf.function(
+        lambda code: structural.generate(nets, code, found), autograph=False
+    )
+
+
+def images_of(nets, options):
+    """Models.images of the generator's networks and its multimodal.Options."""
+    return tf.function(
+        lambda f, label, style: multimodal.generate(nets, f, label, style, options),
+        autograph=False,
+    )
+
+
+def labels_of(nets):
+    """Models.segment of the networks of a lesion scheme."""
+    return tf.function(
+        lambda x: tf.argmax(segmentation.segment(nets, x), -1, tf.int32),
+        autograph=False,
+    )
 
 
 def _is_healthy(slices, number, seed, lesion_free):
@@ -153,7 +190,8 @@ def samples(
 
     Args:
         models: Models.
-        slices: data.Slices of the training subjects, the pool of labels.
+        slices: data.Slices of the training subjects, the pool of labels; or
+            data.LabelPool.
         numbers: sample numbers, whole numbers from 0; may be endless.
         seed: of the data set.
         mae_threshold: of Algorithm 3.
