@@ -9,6 +9,8 @@ import functools
 import io
 import itertools
 import json
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from brats_gan import (
     figures,
     multimodal,
     privacy,
+    progress,
     registration,
     runs,
     structural,
@@ -371,6 +374,8 @@ def main(argv):
         _STRUCTURAL.value, _MULTIMODAL.value, segmentor_run
     )
     output_dir = runs.start(_OUTPUT.value, free=("nearest_report",))
+    labels = _DATA.value or _STRUCTURAL.value
+    logging.info("stage 3: %s, with labels of %s", output_dir, labels)
     slices, held_out = find_labels(output_dir, of_maps, seen)
     split = brats.load_split(output_dir / "split.json")
 
@@ -383,8 +388,15 @@ def main(argv):
 
     kept = sum(bool(row["id"]) for row in rows)
     healthy = sum(bool(row["id"]) and row["lesion_pixels"] == "0" for row in rows)
-    bar = tf.keras.utils.Progbar(_SAMPLES.value, unit_name="sample", interval=5)
+    logging.info("%s: %d samples to make", output_dir, max(_SAMPLES.value - kept, 0))
+    on_terminal = sys.stdout.isatty()
+    bar = tf.keras.utils.Progbar(
+        _SAMPLES.value,
+        unit_name="sample",
+        interval=5 if on_terminal else progress.EVERY,
+    )
     bar.update(kept)
+    pace = progress.Pace(pieces=2 * _BATCH.value)  # they come in groups
     first = len(rows)
     endless = _ACCEPTED_ONLY.value
     made = synthesis.samples(
@@ -409,7 +421,13 @@ def main(argv):
             place, hopeless = (volume_id, len(group)), 0
             group.append(sample)
             healthy += is_healthy
-            bar.update(kept + len(group))
+            at = kept + len(group)
+            bar.update(at)
+            if pace.seen(at, time.monotonic()):
+                if on_terminal:
+                    print()  # below the bar
+                left = _SAMPLES.value - at
+                logging.info(progress.forecast(left, pace.seconds, "sample"))
         else:
             place = "", ""
             hopeless += not sample.accepted
