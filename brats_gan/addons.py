@@ -129,6 +129,11 @@ class Adam(tf.keras.optimizers.Adam):
     are dense, without amsgrad.
     """
 
+    def restart(self):
+        """Back to the state of the first step, in the same variables."""
+        for variable in (self.iterations, *self._momentums, *self._velocities):
+            variable.assign(0 * variable)
+
     def apply_gradients(self, grads_and_vars, **kwargs):
         step = tf.cast(self.iterations, tf.float32) + 1.0
         # Made once for all variables: a graph has three operations for each otherwise.
@@ -159,6 +164,55 @@ class Adam(tf.keras.optimizers.Adam):
             grad=gradient,
             **self._shared,
         )
+
+
+class LossScaledAdam(Adam):
+    """Adam on gradients that are `loss_scale` times too large, for float16.
+
+    Small gradients would be 0 in float16, so those of a scaled loss are taken
+    (runs.update) and scaled back here, in float32. A step whose gradients are not
+    finite is skipped, moments and step count too, and the scale is halved; after
+    GROWTH_STEPS finite ones in a row it is doubled. What Keras' LossScaleOptimizer
+    does, whose interface Keras 2 and 3 do not share. The scale is part of a checkpoint,
+    but not of `variables`.
+    """
+
+    INITIAL_SCALE = 2.0**15  # as Keras
+    GROWTH_STEPS = 2000
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.loss_scale = tf.Variable(self.INITIAL_SCALE, trainable=False)
+        # In a row, since the scale changed. int64: others are copied to and from a GPU.
+        self.finite_steps = tf.Variable(0, trainable=False, dtype=tf.int64)
+
+    def restart(self):
+        super().restart()
+        self.loss_scale.assign(self.INITIAL_SCALE)
+        self.finite_steps.assign(0)
+
+    def apply_gradients(self, grads_and_vars, **kwargs):
+        pairs = [(g, v) for g, v in grads_and_vars if g is not None]
+        # A power of two: but for what was too small or too large, nothing is rounded.
+        pairs = [(g / tf.cast(self.loss_scale, g.dtype), v) for g, v in pairs]
+        finite = tf.reduce_all(
+            [tf.reduce_all(tf.math.is_finite(gradient)) for gradient, _ in pairs]
+        )
+
+        def move():
+            super(LossScaledAdam, self).apply_gradients(pairs, **kwargs)
+            steps = self.finite_steps + 1
+            grown = steps >= self.GROWTH_STEPS
+            self.finite_steps.assign(tf.where(grown, tf.zeros_like(steps), steps))
+            self.loss_scale.assign(self.loss_scale * tf.where(grown, 2.0, 1.0))
+            return True
+
+        def skip():
+            self.finite_steps.assign(0)
+            self.loss_scale.assign(tf.maximum(self.loss_scale / 2.0, 1.0))
+            return False
+
+        return tf.cond(finite, move, skip)
 
 
 def projective_transform(images, transforms, interpolation="bilinear", fill_value=0.0):

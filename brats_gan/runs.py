@@ -170,12 +170,20 @@ def set_up(precision, seed, deterministic=False):
     Deterministic operations are not enough: those of oneDNN differ in the last bit from
     one process to the next, and are chosen for good as TensorFlow is imported. So a
     process that has them begins once more without.
+
+    Args:
+        precision: a Keras policy by name, or a function that returns it, called when
+            devices are set up.
+        seed: of everything that draws.
+        deterministic: whether two runs are to be equal bit by bit.
     """
     if deterministic:
         if os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0":
             os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
         tf.config.experimental.enable_op_determinism()
+    if callable(precision):
+        precision = precision()
     tf.keras.mixed_precision.set_global_policy(precision)
     tf.keras.utils.set_random_seed(seed)
 
@@ -420,12 +428,15 @@ def adam(
     """Adam (Section 3.4) with its slots made at once, so that a restore finds them.
 
     `final` is the share of the peak rate at the last step; 1 keeps it constant.
-    `first_steps` and `first_final`: see ConstantThenLinear.
+    `first_steps` and `first_final`: see ConstantThenLinear. Where layers compute in
+    float16 it scales its loss, see `update`.
     """
     rate = ConstantThenLinear(
         peak, steps, final=final, first_steps=first_steps, first_final=first_final
     )
-    optimizer = addons.Adam(rate, beta_1=beta_1)
+    half = tf.keras.mixed_precision.global_policy().compute_dtype == "float16"
+    kind = addons.LossScaledAdam if half else addons.Adam
+    optimizer = kind(rate, beta_1=beta_1)
     optimizer.build(variables)
     return optimizer
 
@@ -436,9 +447,17 @@ def update(optimizers, tape, totals, variables):
     Args:
         optimizers, totals, variables: by side.
         tape: persistent, has seen the totals. All gradients are taken before any
-            variable moves.
+            variable moves. An optimizer with a loss_scale is given gradients that are
+            so many times as large.
     """
-    gradients = {side: tape.gradient(totals[side], variables[side]) for side in totals}
+    gradients = {
+        side: tape.gradient(
+            totals[side],
+            variables[side],
+            output_gradients=getattr(optimizers[side], "loss_scale", None),
+        )
+        for side in totals
+    }
     for side, values in gradients.items():
         optimizers[side].apply_gradients(zip(values, variables[side], strict=True))
 

@@ -153,6 +153,94 @@ def test_conditional_norm_is_the_plain_one_with_a_gain_and_offset_an_image(image
     np.testing.assert_allclose(made, expected, atol=2e-5)
 
 
+class FewSteps(addons.LossScaledAdam):
+    INITIAL_SCALE = 8.0
+    GROWTH_STEPS = 2
+
+
+def scaled_adam(rate=0.1):
+    weight = tf.Variable([1.0, -2.0])
+    adam = FewSteps(rate, beta_1=0.5)
+    adam.build([weight])
+    return adam, weight
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_the_loss_scale_grows_and_shrinks_as_by_hand(traced):
+    adam, weight = scaled_adam()
+
+    def step(gradient):
+        adam.apply_gradients([(gradient, weight)])
+
+    step = tf.function(step) if traced else step
+    scales, counts = [], []
+    inf, nan = float("inf"), float("nan")
+    for value in (1.0, 1.0, inf, 1.0, nan, 1.0, 1.0, 1.0, inf, inf, inf, inf, inf, inf):
+        step(tf.constant([value, 1.0]))
+        scales.append(float(adam.loss_scale))
+        counts.append(int(adam.iterations))
+    # Two finite steps double it, others halve it and begin the count anew, down to 1.
+    assert scales == [8, 16, 8, 8, 4, 4, 8, 8, 4, 2, 1, 1, 1, 1]
+    assert counts == [1, 2, 2, 3, 3, 4, 5, 6, 6, 6, 6, 6, 6, 6]
+
+
+def test_a_step_that_is_not_finite_moves_nothing():
+    adam, weight = scaled_adam()
+    adam.apply_gradients([(tf.constant([1.0, 2.0]), weight)])
+    before = [v.numpy() for v in (weight, *adam.variables)]
+    adam.apply_gradients([(tf.constant([1.0, float("nan")]), weight)])
+    after = [v.numpy() for v in (weight, *adam.variables)]
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert np.all(np.isfinite(weight))
+
+
+def test_scaled_gradients_make_the_steps_of_adam():
+    adam, weight = scaled_adam()
+    plain, other = addons.Adam(0.1, beta_1=0.5), tf.Variable([1.0, -2.0])
+    plain.build([other])
+    for number in range(5):  # the scale is doubled on the way
+        gradient = tf.random.stateless_normal([2], [3, number])
+        adam.apply_gradients([(gradient * adam.loss_scale, weight)])
+        plain.apply_gradients([(gradient, other)])
+    assert float(adam.loss_scale) == 32
+    np.testing.assert_array_equal(weight, other)
+
+
+def test_the_loss_scale_is_part_of_a_checkpoint(tmp_path):
+    adam, weight = scaled_adam()
+    for _ in range(3):
+        adam.apply_gradients([(tf.ones([2]), weight)])
+    saved = tf.train.Checkpoint(optimizer=adam, weight=weight).save(tmp_path / "c")
+    again, other = scaled_adam()
+    status = tf.train.Checkpoint(optimizer=again, weight=other).restore(saved)
+    status.assert_existing_objects_matched()
+    assert (float(again.loss_scale), int(again.finite_steps)) == (16, 1)
+    for one in (adam, again):
+        one.apply_gradients([(tf.ones([2]), {adam: weight, again: other}[one])])
+    assert float(again.loss_scale) == 32
+    np.testing.assert_array_equal(weight, other)
+
+
+@pytest.mark.parametrize("kind", [addons.Adam, FewSteps])
+def test_an_optimizer_that_is_restarted_takes_its_first_steps_again(kind):
+    weight = tf.Variable([1.0, -2.0])
+    adam = kind(0.1, beta_1=0.5)
+    adam.build([weight])
+
+    def train():
+        weight.assign([1.0, -2.0])
+        for number in range(3):
+            gradient = tf.random.stateless_normal([2], [3, number])
+            scale = getattr(adam, "loss_scale", 1.0)
+            adam.apply_gradients([(gradient * scale, weight)])
+        return weight.numpy()
+
+    first = train()
+    adam.restart()
+    np.testing.assert_array_equal(train(), first)
+
+
 def test_instance_norm_computes_in_float32_under_bfloat16():
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:

@@ -472,6 +472,61 @@ def test_a_second_process_is_refused_until_the_first_is_gone(
     assert runs.start(tmp_path / "run") == tmp_path / "run"
 
 
+@pytest.fixture
+def in_float16():
+    tf.keras.mixed_precision.set_global_policy("mixed_float16")
+    yield
+    tf.keras.mixed_precision.set_global_policy("float32")
+
+
+def test_gradients_too_small_for_float16_train_by_their_loss_scale(in_float16):
+    image = tf.keras.Input((4, 4, 1))
+    ones = {"kernel_initializer": "ones", "use_bias": False}
+    hidden = tf.keras.layers.Conv2D(1, 1, **ones)(image)
+    net = tf.keras.Model(image, tf.keras.layers.Conv2D(1, 1, **ones)(hidden))
+    optimizer = runs.adam(net.trainable_variables, 0.1, 10)
+    x = tf.ones([1, 4, 4, 1])
+
+    def gradients(scale):
+        with tf.GradientTape() as tape:
+            # Of a pixel 1e-8, less than half of the smallest of float16, 6e-8.
+            loss = 1e-8 * tf.reduce_sum(tf.cast(net(x), tf.float32))
+        return tape.gradient(loss, net.trainable_variables, output_gradients=scale)
+
+    assert all(float(tf.reduce_sum(tf.abs(g))) == 0 for g in gradients(None))
+    for gradient in gradients(optimizer.loss_scale):
+        # 16 pixels of 1e-8, and float16 has 11 bits.
+        found = float(tf.reduce_sum(gradient)) / float(optimizer.loss_scale)
+        assert found == pytest.approx(16e-8, rel=2**-10)
+
+    with tf.GradientTape(persistent=True) as tape:
+        loss = 1e-8 * tf.reduce_sum(tf.cast(net(x), tf.float32))
+    of_side = {"side": net.trainable_variables}
+    runs.update({"side": optimizer}, tape, {"side": loss}, of_side)
+    for variable in net.trainable_variables:
+        # Adam's first step is rate * g / (|g| + epsilon / sqrt(1 - beta_2)), here
+        # 0.1 * 16e-8 / (16e-8 + 1e-7 / sqrt(0.001)) = 0.1 * 0.16 / (0.16 + 3.162).
+        moved = 1 - float(tf.reduce_sum(variable))
+        assert moved == pytest.approx(0.1 * 0.16 / 3.322, rel=1e-2)
+
+
+def test_only_float16_needs_a_loss_scale():
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        optimizer = runs.adam([tf.Variable(1.0)], 0.1, 10)
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    assert not hasattr(optimizer, "loss_scale")
+
+
+def test_a_precision_may_be_a_function_called_as_the_run_is_set_up():
+    try:
+        runs.set_up(lambda: "mixed_bfloat16", 0)
+        assert tf.keras.mixed_precision.global_policy().name == "mixed_bfloat16"
+    finally:
+        runs.set_up("float32", 0)
+
+
 def test_sheets_reach_tensorboard(tmp_path):
     drawn = []
 
