@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from absl import flags, logging
 
 import brats_gan
@@ -32,6 +31,7 @@ from brats_gan import (
     synthesis,
     weights,
 )
+from brats_gan.lazy import tf
 
 _DATA = flags.DEFINE_string(
     "data_dir",

@@ -5,7 +5,6 @@ is drawn from its own stream. Start the same command again to continue a run.
 """
 
 import numpy as np
-import tensorflow as tf
 from absl import flags, logging
 
 from brats_gan import (
@@ -21,6 +20,7 @@ from brats_gan import (
     styles,
     weights,
 )
+from brats_gan.lazy import tf
 
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder, see data/README.md.")
 _RUN = flags.DEFINE_string("run_dir", None, "Folder of this run; resumed if it exists.")
@@ -194,7 +194,14 @@ def main(argv):
     )
     slices = data.Slices(training, _SIZE.value, in_range, cache_dir=_CACHE.value)
     steps = runs.total_steps(
-        run_dir, _STEPS, _EPOCHS, len(slices), _BATCH.value, _RATE.value
+        run_dir,
+        _STEPS,
+        _EPOCHS,
+        len(slices),
+        _BATCH.value,
+        _RATE.value,
+        first_share=_FIRST_PHASE.value,
+        first_final=multimodal.FULL_RATE,
     )
 
     build = {
@@ -260,6 +267,8 @@ def main(argv):
     shown = dict(next(iter(data.multimodal_batches(slices, SHOWN, seed=1))))
     shown["candidates"] = largest_first(shown["candidates"])
     for step, until in ((first_step, first_steps), (train_step, steps)):
+        if until == 0:
+            continue  # --first_phase=0
         runs.loop(
             run_dir,
             step,

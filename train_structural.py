@@ -4,11 +4,11 @@ Section 2.3 and Figure 2 of the paper. Start the same command again to continue 
 """
 
 import numpy as np
-import tensorflow as tf
 from absl import flags, logging
 
 from brats_gan import (
     brats,
+    code_bank,
     data,
     figures,
     losses,
@@ -18,6 +18,7 @@ from brats_gan import (
     structure,
     weights,
 )
+from brats_gan.lazy import tf
 
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder, see data/README.md.")
 _RUN = flags.DEFINE_string("run_dir", None, "Folder of this run; resumed if it exists.")
@@ -142,7 +143,7 @@ def main(argv):
     begun = weights.begin(
         run_dir, "structural", build, nets, _INIT_FROM.value, held_out
     )
-    codes = structural.Codes(networks.map_code_dim(_SIZE.value, _CODE.value))
+    codes = code_bank.Codes(networks.map_code_dim(_SIZE.value, _CODE.value))
     sides = {
         "generator": structural.GENERATOR_SIDE,
         "discriminator": structural.DISCRIMINATOR_SIDE,

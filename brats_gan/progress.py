@@ -7,6 +7,7 @@ import sys
 import time
 
 EVERY = 20.0  # seconds between lines where there is no terminal
+SOON = 5.0  # seconds that need no line there
 
 
 def duration(seconds):
@@ -66,7 +67,7 @@ class Line:
     """How many of all are done, and how long the rest takes, on stderr.
 
     On a terminal one line that is written over; elsewhere a line after the first
-    piece and then every EVERY seconds.
+    piece and then every EVERY seconds, while more than SOON are left.
     """
 
     def __init__(self, doing, unit):
@@ -75,11 +76,12 @@ class Line:
 
     def __call__(self, done, total):
         now = time.monotonic()
-        left = duration((now - self._begun) / done * (total - done))
-        line = f"{self._doing}: {done} of {total} {self._unit}s, about {left} to go"
+        left = (now - self._begun) / done * (total - done)
+        line = f"{self._doing}: {done} of {total} {self._unit}s"
+        line += f", about {duration(left)} to go"
         if sys.stderr.isatty():
             end = "\n" if done == total else ""
             print(f"\r{line:<79}", end=end, file=sys.stderr, flush=True)
-        elif done < total and now - self._shown >= EVERY:
+        elif left > SOON and now - self._shown >= EVERY:
             self._shown = now
             print(line, file=sys.stderr, flush=True)

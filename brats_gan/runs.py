@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from absl import app, flags, logging
 
 import brats_gan
-from brats_gan import addons, brats, progress
+from brats_gan import addons, brats, progress, schedules
+from brats_gan.lazy import tf
 
 try:
     import fcntl
@@ -120,7 +120,17 @@ def main(run_script):
             sys.exit(128 + stopped.number)
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    app.run(guarded)
+    app.run(guarded, flags_parser=parse_flags)
+
+
+def parse_flags(argv):
+    """For app.run: as absl does it, but to be asked for help is no failure."""
+    try:
+        return flags.FLAGS(argv)
+    except SystemExit:  # by --help and its kin, which absl ends with exit code 1
+        sys.exit(0)
+    except flags.Error:
+        return app.parse_flags_with_usage(argv)  # says what is wrong, and ends
 
 
 def _stop(number, frame):
@@ -288,7 +298,17 @@ def _write_flags(run_dir, by_name):
     brats.write_atomically(run_dir / "flags.txt", ("\n".join(lines) + "\n").encode())
 
 
-def total_steps(run_dir, steps, epochs, slices, batch_size, rate, final=0.05):
+def total_steps(
+    run_dir,
+    steps,
+    epochs,
+    slices,
+    batch_size,
+    rate,
+    final=0.05,
+    first_share=0.0,
+    first_final=1.0,
+):
     """Steps of a run, which may be others than when it was begun; updates flags.txt.
 
     Args:
@@ -298,6 +318,7 @@ def total_steps(run_dir, steps, epochs, slices, batch_size, rate, final=0.05):
         slices: how many there are to train on.
         batch_size: slices a step.
         rate, final: peak and final share of the learning rate, see `adam`.
+        first_share, first_final: of a first phase, see `adam`; 0 is none.
 
     Raises:
         RunError: more steps are done already.
@@ -317,15 +338,20 @@ def total_steps(run_dir, steps, epochs, slices, batch_size, rate, final=0.05):
             f"--{steps.name}={done} or more, or choose another folder"
         )
     if now != before and done:
-        rates = [
-            float(ConstantThenLinear(rate, of, final=final)(min(done, of)))
+        first = {"first_final": first_final}
+        courses = {
+            of: schedules.ConstantThenLinear(
+                rate, of, final=final, first_steps=round(first_share * of), **first
+            )
             for of in (before, now)
-        ]
+        }
+        rates = [float(courses[of](min(done, of))) for of in (before, now)]
         logging.info(
             "%s: %d steps in all, no longer %d; %d are done. The learning rate and all "
             "else that is a share of the steps go on as in a run of %d: the rate from "
             "%.3g (it was to be %.3g here) to %.3g at the end",
-            *(run_dir, now, before, done, now, rates[1], rates[0], rate * final),
+            *(run_dir, now, before, done, now, rates[1], rates[0]),
+            float(courses[now](now)),
         )
     _write_flags(run_dir, key_flags())
     return now
@@ -373,55 +399,6 @@ def _lock(run_dir):
         file.flush()
 
 
-class ConstantThenLinear(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """`peak` for a share of the steps, then linear down to a share of the peak.
-
-    With `first_steps` there is such a course before it, from `peak` to the share
-    `first_final`, and from there the same over the steps that are left.
-    """
-
-    def __init__(
-        self,
-        peak,
-        steps,
-        constant=0.5,
-        final=0.05,
-        first_steps=0,
-        first_final=1.0,
-    ):
-        super().__init__()
-        self.peak, self.steps = peak, steps
-        self.constant, self.final = constant, final
-        self.first_steps, self.first_final = first_steps, first_final
-
-    def _fallen(self, step, steps):
-        """0 in the constant share of `steps`, then linear up to 1."""
-        done = step / max(steps, 1)
-        return tf.clip_by_value(
-            (done - self.constant) / (1.0 - self.constant), 0.0, 1.0
-        )
-
-    def __call__(self, step):
-        step = tf.cast(step, tf.float32)
-        left = step - self.first_steps, self.steps - self.first_steps
-        share = 1.0 - (1.0 - self.final) * self._fallen(*left)
-        if self.first_steps:
-            first = self._fallen(step, self.first_steps)
-            share *= 1.0 - (1.0 - self.first_final) * first
-        return self.peak * share
-
-    def get_config(self):
-        names = (
-            "peak",
-            "steps",
-            "constant",
-            "final",
-            "first_steps",
-            "first_final",
-        )
-        return {name: getattr(self, name) for name in names}
-
-
 def adam(
     variables, peak, steps, beta_1=0.5, final=0.05, first_steps=0, first_final=1.0
 ):
@@ -431,7 +408,7 @@ def adam(
     `first_steps` and `first_final`: see ConstantThenLinear. Where layers compute in
     float16 it scales its loss, see `update`.
     """
-    rate = ConstantThenLinear(
+    rate = schedules.ConstantThenLinear(
         peak, steps, final=final, first_steps=first_steps, first_final=first_final
     )
     half = tf.keras.mixed_precision.global_policy().compute_dtype == "float16"

@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from brats_gan import fusion, losses, networks, runs, structure
+from brats_gan.lazy import tf
 
 # Weights of the terms each side is trained on, by their names in losses.py (D9, D17).
 GENERATOR_WEIGHTS = {
@@ -22,8 +22,6 @@ GENERATOR_WEIGHTS = {
 DISCRIMINATOR_WEIGHTS = {"code_discriminator": 1.0, "map_discriminator": 1.0}
 WEIGHTS = GENERATOR_WEIGHTS | DISCRIMINATOR_WEIGHTS
 SHOWN = ("accuracy_D_f", "accuracy_FD_f")  # of the games, logged beside the losses
-
-CODES_KEPT = 512  # codes of training maps from which new ones are drawn (D25)
 
 GENERATOR_SIDE = ("EC_f", "DC_f", "MASK")
 DISCRIMINATOR_SIDE = ("D_f", "FD_f")
@@ -69,37 +67,6 @@ def extract(batch, beta=structure.BETA):
     return fusion.remove_lesion(f, batch["label"]), structure.background(batch["x"])
 
 
-class Codes(tf.Module):
-    """The codes of the last training maps, and new ones of their Gaussian (D25).
-
-    What D_f judges must be drawn as maps will be drawn, and the codes of one batch are
-    too few to know how: these are kept from step to step, and in the checkpoint.
-    """
-
-    def __init__(self, code_dim, kept=CODES_KEPT):
-        super().__init__()
-        self.kept = kept
-        self.codes = tf.Variable(tf.zeros([kept, code_dim]), trainable=False)
-        self.count = tf.Variable(0, dtype=tf.int64, trainable=False)
-
-    def add(self, codes):
-        """Takes in [B, code_dim]; the oldest give way."""
-        rows = self.count + tf.range(tf.shape(codes)[0], dtype=tf.int64)
-        self.codes.scatter_nd_update((rows % self.kept)[:, None], codes)
-        self.count.assign_add(tf.shape(codes, tf.int64)[0])
-
-    def draw(self, batch_size, seed):
-        """[batch_size, code_dim] of the Gaussian with the mean and covariance of those
-        kept: the mean, and a random sum of all deviations from it."""
-        known = tf.cast(tf.range(self.kept, dtype=tf.int64) < self.count, tf.float32)
-        total = tf.reduce_sum(known)
-        codes = tf.convert_to_tensor(self.codes)
-        mean = tf.reduce_sum(codes, 0, keepdims=True) / total
-        deviations = (codes - mean) * known[:, None]
-        shares = tf.random.stateless_normal([batch_size, self.kept], seed)
-        return mean + tf.matmul(shares, deviations) / tf.sqrt(total)
-
-
 def terms(nets, batch, seed, codes, options=Options()):  # noqa: B008 - immutable
     """Every loss of the stage on one batch, by name, and how often D_f and FD_f are
     right (accuracy_D_f, accuracy_FD_f).
@@ -108,7 +75,7 @@ def terms(nets, batch, seed, codes, options=Options()):  # noqa: B008 - immutabl
         nets: of `build`.
         batch: {"x": [B, H, W, 1] in [0, 1], "label": [B, H, W]}.
         seed: [2] int32, of code_n, z, code_{f,g} and the noise.
-        codes: Codes; those of the batch are added.
+        codes: code_bank.Codes; those of the batch are added.
         options: Options.
     """
     f, background = extract(batch, options.beta)
@@ -178,7 +145,7 @@ def make_train_step(
     Args:
         nets: of `build`.
         optimizers: {"generator": ..., "discriminator": ...}, built.
-        codes: Codes.
+        codes: code_bank.Codes.
         weights: by the names of WEIGHTS.
         options: Options.
     """

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from brats_gan import brats, multimodal, runs, segmentation, structural
+from brats_gan.lazy import tf
 
 FORMAT = 1
 PRETRAINED = (

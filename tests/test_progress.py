@@ -43,6 +43,14 @@ def test_of_slow_pieces_fewer_are_measured():
     assert pace.seen(3, 18.0) and pace.seconds == 9.0
 
 
+def test_what_is_done_soon_needs_no_line(monkeypatch, capsys):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: False)
+    line = progress.Line("checking DIR", "subject")
+    line(1, 2)
+    line(2, 2)
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("on_terminal", [True, False])
 def test_lines_are_written_over_on_a_terminal_and_now_and_then_elsewhere(
     monkeypatch, capsys, on_terminal

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brats_gan import runs, structural
+from brats_gan import code_bank, runs, structural
 
 SIZE, WIDTH, CODE = 32, 4, 16  # a number for each 8 x 8 pixels
 SEED = tf.constant([3, 4])
@@ -18,7 +18,7 @@ def nets():
 
 @pytest.fixture
 def codes():
-    return structural.Codes(CODE, kept=4)
+    return code_bank.Codes(CODE, kept=4)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_every_term_is_weighted_and_trains_somebody():
 def gradients(nets, batch):
     """{term: {network: sum of absolute gradients}} within the side of the term."""
     with tf.GradientTape(persistent=True) as tape:
-        named = structural.terms(nets, batch, SEED, structural.Codes(CODE))
+        named = structural.terms(nets, batch, SEED, code_bank.Codes(CODE))
     found = {}
     for term in TRAINS:
         generates = term in structural.GENERATOR_WEIGHTS
@@ -125,9 +125,7 @@ def test_a_blank_slice_gives_finite_losses(nets, batch, codes):
 def test_equal_seeds_give_equal_losses(nets, batch):
     one, same, other = (
         float(
-            structural.terms(nets, batch, seed, structural.Codes(CODE))[
-                "reconstruction"
-            ]
+            structural.terms(nets, batch, seed, code_bank.Codes(CODE))["reconstruction"]
         )
         for seed in (SEED, SEED, tf.constant([3, 5]))
     )
@@ -147,7 +145,7 @@ def test_drawn_codes_have_the_mean_and_covariance_of_those_kept():
     rng = np.random.default_rng(0)
     code = rng.standard_normal((400, 3)) @ np.diag([1.0, 2.0, 0.5]) + [0, 5, -1]
     code = code.astype(np.float32)
-    codes = structural.Codes(3, kept=512)  # not all of it is filled
+    codes = code_bank.Codes(3, kept=512)  # not all of it is filled
     codes.add(code[:250])
     codes.add(code[250:])
     drawn = codes.draw(20000, SEED).numpy()
@@ -156,14 +154,14 @@ def test_drawn_codes_have_the_mean_and_covariance_of_those_kept():
 
 
 def test_of_the_codes_the_newest_are_kept():
-    codes = structural.Codes(1, kept=3)
+    codes = code_bank.Codes(1, kept=3)
     for value in (1.0, 2.0, 3.0, 4.0):
         codes.add(tf.constant([[value]]))
     assert sorted(codes.codes.numpy().ravel()) == [2.0, 3.0, 4.0]
 
 
 def test_from_a_single_code_only_itself_is_drawn():
-    codes = structural.Codes(2, kept=8)
+    codes = code_bank.Codes(2, kept=8)
     codes.add(tf.constant([[1.0, -2.0]]))
     np.testing.assert_allclose(codes.draw(3, SEED), [[1.0, -2.0]] * 3)
 
@@ -175,7 +173,7 @@ def test_without_soft_maps_what_is_learnt_is_the_hard_map(nets, batch):
             nets,
             batch,
             SEED,
-            structural.Codes(CODE),
+            code_bank.Codes(CODE),
             structural.Options(soft_maps=each),
         )
         for each in (True, False)

@@ -1,0 +1,52 @@
+"""Learning rates as functions of the step."""
+
+import tensorflow as tf
+
+
+class ConstantThenLinear(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """`peak` for a share of the steps, then linear down to a share of the peak.
+
+    With `first_steps` there is such a course before it, from `peak` to the share
+    `first_final`, and from there the same over the steps that are left.
+    """
+
+    def __init__(
+        self,
+        peak,
+        steps,
+        constant=0.5,
+        final=0.05,
+        first_steps=0,
+        first_final=1.0,
+    ):
+        super().__init__()
+        self.peak, self.steps = peak, steps
+        self.constant, self.final = constant, final
+        self.first_steps, self.first_final = first_steps, first_final
+
+    def _fallen(self, step, steps):
+        """0 in the constant share of `steps`, then linear up to 1."""
+        done = step / max(steps, 1)
+        return tf.clip_by_value(
+            (done - self.constant) / (1.0 - self.constant), 0.0, 1.0
+        )
+
+    def __call__(self, step):
+        step = tf.cast(step, tf.float32)
+        left = step - self.first_steps, self.steps - self.first_steps
+        share = 1.0 - (1.0 - self.final) * self._fallen(*left)
+        if self.first_steps:
+            first = self._fallen(step, self.first_steps)
+            share *= 1.0 - (1.0 - self.first_final) * first
+        return self.peak * share
+
+    def get_config(self):
+        names = (
+            "peak",
+            "steps",
+            "constant",
+            "final",
+            "first_steps",
+            "first_final",
+        )
+        return {name: getattr(self, name) for name in names}
