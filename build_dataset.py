@@ -8,6 +8,8 @@ import csv
 import io
 import itertools
 import json
+import sys
+import time
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +21,7 @@ from brats_gan import (
     data,
     figures,
     privacy,
+    progress,
     registration,
     runs,
     structure,
@@ -238,6 +241,7 @@ def main(argv):
         _STRUCTURAL.value, _MULTIMODAL.value, segmentor_run
     )
     output_dir = runs.start(_OUTPUT.value, free=("nearest_report",))
+    logging.info("stage 3: %s, with labels of %s", output_dir, _DATA.value)
     training, held_out = data.split_subjects(
         _DATA.value,
         output_dir,
@@ -263,8 +267,15 @@ def main(argv):
 
     kept = sum(bool(row["id"]) for row in rows)
     healthy = sum(bool(row["id"]) and row["lesion_pixels"] == "0" for row in rows)
-    bar = tf.keras.utils.Progbar(_SAMPLES.value, unit_name="sample", interval=5)
+    logging.info("%s: %d samples to make", output_dir, max(_SAMPLES.value - kept, 0))
+    on_terminal = sys.stdout.isatty()
+    bar = tf.keras.utils.Progbar(
+        _SAMPLES.value,
+        unit_name="sample",
+        interval=5 if on_terminal else progress.EVERY,
+    )
     bar.update(kept)
+    pace = progress.Pace(pieces=2 * _BATCH.value)  # they come in groups
     first = len(rows)
     endless = _ACCEPTED_ONLY.value
     made = synthesis.samples(
@@ -289,7 +300,13 @@ def main(argv):
             place, hopeless = (volume_id, len(group)), 0
             group.append(sample)
             healthy += is_healthy
-            bar.update(kept + len(group))
+            at = kept + len(group)
+            bar.update(at)
+            if pace.seen(at, time.monotonic()):
+                if on_terminal:
+                    print()  # below the bar
+                left = _SAMPLES.value - at
+                logging.info(progress.forecast(left, pace.seconds, "sample"))
         else:
             place = "", ""
             hopeless += not sample.accepted

@@ -104,6 +104,13 @@ _CHECKPOINT_SECONDS = flags.DEFINE_float(
     runs.CHECKPOINT_SECONDS,
     "Between checkpoints; a kill costs no more.",
 )
+_STEPS_PER_CALL = flags.DEFINE(
+    runs.StepsPerCall(),
+    "steps_per_call",
+    "auto",
+    runs.STEPS_PER_CALL,
+    serializer=flags.ArgumentSerializer(),
+)
 _KEEP = flags.DEFINE_bool(
     "keep_checkpoints",
     False,
@@ -247,6 +254,7 @@ class Segmentors:
             seed,
             slices.names,
             checkpoint_seconds=_CHECKPOINT_SECONDS.value,
+            steps_per_call=_STEPS_PER_CALL.value,
         )
 
 
@@ -284,7 +292,10 @@ def single_run(run_dir, results, real, held_out):
         real_count = len(as_slices(real))
     else:  # real subjects come first in `sources`, and are decoded already
         real_count = np.count_nonzero(slices.index[:, 0] < len(real))
-    iterations = _ITERATIONS.value or default_iterations(real_count)
+    iterations = runs.total_steps(
+        *(run_dir, _ITERATIONS, _EPOCHS, real_count, _BATCH.value),
+        *(_RATE.value, _FINAL_RATE.value),
+    )
     items = np.stack([np.arange(len(slices)), np.zeros(len(slices), int)], 1)
     plan = [mixing.Phase((train_on,), items, iterations)]
     segmentors = Segmentors(iterations, _ENHANCED.value)
@@ -443,7 +454,9 @@ def main(argv):
     del argv  # checked by runs.main
     runs.set_up(_PRECISION.value, _SEED.value, _DETERMINISTIC.value)
     asked = wanted()
-    run_dir = runs.start(_RUN.value, FREE)
+    # The repeats of a table must all be of one length; a single run may be made longer.
+    run_dir = runs.start(_RUN.value, {*FREE, *(() if asked else runs.LENGTH)})
+    logging.info("stage 4: %s, scored on held-out subjects of %s", run_dir, _DATA.value)
     given = _SPLIT.value or (_SYNTHETIC.value and f"{_SYNTHETIC.value}/split.json")
     real, held_out = data.split_subjects(
         _DATA.value,

@@ -18,7 +18,7 @@ import sys
 
 from absl import app, flags
 
-from brats_gan import brats
+from brats_gan import brats, progress
 
 _DATA = flags.DEFINE_string("data_dir", None, "Folder to check or to convert.")
 _OUTPUT = flags.DEFINE_string("output_dir", None, "Folder that convert, phantom write.")
@@ -40,7 +40,8 @@ def check():
     from brats_gan import checks
 
     slices = brats.parse_slices(_SLICES.value)
-    report = checks.check(_DATA.value, _LAYOUT.value, slices, progress=_progress)
+    shown = progress.Line(f"checking {_DATA.value}", "subject")
+    report = checks.check(_DATA.value, _LAYOUT.value, slices, progress=shown)
     print(json.dumps(report.as_dict(), indent=2) if _JSON.value else report.as_text())
     return 0 if report.usable else 1
 
@@ -69,13 +70,6 @@ COMMANDS = {
     "convert": (convert, (_DATA, _OUTPUT)),
     "phantom": (phantom, (_OUTPUT,)),
 }
-
-
-def _progress(done, subjects):
-    """On a terminal only: a full check takes half a second a subject."""
-    if sys.stderr.isatty():
-        end = "\n" if done == subjects else ""
-        print(f"\r{done} of {subjects} subjects", end=end, file=sys.stderr)
 
 
 def main(argv):

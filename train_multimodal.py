@@ -6,7 +6,7 @@ is drawn from its own stream. Start the same command again to continue a run.
 
 import numpy as np
 import tensorflow as tf
-from absl import flags
+from absl import flags, logging
 
 from brats_gan import (
     brats,
@@ -54,6 +54,13 @@ _CHECKPOINT_SECONDS = flags.DEFINE_float(
     "checkpoint_seconds",
     runs.CHECKPOINT_SECONDS,
     "Between checkpoints; a kill costs no more.",
+)
+_STEPS_PER_CALL = flags.DEFINE(
+    runs.StepsPerCall(),
+    "steps_per_call",
+    "auto",
+    runs.STEPS_PER_CALL,
+    serializer=flags.ArgumentSerializer(),
 )
 _PAIRS = flags.DEFINE_bool(
     "all_pairs", False, "Every translation each step, not two drawn ones (D18)."
@@ -147,7 +154,8 @@ def main(argv):
     del argv  # checked by runs.main
     runs.share_cores()
     runs.set_up(_PRECISION.value, _SEED.value, _DETERMINISTIC.value)
-    run_dir = runs.start(_RUN.value)
+    run_dir = runs.start(_RUN.value, free=runs.LENGTH)
+    logging.info("stage 2: %s, trained on %s", run_dir, _DATA.value)
     in_range = brats.parse_slices(_SLICES.value)
     training, _ = data.split_subjects(
         _DATA.value,
@@ -160,7 +168,9 @@ def main(argv):
         held_out=_HELD_OUT.value,
     )
     slices = data.Slices(training, _SIZE.value, in_range, cache_dir=_CACHE.value)
-    steps = _STEPS.value or round(_EPOCHS.value * len(slices) / _BATCH.value)
+    steps = runs.total_steps(
+        run_dir, _STEPS, _EPOCHS, len(slices), _BATCH.value, _RATE.value
+    )
 
     nets = multimodal.build(
         _SIZE.value,
@@ -211,6 +221,7 @@ def main(argv):
         slices.names,
         sheet=lambda step: draw_generated(nets, shown, options),
         checkpoint_seconds=_CHECKPOINT_SECONDS.value,
+        steps_per_call=_STEPS_PER_CALL.value,
     )
 
     draw_generated(nets, shown, options, run_dir / "generated.png")

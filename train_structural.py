@@ -5,7 +5,7 @@ Section 2.3 and Figure 2 of the paper. Start the same command again to continue 
 
 import numpy as np
 import tensorflow as tf
-from absl import flags
+from absl import flags, logging
 
 from brats_gan import brats, data, figures, losses, runs, structural, structure
 
@@ -47,6 +47,13 @@ _CHECKPOINT_SECONDS = flags.DEFINE_float(
     runs.CHECKPOINT_SECONDS,
     "Between checkpoints; a kill costs no more.",
 )
+_STEPS_PER_CALL = flags.DEFINE(
+    runs.StepsPerCall(),
+    "steps_per_call",
+    "auto",
+    runs.STEPS_PER_CALL,
+    serializer=flags.ArgumentSerializer(),
+)
 _WEIGHTS = {
     name: flags.DEFINE_float(
         f"weight_{name}", value, f"Weight of the loss {name} (D9)."
@@ -82,7 +89,8 @@ def draw_sheet(nets, found, real, path=None):
 def main(argv):
     del argv  # checked by runs.main
     runs.set_up(_PRECISION.value, _SEED.value, _DETERMINISTIC.value)
-    run_dir = runs.start(_RUN.value)
+    run_dir = runs.start(_RUN.value, free=runs.LENGTH)
+    logging.info("stage 1: %s, trained on %s", run_dir, _DATA.value)
     in_range = brats.parse_slices(_SLICES.value)
     training, _ = data.split_subjects(
         _DATA.value,
@@ -95,7 +103,9 @@ def main(argv):
         held_out=_HELD_OUT.value,
     )
     slices = data.Slices(training, _SIZE.value, in_range, cache_dir=_CACHE.value)
-    steps = _STEPS.value or round(_EPOCHS.value * len(slices) / _BATCH.value)
+    steps = runs.total_steps(
+        run_dir, _STEPS, _EPOCHS, len(slices), _BATCH.value, _RATE.value
+    )
 
     nets = structural.build(_SIZE.value, _WIDTH.value, _CODE.value, _MASK_WIDTH.value)
     sides = {
@@ -134,6 +144,7 @@ def main(argv):
         slices.names,
         sheet=sheet,
         checkpoint_seconds=_CHECKPOINT_SECONDS.value,
+        steps_per_call=_STEPS_PER_CALL.value,
     )
 
     found = structural.fit(nets, known_maps(slices, _BETA.value, FITTED))

@@ -14,7 +14,6 @@ import gzip
 import multiprocessing
 import os
 import pathlib
-import time
 from concurrent import futures
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ import nibabel
 import numpy as np
 from scipy import ndimage
 
+from brats_gan import progress
 from brats_gan.brats import LABELS, MODALITIES
 
 SHAPE = (240, 240, 155)  # BRATS: voxels of 1 mm
@@ -795,14 +795,11 @@ def write_subject(output_dir, index, seed=0, slices=SLICES):
 
 def write_subjects(output_dir, count, seed=0, slices=SLICES, processes=2):
     """Writes subjects 1 to `count` with a progress line; returns their folders."""
-    begin, folders = time.monotonic(), []
+    shown, folders = progress.Line(f"phantoms in {output_dir}", "subject"), []
 
     def report(folder):
         folders.append(folder)
-        left = (time.monotonic() - begin) / len(folders) * (count - len(folders))
-        end = "\n" if len(folders) == count else ""
-        line = f"\rphantom: {len(folders)}/{count} subjects, {left:.0f} s left "
-        print(line, end=end, flush=True)
+        shown(len(folders), count)
 
     jobs = [(output_dir, index, seed, slices) for index in range(1, count + 1)]
     if processes == 1:

@@ -21,7 +21,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 import brats_gan
-from brats_gan import addons, brats
+from brats_gan import addons, brats, progress
 
 try:
     import fcntl
@@ -31,17 +31,26 @@ except ImportError:  # Windows
 # Flags that may differ when a run goes on: where things are, not what is computed.
 PLACES = frozenset(
     {"run_dir", "data_dir", "cache_dir", "flagfile", "check", "checkpoint_seconds"}
+    | {"steps_per_call"}
 )
+
+# Flags that say how long a run is: `total_steps` lets them be raised.
+LENGTH = frozenset({"steps", "iterations", "epochs"})
 
 EXIT_BAD_INPUT = 1
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # exit codes 130 and 143
 CHECKPOINT_SECONDS = 300
 CHECKPOINTS_KEPT = 2
+CALL_SECONDS = 0.05  # of several steps in one call
 LOCK = ".lock"
 DETERMINISTIC = (
     "Equal losses to the last bit, run again or resumed, on the same machine and "
     "versions. A step takes 1.6 times as long in float32, 24 times in mixed_bfloat16 "
     "(docs/performance.md)."
+)
+STEPS_PER_CALL = (
+    "Steps in one call of TensorFlow: a number, or auto, which puts short ones "
+    "together. What comes out is the same."
 )
 SHOWN_WHILE_TRAINING = (
     "generator",
@@ -53,6 +62,17 @@ SHOWN_WHILE_TRAINING = (
 
 class RunError(RuntimeError):
     """A run that cannot start or go on; the message says why and what to do."""
+
+
+class StepsPerCall(flags.ArgumentParser):
+    """What --steps_per_call takes: "auto", or a number above 0."""
+
+    def parse(self, argument):
+        if argument == "auto":
+            return argument
+        if not str(argument).isdecimal() or not int(argument):
+            raise ValueError(f"{argument} is neither auto nor a number above 0")
+        return int(argument)
 
 
 class Stopped(BaseException):
@@ -197,7 +217,8 @@ def start(run_dir, free=()):
 
     Args:
         run_dir: folder.
-        free: names of flags that may differ when the run goes on, besides PLACES.
+        free: names of flags that may differ when the run goes on, besides PLACES. Those
+            of LENGTH stay in flags.txt as they were, until `total_steps` has agreed.
 
     Returns:
         The folder, a Path.
@@ -211,7 +232,7 @@ def start(run_dir, free=()):
     _require_run_or_empty(run_dir)
     _lock(run_dir)
     script = Path(sys.argv[0]).name
-    now = key_flags()
+    now = lines = key_flags()
     if path.exists():
         other, before = _read_flags(path)
         if other != script:
@@ -229,11 +250,62 @@ def start(run_dir, free=()):
                 + "\n".join(changed)
                 + f"\nRepeat it with --flagfile={path}, or choose another folder."
             )
+        length = LENGTH.intersection(free)
+        lines = {name: line for name, line in now.items() if name not in length}
+        lines |= {name: before[name] for name in length & before.keys()}
     for part in run_dir.rglob(brats.PARTS):  # of a process that was killed
         part.unlink()
-    lines = [f"# {script}"] + [now[name] for name in sorted(now)]
-    brats.write_atomically(path, ("\n".join(lines) + "\n").encode())
+    _write_flags(run_dir, lines)
     return run_dir
+
+
+def _write_flags(run_dir, by_name):
+    script = Path(sys.argv[0]).name
+    lines = [f"# {script}"] + [by_name[name] for name in sorted(by_name)]
+    brats.write_atomically(run_dir / "flags.txt", ("\n".join(lines) + "\n").encode())
+
+
+def total_steps(run_dir, steps, epochs, slices, batch_size, rate, final=0.05):
+    """Steps of a run, which may be others than when it was begun; updates flags.txt.
+
+    Args:
+        run_dir: of `start`, with LENGTH free.
+        steps: the flag that gives them, or has the value None.
+        epochs: the flag that gives them otherwise: passes over the slices.
+        slices: how many there are to train on.
+        batch_size: slices a step.
+        rate, final: peak and final share of the learning rate, see `adam`.
+
+    Raises:
+        RunError: more steps are done already.
+    """
+
+    def total(given, passes):
+        return int(given or 0) or round(float(passes) * slices / batch_size)
+
+    began_with = settings(run_dir)
+    before = total(began_with.get(steps.name), began_with.get(epochs.name, 0))
+    now = total(steps.value, epochs.value)
+    newest = _checkpoints(run_dir / "checkpoints")[:1]
+    done = int(newest[0].name[len("ckpt-") :]) if newest else 0
+    if now < done:
+        raise RunError(
+            f"{run_dir} has done {done} of {before} steps, and {now} are fewer; give "
+            f"--{steps.name}={done} or more, or choose another folder"
+        )
+    if now != before and done:
+        rates = [
+            float(ConstantThenLinear(rate, of, final=final)(min(done, of)))
+            for of in (before, now)
+        ]
+        logging.info(
+            "%s: %d steps in all, no longer %d; %d are done. The learning rate and all "
+            "else that is a share of the steps go on as in a run of %d: the rate from "
+            "%.3g (it was to be %.3g here) to %.3g at the end",
+            *(run_dir, now, before, done, now, rates[1], rates[0], rate * final),
+        )
+    _write_flags(run_dir, key_flags())
+    return now
 
 
 def _require_run_or_empty(run_dir):
@@ -506,25 +578,34 @@ def loop(
     log_every=20,
     sheet_every=500,
     checkpoint_seconds=CHECKPOINT_SECONDS,
+    steps_per_call=1,
 ):
     """Trains from the newest checkpoint to `steps`.
+
+    Losses stay on the device until they are shown or logged, so that no step waits for
+    the host. A loss that is not finite is therefore found when they are looked at, up
+    to `log_every` steps later, but before anything is written.
 
     Args:
         run_dir: Path of the run folder.
         train_step: (batch, seed [2] int32) -> {loss name: scalar}.
-        batches: first step -> dataset of batches from that step on. A batch may name
-            the subjects it came from in "subject", integers into `subject_names`.
+        batches: first step -> dataset of batches from that step on, always the same. A
+            batch may name the subjects it came from in "subject", integers into
+            `subject_names`.
         steps: total steps of the run.
         objects: name -> network or optimiser; what a checkpoint holds.
         seed: of the run. Step k is given (seed, k), so that a resumed run draws the
             same numbers as an uninterrupted one.
         sheet: step -> [H, W, 3] uint8 for TensorBoard, or None.
         checkpoint_seconds: between checkpoints.
+        steps_per_call: a number, or "auto": as many as take CALL_SECONDS. More than one
+            step is a loop within one traced function, so `train_step` must be one that
+            TensorFlow can trace; a call ends where something is to be logged or shown.
 
     Raises:
         RunError: a loss or a weight is not finite (names it, the step and the subjects
             of the batch), no checkpoint is whole, or there is no room to write.
-        Stopped: SIGINT or SIGTERM came. The step was finished and a checkpoint written.
+        Stopped: SIGINT or SIGTERM came. The call was finished and a checkpoint written.
     """
     step_variable = tf.Variable(0, dtype=tf.int64, trainable=False)
     checkpoint = tf.train.Checkpoint(step=step_variable, **objects)
@@ -535,6 +616,8 @@ def loop(
         return
     if first:
         logging.info("%s: going on at step %d of %d", run_dir, first, steps)
+    else:
+        logging.info("%s: training for %d steps", run_dir, steps)
     log_path = run_dir / "losses.jsonl"
     _keep_lines_until(log_path, first)
     events = run_dir / "tensorboard"
@@ -542,44 +625,76 @@ def loop(
     with _writing(events):
         writer = tf.summary.create_file_writer(str(events))
 
-    bar = None
+    def refuse(broken, step):
+        # A batch can be had again, so none need be kept until its losses are looked at.
+        if broken:
+            _refuse(broken, step, next(iter(batches(step))), subject_names)
+
+    bar, shown_at = None, -np.inf
+    interval = 0.5 if sys.stdout.isatty() else progress.EVERY
+    pace = progress.Pace()
+    losses = _Losses(refuse)
+    several = _several(train_step, seed)
+    per_call = 1 if steps_per_call == "auto" else steps_per_call
     saved_at = started = time.monotonic()
     with (
         log_path.open("a", buffering=1) as log,
         writer.as_default(),
         _signals_held() as received,
     ):
-        for step, batch in zip(range(first, steps), batches(first), strict=False):
-            losses = train_step(batch, tf.constant([seed, step], tf.int32))
-            losses = {name: float(losses[name]) for name in sorted(losses)}
-            _require_finite(losses, step, batch, subject_names)
-            done = step + 1
+        iterator = iter(_on_device(batches(first)))
+        done, calls = first, 0
+        while done < steps:
+            ends = [steps, _next_multiple(done, log_every)]
+            if sheet is not None:
+                ends.append(_next_multiple(done, sheet_every))
+            count = min(per_call, min(ends) - done)
+            if count == 1:
+                step_seed = tf.constant([seed, done], tf.int32)
+                losses.add(done, *_row(train_step(next(iterator), step_seed)))
+            else:
+                losses.add(done, *several(iterator, done, count))
+            done, calls = done + count, calls + 1
+            measured = pace.seconds is None and (calls in (1, 3) or calls > pace.pieces)
+            if measured:
+                losses.look()  # waits until it is done
+            now = time.monotonic()
+            if measured and pace.seen(done, now):
+                if steps_per_call == "auto":
+                    per_call = max(round(CALL_SECONDS / max(pace.seconds, 1e-9)), 1)
+                if sys.stdout.isatty():
+                    print()  # below the bar
+                logging.info(progress.forecast(steps - done, pace.seconds, "step"))
             if bar is None:  # after the first step: tracing is not part of the rate
                 bar = tf.keras.utils.Progbar(
                     steps - first,
                     stateful_metrics=SHOWN_WHILE_TRAINING,
-                    interval=0.5 if sys.stdout.isatty() else 20,
+                    interval=0,
                     unit_name="step",
                 )
-            shown = [(n, losses[n]) for n in SHOWN_WHILE_TRAINING if n in losses]
-            bar.update(done - first, shown)
+            if done == steps or now - shown_at >= interval:
+                latest = losses.look()
+                shown = [(n, latest[n]) for n in SHOWN_WHILE_TRAINING if n in latest]
+                bar.update(done - first, shown)
+                shown_at = now
             if done % log_every == 0 or done == steps:
+                latest = losses.look()
                 seconds = round(time.monotonic() - started, 3)
-                line = {"step": done, "seconds": seconds, **losses}
+                line = {"step": done, "seconds": seconds, **latest}
                 with _writing(log_path):
                     log.write(json.dumps(line) + "\n")
                 with _writing(events):
-                    for name, value in losses.items():
+                    for name, value in latest.items():
                         tf.summary.scalar(name, value, step=done)
             if sheet is not None and (done % sheet_every == 0 or done == steps):
                 picture = sheet(done)[None]
                 with _writing(events):
                     tf.summary.image("sheet", picture, step=done)
-            due = time.monotonic() - saved_at > checkpoint_seconds
+            due = now - saved_at > checkpoint_seconds
             if due or done == steps or received:
-                # What this step's update broke no loss has seen yet.
-                broken = [n for n, each in objects.items() if not _is_finite(each)]
-                _refuse(broken, step, batch, subject_names)
+                losses.look()
+                # What the last step's update broke no loss has seen yet.
+                refuse([n for n, o in objects.items() if not _is_finite(o)], done - 1)
                 with _writing(events):
                     writer.flush()  # first: what a checkpoint has passed is on disk
                 step_variable.assign(done)
@@ -590,20 +705,92 @@ def loop(
                 raise Stopped(received[0], where)
 
 
+def _next_multiple(step, of):
+    return (step // of + 1) * of
+
+
+def _on_device(batches):
+    """Copies batches to the GPU, if there is one, while the step before them runs."""
+    gpus = tf.config.list_logical_devices("GPU")
+    if not gpus:
+        return batches
+    copied = tf.data.experimental.prefetch_to_device(gpus[0].name, buffer_size=2)
+    return batches.apply(copied)
+
+
+def _several(train_step, seed):
+    """Returns call(iterator, first, count) -> (loss names, [count, losses] float32).
+
+    The steps `first` to `first + count - 1`, in one call of one trace, whatever the
+    count.
+    """
+    names = []
+
+    @tf.function(autograph=False)
+    def traced(iterator, first, count):
+        def step(k, rows):
+            named = train_step(next(iterator), tf.stack([seed, first + k]))
+            names[:], row = _row(named)
+            return k + 1, rows.write(k, tf.stack(row))
+
+        rows = tf.TensorArray(tf.float32, count)
+        _, rows = tf.while_loop(
+            lambda k, _: k < count, step, [0, rows], parallel_iterations=1
+        )
+        return rows.stack()
+
+    def call(iterator, first, count):
+        rows = traced(iterator, *(tf.constant(n, tf.int32) for n in (first, count)))
+        return list(names), rows
+
+    return call
+
+
+def _row(named):
+    """{name: scalar} as (names, [scalar, ...]), float32, in the order of the names."""
+    return sorted(named), [tf.cast(named[name], tf.float32) for name in sorted(named)]
+
+
+class _Losses:
+    """Losses that stay on the device until they are looked at: one copy a look."""
+
+    def __init__(self, refuse):
+        """refuse(names, step) is called with what is not finite; it raises."""
+        self._refuse = refuse
+        self._pending = []  # (first step, [k, losses])
+        self._names = self._latest = None
+
+    def add(self, first, names, rows):
+        """Losses of the steps from `first` on: [k, names], or a list of one step's."""
+        self._names = names
+        self._pending.append((first, rows))
+
+    def look(self):
+        """{name: value} of the last step; what came before is finite as well."""
+        if self._pending:
+            first = self._pending[0][0]
+            shape = [-1, len(self._names)]
+            parts = [tf.reshape(tf.stack(rows), shape) for _, rows in self._pending]
+            values = tf.concat(parts, 0).numpy()
+            self._pending.clear()
+            for step, row in enumerate(values, first):
+                broken = ~np.isfinite(row)
+                if broken.any():
+                    names = np.array(self._names)[broken]
+                    self._refuse(names.tolist(), step)
+            self._latest = dict(zip(self._names, values[-1].tolist(), strict=True))
+        return self._latest
+
+
 def _is_finite(part):
-    """Whether all variables of a network or an optimiser are."""
-    return all(np.isfinite(variable.numpy()).all() for variable in part.variables)
-
-
-def _require_finite(losses, step, batch, subject_names):
-    broken = [name for name, value in losses.items() if not np.isfinite(value)]
-    _refuse(broken, step, batch, subject_names)
+    """Whether all variables of a network or an optimiser are; one copy to the host."""
+    values = [tf.convert_to_tensor(variable) for variable in part.variables]
+    finite = [tf.math.is_finite(v) for v in values if v.dtype.is_floating]
+    return bool(tf.reduce_all([tf.reduce_all(each) for each in finite]))
 
 
 def _refuse(broken, step, batch, subject_names):
-    """Ends the run if anything is broken: names of losses, networks or optimisers."""
-    if not broken:
-        return
+    """Ends the run: `broken` names losses, networks or optimisers."""
     rows = np.unique(np.asarray(batch["subject"]))
     subjects = ", ".join(subject_names[row] for row in rows)
     raise RunError(

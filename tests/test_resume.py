@@ -120,6 +120,46 @@ def test_a_stage_that_is_killed_goes_on_bit_by_bit(folder, tmp_path, script):
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
 
+def arrays(run_dir):
+    """All arrays of the newest checkpoint, by name."""
+    newest = tf.train.load_checkpoint(str(run_dir / "checkpoints"))
+    names = newest.get_variable_to_shape_map().keys() - {"_CHECKPOINTABLE_OBJECT_GRAPH"}
+    return {name: newest.get_tensor(name) for name in names if "counter" not in name}
+
+
+@pytest.mark.once
+def test_a_finished_run_whose_steps_are_raised_is_bit_by_bit_one_of_so_many(
+    folder, tmp_path
+):
+    flags = [
+        f"--data_dir={folder}",
+        *("--image_size=32", "--width=2", "--batch_size=1", "--slices=1:5"),
+        *("--nocheck", "--deterministic"),
+    ]
+    command = ("train_structural.py", f"--run_dir={tmp_path / 'raised'}", *flags)
+    whole = ("train_structural.py", f"--run_dir={tmp_path / 'whole'}", *flags)
+    codes, said = run(["end"], *command, "--steps=2")
+    assert codes == [0], said[-3000:]
+    export = tmp_path / "raised/export/structure.json"
+    assert '"--steps=2"' in export.read_text()
+    # The rate is at its peak for the first half: steps 0 and 1 of 2 are those of 4.
+    codes, said = run(["end"], *command, "--steps=4")
+    assert codes == [0], said[-3000:]
+    assert "4 steps in all, no longer 2; 2 are done" in said
+    codes, _ = run(["end"], *whole, "--steps=4")
+    assert losses(tmp_path / "raised") == losses(tmp_path / "whole")
+    one, other = (arrays(tmp_path / name) for name in ("raised", "whole"))
+    assert one.keys() == other.keys()
+    assert [name for name in one if not np.array_equal(one[name], other[name])] == []
+    assert '"--steps=4"' in export.read_text()
+
+    before = contents(tmp_path / "raised")
+    assert b"--steps=4" in before["flags.txt"]
+    codes, said = run(["end"], *command, "--steps=3")
+    assert codes == [runs.EXIT_BAD_INPUT] and "--steps=4 or more" in said
+    assert contents(tmp_path / "raised") == before
+
+
 def disc(radius):
     y, x = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
     return (np.hypot(y, x) <= radius).astype(np.float32)

@@ -1,11 +1,13 @@
 """Run folders, checkpoints, the loop and exports, on a network of one weight."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -13,7 +15,10 @@ import tensorflow as tf
 from absl import flags
 
 import brats_gan
+from benchmarks import loop_overhead
 from brats_gan import brats, figures, runs
+
+python_calls = []  # of the step of `train`
 
 
 def tiny():
@@ -22,12 +27,30 @@ def tiny():
     return tf.keras.Model(image, tf.keras.layers.Dense(1)(image))
 
 
-def train(run_dir, steps, broken_at=None, poisoned_at=None, signal_at=None, **options):
-    """Runs the loop on random numbers; returns the final weights."""
+def train(
+    run_dir,
+    steps,
+    broken_at=None,
+    poisoned_at=None,
+    signal_at=None,
+    count=1,
+    traced=False,
+    **options,
+):
+    """Runs the loop on random numbers; returns the final weights.
+
+    Args:
+        broken_at: step whose loss is not finite.
+        poisoned_at: step after which the weights are not; needs single steps.
+        signal_at: (step, number): a signal comes then; needs single steps.
+        count: of losses.
+        traced: whether the step is a tf.function, as those of the stages are.
+    """
     net = tiny()
     adam = runs.adam(net.trainable_variables, 0.1, 20)
 
     def step(batch, seed):
+        python_calls.append(None)
         if signal_at is not None and int(seed[1]) == signal_at[0]:
             signal.raise_signal(signal_at[1])
         noise = tf.random.stateless_normal([2], seed)
@@ -35,24 +58,25 @@ def train(run_dir, steps, broken_at=None, poisoned_at=None, signal_at=None, **op
             loss = tf.reduce_mean(tf.square(net(batch["x"] + noise) - 1.0))
         gradients = tape.gradient(loss, net.trainable_variables)
         adam.apply_gradients(zip(gradients, net.trainable_variables, strict=True))
-        if broken_at is not None and int(seed[1]) == broken_at:
-            loss = loss * float("nan")
+        if broken_at is not None:
+            loss = tf.where(seed[1] == broken_at, float("nan"), loss)
         if poisoned_at is not None and int(seed[1]) == poisoned_at:
             net.set_weights([w * float("nan") for w in net.get_weights()])
-        return {"generator": loss}
+        return {"generator": loss, **{f"loss_{i}": loss * i for i in range(1, count)}}
 
     def batches(first):
         def make(k):
             x = tf.random.stateless_normal([4, 2], tf.stack([1, tf.cast(k, tf.int32)]))
-            return {"x": x, "subject": tf.constant([[1]])}
+            return {"x": x, "subject": [[k % 2]]}
 
         return tf.data.Dataset.range(first, 10**6).map(make)
 
     run_dir.mkdir(exist_ok=True)
     objects = {"net": net, "adam": adam}
-    runs.loop(
-        run_dir, step, batches, steps, objects, 7, ["a", "b"], log_every=1, **options
-    )
+    options = {"log_every": 1, **options}
+    if traced:
+        step = tf.function(step, autograph=False)
+    runs.loop(run_dir, step, batches, steps, objects, 7, ["a", "b"], **options)
     return np.concatenate([np.ravel(w) for w in net.get_weights()])
 
 
@@ -119,6 +143,103 @@ def test_a_finished_run_is_left_as_it_is(tmp_path):
 def test_a_loss_that_is_not_finite_stops_and_names_term_and_subject(tmp_path):
     with pytest.raises(runs.RunError, match="step 3: generator is not finite.* b[.]"):
         train(tmp_path, 8, broken_at=3)
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 5])
+def test_a_loss_that_is_looked_at_later_is_named_with_its_own_step_and_subject(
+    tmp_path, steps_per_call
+):
+    # Step 12, whose batch is of subject 0, is looked at with steps 10 to 19 at the end
+    # of these; the losses after it are not finite either.
+    options = {"log_every": 20, "steps_per_call": steps_per_call, "count": 2}
+    with pytest.raises(
+        runs.RunError, match="step 12: generator, loss_1 is not finite.* a[.]"
+    ):
+        train(tmp_path, 40, broken_at=12, **options)
+    assert logged(tmp_path) == [] and checkpoints(tmp_path) == []
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 5])
+def test_no_checkpoint_is_written_after_a_loss_that_is_not_finite(
+    tmp_path, steps_per_call
+):
+    options = {"log_every": 20, "steps_per_call": steps_per_call}
+    with pytest.raises(runs.RunError, match="step 13: generator is not finite"):
+        train(tmp_path, 40, broken_at=13, checkpoint_seconds=0, **options)
+    kept = {1: ["ckpt-12", "ckpt-13"], 5: ["ckpt-10", "ckpt-5"]}
+    assert checkpoints(tmp_path) == kept[steps_per_call]
+
+
+@pytest.mark.parametrize("steps_per_call", [2, 5, 100])
+def test_several_steps_in_a_call_are_bit_by_bit_single_ones(tmp_path, steps_per_call):
+    drawn = []
+
+    def sheet(step):
+        drawn.append(step)
+        return np.zeros([4, 4, 3], np.uint8)
+
+    options = {"log_every": 6, "sheet_every": 10, "sheet": sheet, "traced": True}
+    whole = train(tmp_path / "single", 20, **options)
+    python_calls.clear()
+    options["steps_per_call"] = steps_per_call
+    np.testing.assert_array_equal(train(tmp_path / "calls", 20, **options), whole)
+    assert len(python_calls) == 1  # traced once, for all
+    assert logged(tmp_path / "calls") == logged(tmp_path / "single")
+    assert [step for step, _ in logged(tmp_path / "calls")] == [6, 12, 18, 20]
+    assert drawn == [10, 20, 10, 20]
+
+
+@pytest.mark.parametrize(("seconds", "traced"), [(0.01, True), (0.2, False)])
+def test_auto_puts_only_short_steps_together_and_says_how_long_it_takes(
+    tmp_path, monkeypatch, caplog, seconds, traced
+):
+    clock = itertools.count()
+    monkeypatch.setattr(
+        runs, "time", types.SimpleNamespace(monotonic=lambda: next(clock) * seconds)
+    )
+    python_calls.clear()
+    options = {"log_every": 100, "steps_per_call": "auto"}
+    with caplog.at_level("INFO"):
+        train(tmp_path, 61, **options)
+    # 11 single ones, of which ten are measured; then 50 in calls of 5, or single ones.
+    assert len(python_calls) == (12 if traced else 61)
+    said = {0.01: "0.01 s: about 0 seconds", 0.2: "0.2 s: about 10 seconds"}[seconds]
+    assert f"50 steps of {said}" in caplog.messages
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "2.5", "some"])
+def test_steps_per_call_is_auto_or_a_number_above_0(text):
+    parser = runs.StepsPerCall()
+    assert parser.parse("auto") == "auto" and parser.parse("12") == 12
+    with pytest.raises(ValueError, match="neither auto nor a number above 0"):
+        parser.parse(text)
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 5])
+def test_what_a_step_fetches_to_the_host_is_one_copy_a_logged_line(
+    tmp_path, monkeypatch, steps_per_call
+):
+    # TensorBoard is given numbers, of which it makes tensors on the host.
+    monkeypatch.setattr(tf.summary, "scalar", lambda *arguments, **options: None)
+    options = {"log_every": 20, "steps_per_call": steps_per_call, "count": 25}
+    options |= {"checkpoint_seconds": float("inf"), "traced": True}
+    counted = []
+    for steps in (40, 80):  # start and end of a run fetch as well
+        with loop_overhead.fetches() as found:
+            train(tmp_path / f"{steps}", steps, **options)
+        counted.append(sum(found.values()))
+    # Two lines more, each of 25 losses; before, each of 40 steps fetched 25 losses.
+    assert counted[1] - counted[0] == 2
+
+
+def test_batches_are_copied_to_a_gpu_and_left_as_they_are_without(monkeypatch):
+    batches = tf.data.Dataset.range(3)
+    assert runs._on_device(batches) is batches
+    stand_in = tf.config.list_logical_devices("CPU")
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: stand_in)
+    copied = runs._on_device(batches)
+    assert copied is not batches
+    assert [int(each) for each in copied] == [0, 1, 2]
 
 
 def test_the_checkpoint_before_a_loss_that_is_not_finite_is_kept(tmp_path):
@@ -286,6 +407,30 @@ def test_a_signal_stops_after_its_step_with_a_checkpoint(tmp_path, number):
     assert shown(tmp_path / "run") == logged(tmp_path / "whole")
 
 
+def test_a_signal_stops_after_its_call_with_a_checkpoint(tmp_path, monkeypatch):
+    whole = train(tmp_path / "whole", 20, log_every=10, traced=True)
+    real = runs._several
+
+    def several(*arguments):
+        call = real(*arguments)
+
+        def signalled(iterator, first, count):
+            if first == 5:
+                signal.raise_signal(signal.SIGTERM)
+            return call(iterator, first, count)
+
+        return signalled
+
+    monkeypatch.setattr(runs, "_several", several)
+    options = {"log_every": 10, "steps_per_call": 5, "traced": True}
+    with pytest.raises(runs.Stopped, match="SIGTERM after step 10 of 20"):
+        train(tmp_path / "run", 20, **options)
+    assert checkpoints(tmp_path / "run") == ["ckpt-10"]
+    monkeypatch.undo()
+    np.testing.assert_array_equal(train(tmp_path / "run", 20, **options), whole)
+    assert logged(tmp_path / "run") == logged(tmp_path / "whole")
+
+
 BEGIN = """
 import os, sys
 from brats_gan import runs
@@ -391,6 +536,91 @@ def test_other_flags_are_refused_with_the_difference(script, tmp_path):
         runs.start(tmp_path)
     assert "--rate=0.25  ->  --rate=0.5" in str(error.value)
     assert "--on  ->  --noon" in str(error.value)
+
+
+@pytest.fixture
+def length(script, tmp_path):
+    """Sets --steps and --epochs of a run in tmp_path; returns its steps."""
+    values = flags.FlagValues()
+    steps = flags.DEFINE_integer("steps", None, "", flag_values=values)
+    epochs = flags.DEFINE_float("epochs", 2, "", flag_values=values)
+    script()
+
+    def total(*arguments):
+        for name in ("steps", "epochs"):
+            values[name].unparse()
+        values(["train.py", *arguments])
+        given = [flag for flag in (values["steps"], values["epochs"]) if flag.value]
+        runs.key_flags = lambda: {flag.name: flag.serialize() for flag in given}
+        runs.start(tmp_path, free=runs.LENGTH)
+        return runs.total_steps(tmp_path, steps, epochs, 50, 10, 1.0)
+
+    return total
+
+
+def done(run_dir, steps):
+    """Makes it look as if so many steps were done."""
+    (run_dir / "checkpoints").mkdir(exist_ok=True)
+    (run_dir / f"checkpoints/ckpt-{steps}.index").touch()
+
+
+def test_steps_are_those_of_the_flag_or_of_the_epochs(length):
+    assert length("--epochs=3") == 15  # of 50 slices, ten a step
+    assert length("--steps=7") == 7
+
+
+def test_steps_may_be_raised_and_the_schedule_says_how_it_goes_on(
+    length, tmp_path, caplog
+):
+    length("--steps=100")
+    done(tmp_path, 75)
+    with caplog.at_level("INFO"):
+        assert length("--steps=300") == 300
+    # Constant until 150; of 100 steps it would have fallen half of the way to 0.05.
+    (said,) = caplog.messages
+    assert "300 steps in all, no longer 100; 75 are done" in said
+    assert "the rate from 1 (it was to be 0.525 here) to 0.05 at the end" in said
+    assert settings_of(tmp_path)["steps"] == "300"
+
+
+def settings_of(run_dir):
+    return {k: v for k, v in runs.settings(run_dir).items() if k in runs.LENGTH}
+
+
+def test_more_epochs_raise_the_steps(length, tmp_path, caplog):
+    assert length() == 10
+    done(tmp_path, 10)
+    with caplog.at_level("INFO"):
+        assert length("--epochs=4") == 20
+    assert "20 steps in all, no longer 10" in caplog.text
+    assert settings_of(tmp_path) == {"epochs": "4.0"}
+
+
+def test_the_same_steps_otherwise_given_are_no_change(length, tmp_path, caplog):
+    length()
+    done(tmp_path, 10)
+    with caplog.at_level("INFO"):
+        assert length("--steps=10") == 10
+    assert not caplog.messages
+
+
+def test_fewer_steps_than_are_done_are_refused_and_the_run_is_left_as_it_is(
+    length, tmp_path
+):
+    length("--steps=100")
+    done(tmp_path, 75)
+    before = (tmp_path / "flags.txt").read_text()
+    with pytest.raises(runs.RunError, match="done 75 of 100 .*--steps=75 or more"):
+        length("--steps=74")
+    assert (tmp_path / "flags.txt").read_text() == before
+    assert length("--steps=75") == 75
+
+
+def test_a_run_whose_length_is_not_free_keeps_it(length, tmp_path):
+    length("--steps=100")
+    runs.key_flags = lambda: {"steps": "--steps=200"}
+    with pytest.raises(runs.RunError, match="--steps=100  ->  --steps=200"):
+        runs.start(tmp_path)
 
 
 def test_a_run_of_another_script_is_refused(script, tmp_path, monkeypatch):
