@@ -12,7 +12,6 @@ import sys
 import time
 
 import numpy as np
-import tensorflow as tf
 from absl import flags, logging
 
 import brats_gan
@@ -27,6 +26,7 @@ from brats_gan import (
     structure,
     synthesis,
 )
+from brats_gan.lazy import tf
 
 _DATA = flags.DEFINE_string("data_dir", None, "Real BraTS folder: labels come from it.")
 _LAYOUT = flags.DEFINE_string("layout", None, "Layout of data_dir; default: look.")

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from absl import flags, logging
 
 from brats_gan import (
@@ -26,6 +25,7 @@ from brats_gan import (
     segmentation,
     tables,
 )
+from brats_gan.lazy import tf
 
 _DATA = flags.DEFINE_string("data_dir", None, "Real BraTS folder, see data/README.md.")
 _RUN = flags.DEFINE_string("run_dir", None, "Folder of this run; resumed if it exists.")

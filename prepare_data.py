@@ -18,7 +18,7 @@ import sys
 
 from absl import app, flags
 
-from brats_gan import brats, progress
+from brats_gan import brats, progress, runs
 
 _DATA = flags.DEFINE_string("data_dir", None, "Folder to check or to convert.")
 _OUTPUT = flags.DEFINE_string("output_dir", None, "Folder that convert, phantom write.")
@@ -91,4 +91,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=runs.parse_flags)

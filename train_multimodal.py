@@ -5,7 +5,6 @@ is drawn from its own stream. Start the same command again to continue a run.
 """
 
 import numpy as np
-import tensorflow as tf
 from absl import flags, logging
 
 from brats_gan import (
@@ -19,6 +18,7 @@ from brats_gan import (
     segmentation,
     structure,
 )
+from brats_gan.lazy import tf
 
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder, see data/README.md.")
 _RUN = flags.DEFINE_string("run_dir", None, "Folder of this run; resumed if it exists.")

@@ -4,10 +4,10 @@ Section 2.3 and Figure 2 of the paper. Start the same command again to continue 
 """
 
 import numpy as np
-import tensorflow as tf
 from absl import flags, logging
 
 from brats_gan import brats, data, figures, losses, runs, structural, structure
+from brats_gan.lazy import tf
 
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder, see data/README.md.")
 _RUN = flags.DEFINE_string("run_dir", None, "Folder of this run; resumed if it exists.")

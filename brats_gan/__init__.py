@@ -1,3 +1,8 @@
 """Registered multi-modal brain MRI with lesions, from noise and a label."""
 
+from brats_gan import lazy
+
 __version__ = "0.1.0"
+
+# They need TensorFlow, or matplotlib, already to be imported.
+lazy.load(__name__, "addons", "figures", "networks", "schedules", "synthesis")

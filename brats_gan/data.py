@@ -18,10 +18,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from brats_gan import brats, checks, fusion
+from brats_gan.lazy import tf
 
 LEVELS = 65535  # a cached intensity of 1.0, as uint16
 _NPY_HEADER = 128  # bytes before the values of a .npy file, for headers of our length

@@ -2,9 +2,8 @@
 
 import math
 
-import tensorflow as tf
-
 from brats_gan import addons, brats
+from brats_gan.lazy import tf
 
 STRUCTURE_WEIGHT = 0.8  # D8
 LABEL_WEIGHT = 1.0  # D8: with the authors' 0.2 necrosis stays bright in T1c

@@ -9,7 +9,7 @@ Scores are patch maps [B, h, w, 1], images [B, H, W, 1], codes [B, h, w, C], lab
 probabilities [B, H, W, 5] and labels [B, H, W] integers 0..4, unless said otherwise.
 """
 
-import tensorflow as tf
+from brats_gan.lazy import tf
 
 # Pixel weights by label class. Lesions fill few pixels, necrosis and rims fewest;
 # measured in small trials (D9, D12).

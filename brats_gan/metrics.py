@@ -5,9 +5,9 @@ paper, or all slices of a subject [S, H, W] as in the field.
 """
 
 import numpy as np
-from scipy import ndimage
 
 from brats_gan import brats
+from brats_gan.lazy import ndimage
 
 SMOOTH = 1e-5  # the authors': two empty labels then agree, Dice 1
 

@@ -6,9 +6,9 @@ merged tensor is modality i of example b. Instance norm makes that equal to a ca
 each modality (tests/test_multimodal.py).
 """
 
-from typing import NamedTuple
+from __future__ import annotations
 
-import tensorflow as tf
+from typing import NamedTuple
 
 from brats_gan import (
     addons,
@@ -20,6 +20,7 @@ from brats_gan import (
     segmentation,
     structure,
 )
+from brats_gan.lazy import tf
 
 NUM_MODALITIES = len(brats.MODALITIES)
 

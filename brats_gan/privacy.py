@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import tensorflow as tf
+
+from brats_gan.lazy import tf
 
 SIDE = 32  # pixels that slices are reduced to: 6 mm each
 BLOCK = 2048  # slices a matrix product

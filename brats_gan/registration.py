@@ -9,9 +9,9 @@ held-out subjects that are registered, and of the same slices shifted.
 import itertools
 
 import numpy as np
-import tensorflow as tf
 
 from brats_gan import metrics, structure
+from brats_gan.lazy import tf
 
 SHIFTS = (1, 2, 4)  # pixels
 

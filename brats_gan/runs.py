@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from absl import app, flags, logging
 
 import brats_gan
-from brats_gan import addons, brats, progress
+from brats_gan import addons, brats, progress, schedules
+from brats_gan.lazy import tf
 
 try:
     import fcntl
@@ -112,7 +112,17 @@ def main(run_script):
             sys.exit(128 + stopped.number)
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    app.run(guarded)
+    app.run(guarded, flags_parser=parse_flags)
+
+
+def parse_flags(argv):
+    """For app.run: as absl does it, but to be asked for help is no failure."""
+    try:
+        return flags.FLAGS(argv)
+    except SystemExit:  # by --help and its kin, which absl ends with exit code 1
+        sys.exit(0)
+    except flags.Error:
+        return app.parse_flags_with_usage(argv)  # says what is wrong, and ends
 
 
 def _stop(number, frame):
@@ -295,7 +305,7 @@ def total_steps(run_dir, steps, epochs, slices, batch_size, rate, final=0.05):
         )
     if now != before and done:
         rates = [
-            float(ConstantThenLinear(rate, of, final=final)(min(done, of)))
+            float(schedules.ConstantThenLinear(rate, of, final=final)(min(done, of)))
             for of in (before, now)
         ]
         logging.info(
@@ -350,32 +360,12 @@ def _lock(run_dir):
         file.flush()
 
 
-class ConstantThenLinear(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """`peak` for a share of the steps, then linear down to a share of the peak."""
-
-    def __init__(self, peak, steps, constant=0.5, final=0.05):
-        super().__init__()
-        self.peak, self.steps = peak, steps
-        self.constant, self.final = constant, final
-
-    def __call__(self, step):
-        done = tf.cast(step, tf.float32) / max(self.steps, 1)
-        fallen = tf.clip_by_value(
-            (done - self.constant) / (1.0 - self.constant), 0.0, 1.0
-        )
-        return self.peak * (1.0 - (1.0 - self.final) * fallen)
-
-    def get_config(self):
-        names = ("peak", "steps", "constant", "final")
-        return {name: getattr(self, name) for name in names}
-
-
 def adam(variables, peak, steps, beta_1=0.5, final=0.05):
     """Adam (Section 3.4) with its slots made at once, so that a restore finds them.
 
     `final` is the share of the peak rate at the last step; 1 keeps it constant.
     """
-    rate = ConstantThenLinear(peak, steps, final=final)
+    rate = schedules.ConstantThenLinear(peak, steps, final=final)
     optimizer = addons.Adam(rate, beta_1=beta_1)
     optimizer.build(variables)
     return optimizer

@@ -4,9 +4,9 @@ They guide stage 2 and are trained on their own in stage 4.
 """
 
 import numpy as np
-import tensorflow as tf
 
 from brats_gan import brats, data, fusion, losses, metrics, networks, runs
+from brats_gan.lazy import tf
 
 SCHEMES = ("single", "shared_encoder", "multiple")
 NUM_MODALITIES = len(brats.MODALITIES)

@@ -4,9 +4,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from brats_gan import fusion, losses, networks, runs, structure
+from brats_gan.lazy import tf
 
 # Weights of the terms each side is trained on, by their names in losses.py (D9, D17).
 GENERATOR_WEIGHTS = {

@@ -7,10 +7,9 @@ it.
 
 import cv2
 import numpy as np
-import tensorflow as tf
-from scipy import ndimage
 
 from brats_gan import addons
+from brats_gan.lazy import ndimage, tf
 
 BETA = 0.07  # pixel threshold of Algorithm 1, on scaled edges (D3)
 TEMPERATURE = 0.03  # width of the sigmoid whose slope replaces the threshold's (D4)

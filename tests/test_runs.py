@@ -16,7 +16,7 @@ from absl import flags
 
 import brats_gan
 from benchmarks import loop_overhead
-from brats_gan import brats, figures, runs
+from brats_gan import brats, figures, runs, schedules
 
 python_calls = []  # of the step of `train`
 
@@ -485,7 +485,7 @@ def test_sheets_reach_tensorboard(tmp_path):
 
 
 def test_the_learning_rate_is_constant_then_falls_to_a_twentieth():
-    rate = runs.ConstantThenLinear(1.0, 100)
+    rate = schedules.ConstantThenLinear(1.0, 100)
     # Half way from 50 to 100 it has lost half of the 95 % it loses.
     expected = {0: 1.0, 50: 1.0, 75: 0.525, 100: 0.05, 200: 0.05}
     for step, value in expected.items():

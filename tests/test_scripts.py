@@ -751,6 +751,54 @@ def test_the_scoreboard_of_the_runs_has_a_row_for_every_stage(chain):
             assert all(0 <= v <= 1 for v in values if v is not None), name
 
 
+SCRIPTS = (
+    "prepare_data.py",
+    "train_structural.py",
+    "train_multimodal.py",
+    "build_dataset.py",
+    "eval_segmentation.py",
+)
+ASK = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    code = end.code
+late = sorted({"tensorflow", "scipy.ndimage", "matplotlib"} & sys.modules.keys())
+print(f"exit code {code}, imported {late}")
+"""
+
+
+@pytest.mark.parametrize(
+    ("flag", "code", "said"),
+    [
+        ("--help", 0, "data_dir"),
+        ("--helpfull", 0, "verbosity"),
+        ("--helpshort", 0, "data_dir"),
+        ("--thickness=3", 1, "Unknown command line flag 'thickness'"),
+        ("--seed=three", 1, "flag --seed=three"),
+    ],
+)
+def test_questions_and_mistakes_are_answered_before_tensorflow_is_imported(
+    flag, code, said
+):
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", ASK, script, flag],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for script in SCRIPTS
+    ]
+    for script, process in zip(SCRIPTS, running, strict=True):
+        out, _ = process.communicate(timeout=300)
+        assert out.endswith(f"exit code {code}, imported []\n"), (script, out[-2000:])
+        assert said in out, (script, out)
+
+
 def test_help_names_every_flag_of_the_flagfiles():
     names = {
         "structural": "train_structural.py",
