@@ -22,6 +22,7 @@ from brats_gan import (
     figures,
     losses,
     mixing,
+    precision,
     runs,
     segmentation,
     tables,
@@ -94,7 +95,7 @@ _ENHANCED = flags.DEFINE_bool(
     "enhanced", False, "Of a single run: move every slice anew each time it is seen."
 )
 _PRECISION = flags.DEFINE_enum(
-    "precision", "float32", ["float32", "mixed_bfloat16"], "Of the convolutions."
+    "precision", precision.AUTO, precision.CHOICES, precision.HELP
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, noise, choice and order.")
 # Not False, or flags.txt of a run from before there was this flag would not fit.
@@ -231,8 +232,7 @@ class Segmentors:
         fresh = segmentation.build(_SCHEME.value, _SIZE.value, _WIDTH.value)
         for name, net in self.nets.items():
             net.set_weights(fresh[name].get_weights())
-        for variable in self._adam.variables:
-            variable.assign(0 * variable)
+        self._adam.restart()
         drawn = mixing.drawer(plan, _BATCH.value, seed)
         run_dir.mkdir(parents=True, exist_ok=True)
         runs.write_json(run_dir / "samples.json", mixing.described(plan, slices))
@@ -441,7 +441,16 @@ def fill_tables(run_dir, results, real, held_out, asked):
 
 def main(argv):
     del argv  # checked by runs.main
-    runs.set_up(_PRECISION.value, _SEED.value, _DETERMINISTIC.value)
+    heaviest = segmentation.heaviest_convolution(
+        _SCHEME.value, _SIZE.value, _WIDTH.value, _BATCH.value
+    )
+    runs.set_up(
+        lambda: precision.settle(
+            _PRECISION, _RUN.value, _DETERMINISTIC.value, heaviest
+        ),
+        _SEED.value,
+        _DETERMINISTIC.value,
+    )
     asked = wanted()
     run_dir = runs.start(_RUN.value, FREE)
     given = _SPLIT.value or (_SYNTHETIC.value and f"{_SYNTHETIC.value}/split.json")

@@ -7,7 +7,16 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from brats_gan import brats, data, figures, losses, runs, structural, structure
+from brats_gan import (
+    brats,
+    data,
+    figures,
+    losses,
+    precision,
+    runs,
+    structural,
+    structure,
+)
 
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder, see data/README.md.")
 _RUN = flags.DEFINE_string("run_dir", None, "Folder of this run; resumed if it exists.")
@@ -37,7 +46,7 @@ _MAP_LOSS = flags.DEFINE_enum(
 )
 _RATE = flags.DEFINE_float("learning_rate", 5e-4, "Adam's peak rate.")
 _PRECISION = flags.DEFINE_enum(
-    "precision", "float32", ["float32", "mixed_bfloat16"], "Of the convolutions."
+    "precision", precision.AUTO, precision.CHOICES, precision.HELP
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, noise and the order of slices.")
 # Not False, or flags.txt of a run from before there was this flag would not fit.
@@ -81,7 +90,16 @@ def draw_sheet(nets, found, real, path=None):
 
 def main(argv):
     del argv  # checked by runs.main
-    runs.set_up(_PRECISION.value, _SEED.value, _DETERMINISTIC.value)
+    heaviest = structural.heaviest_convolution(
+        _SIZE.value, _WIDTH.value, _BATCH.value, _MASK_WIDTH.value
+    )
+    runs.set_up(
+        lambda: precision.settle(
+            _PRECISION, _RUN.value, _DETERMINISTIC.value, heaviest
+        ),
+        _SEED.value,
+        _DETERMINISTIC.value,
+    )
     run_dir = runs.start(_RUN.value)
     in_range = brats.parse_slices(_SLICES.value)
     training, _ = data.split_subjects(

@@ -513,8 +513,7 @@ def main(argv):
         raise app.UsageError("--structural_run or --multimodal_run is needed.")
     run_dir = (_MULTIMODAL.value or _STRUCTURAL.value)[0]
     settings = runs.settings(run_dir)
-    if settings.get("precision") == "mixed_bfloat16":
-        tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    tf.keras.mixed_precision.set_global_policy(settings.get("precision", "float32"))
     size, beta = int(settings["image_size"]), float(settings["beta"])
     in_range = brats.parse_slices(settings["slices"])
     split = brats.load_split(pathlib.Path(run_dir, "split.json"))
