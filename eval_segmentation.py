@@ -21,6 +21,7 @@ from brats_gan import (
     figures,
     losses,
     mixing,
+    precision,
     runs,
     segmentation,
     tables,
@@ -98,7 +99,7 @@ _ENHANCED = flags.DEFINE_bool(
     "enhanced", False, "Of a single run: move every slice anew each time it is seen."
 )
 _PRECISION = flags.DEFINE_enum(
-    "precision", "float32", ["float32", "mixed_bfloat16"], "Of the convolutions."
+    "precision", precision.AUTO, precision.CHOICES, precision.HELP
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, noise, choice and order.")
 # Not False, or flags.txt of a run from before there was this flag would not fit.
@@ -257,8 +258,7 @@ class Segmentors:
         fresh = segmentation.build(**self.build)
         for name, net in self.nets.items():
             net.set_weights(fresh[name].get_weights())
-        for variable in self._adam.variables:
-            variable.assign(0 * variable)
+        self._adam.restart()
         drawn = mixing.drawer(plan, _BATCH.value, seed)
         run_dir.mkdir(parents=True, exist_ok=True)
         begun = begin()
@@ -487,7 +487,16 @@ def fill_tables(run_dir, results, real, held_out, asked):
 
 def main(argv):
     del argv  # checked by runs.main
-    runs.set_up(_PRECISION.value, _SEED.value, _DETERMINISTIC.value)
+    heaviest = segmentation.heaviest_convolution(
+        _SCHEME.value, _SIZE.value, _WIDTH.value, _BATCH.value
+    )
+    runs.set_up(
+        lambda: precision.settle(
+            _PRECISION, _RUN.value, _DETERMINISTIC.value, heaviest
+        ),
+        _SEED.value,
+        _DETERMINISTIC.value,
+    )
     asked = wanted()
     if asked and _INIT_FROM.value:
         raise runs.RunError(

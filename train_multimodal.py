@@ -14,6 +14,7 @@ from brats_gan import (
     fusion,
     losses,
     multimodal,
+    precision,
     runs,
     segmentation,
     structure,
@@ -48,7 +49,7 @@ _SCHEME = flags.DEFINE_enum(
 _BETA = flags.DEFINE_float("beta", structure.BETA, "Threshold of Algorithm 1 (D3).")
 _RATE = flags.DEFINE_float("learning_rate", 5e-4, "Adam's peak rate.")
 _PRECISION = flags.DEFINE_enum(
-    "precision", "float32", ["float32", "mixed_bfloat16"], "Of the convolutions."
+    "precision", precision.AUTO, precision.CHOICES, precision.HELP
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, noise and the order of slices.")
 # Not False, or flags.txt of a run from before there was this flag would not fit.
@@ -178,7 +179,16 @@ def draw_translations(nets, batch, options, path=None):
 def main(argv):
     del argv  # checked by runs.main
     runs.share_cores()
-    runs.set_up(_PRECISION.value, _SEED.value, _DETERMINISTIC.value)
+    heaviest = multimodal.heaviest_convolution(
+        _SIZE.value, _WIDTH.value, _BATCH.value, _PAIRS.value
+    )
+    runs.set_up(
+        lambda: precision.settle(
+            _PRECISION, _RUN.value, _DETERMINISTIC.value, heaviest
+        ),
+        _SEED.value,
+        _DETERMINISTIC.value,
+    )
     run_dir = runs.start(_RUN.value, free=runs.LENGTH)
     logging.info("stage 2: %s, trained on %s", run_dir, _DATA.value)
     in_range = brats.parse_slices(_SLICES.value)

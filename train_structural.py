@@ -13,6 +13,7 @@ from brats_gan import (
     figures,
     losses,
     networks,
+    precision,
     runs,
     structural,
     structure,
@@ -61,7 +62,7 @@ _NOISE = flags.DEFINE_float(
 )
 _RATE = flags.DEFINE_float("learning_rate", 5e-4, "Adam's peak rate.")
 _PRECISION = flags.DEFINE_enum(
-    "precision", "float32", ["float32", "mixed_bfloat16"], "Of the convolutions."
+    "precision", precision.AUTO, precision.CHOICES, precision.HELP
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, noise and the order of slices.")
 # Not False, or flags.txt of a run from before there was this flag would not fit.
@@ -112,7 +113,16 @@ def draw_sheet(nets, found, real, path=None):
 
 def main(argv):
     del argv  # checked by runs.main
-    runs.set_up(_PRECISION.value, _SEED.value, _DETERMINISTIC.value)
+    heaviest = structural.heaviest_convolution(
+        _SIZE.value, _WIDTH.value, _BATCH.value, _MASK_WIDTH.value
+    )
+    runs.set_up(
+        lambda: precision.settle(
+            _PRECISION, _RUN.value, _DETERMINISTIC.value, heaviest
+        ),
+        _SEED.value,
+        _DETERMINISTIC.value,
+    )
     run_dir = runs.start(_RUN.value, free=runs.LENGTH)
     logging.info("stage 1: %s, trained on %s", run_dir, _DATA.value)
     in_range = brats.parse_slices(_SLICES.value)

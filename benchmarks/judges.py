@@ -5,13 +5,15 @@ own. Benchmarks judge data by them. A *sight* is the tuple of modality indices t
 net sees as channels.
 """
 
+import functools
 import hashlib
 import pathlib
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
-from brats_gan import brats, data
+from brats_gan import addons, brats, data, precision, runs
 
 CLASS_WEIGHTS = (0.7, 5.0, 2.0, 8.0, 4.0)  # lesions are small, rims smallest
 BATCH = 8  # slices a step, three of them with a lesion for certain
@@ -19,14 +21,27 @@ PEAK_RATE = 2e-3  # of Adam; falls along a cosine
 CODE = "code"  # name of the bottleneck layer
 
 
+@functools.cache
+def precision_of(size, width):
+    """What U-Nets of this size compute in: as the scripts', measured once a process."""
+    side, filters = size // 2, 2 * width  # as heavy as those of the sides around it
+    wanted = precision.by_variable()
+    if wanted != precision.AUTO:
+        return wanted
+    shape = (BATCH, side, side, 3 * filters), (3, 3, 3 * filters, filters)
+    choice = precision.choose(*shape)
+    logging.info("judges: %s", choice)
+    return choice.precision
+
+
 def build_unet(size, channels, width):
     """A U-Net of three halvings, [B, size, size, channels] -> logits [..., 5].
 
-    Convolutions compute in bfloat16, which some machines do twice as fast. The output
-    of the layer named CODE is [B, size / 8, size / 8, 8 * width].
+    Computes in `precision_of`. The output of the layer named CODE is
+    [B, size / 8, size / 8, 8 * width].
     """
     layers = tf.keras.layers
-    mixed = {"dtype": tf.keras.mixed_precision.Policy("mixed_bfloat16")}
+    mixed = {"dtype": tf.keras.mixed_precision.Policy(precision_of(size, width))}
 
     def block(x, filters, name=None):
         for last in (False, True):
@@ -79,22 +94,23 @@ def train(slices, sights, seed, steps, width):
     Side by side, because nets this small keep one core busy each and no more.
     """
     tf.keras.utils.set_random_seed(seed)
+    half = precision_of(slices.image_size, width) == "mixed_float16"
+    kind = addons.LossScaledAdam if half else tf.keras.optimizers.Adam
     nets, optimizers = {}, {}
     for sight in sights:
         nets[sight] = build_unet(slices.image_size, len(sight), width)
         rate = tf.keras.optimizers.schedules.CosineDecay(PEAK_RATE, steps, 0.02)
-        optimizers[sight] = tf.keras.optimizers.Adam(rate)
+        optimizers[sight] = kind(rate)
         optimizers[sight].build(nets[sight].trainable_variables)
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(x, label):
         for sight, net in nets.items():
             with tf.GradientTape() as tape:
                 logits = net(tf.gather(x, sight, axis=-1), training=True)
                 value = _loss(label, logits)
-            variables = net.trainable_variables
-            gradients = tape.gradient(value, variables)
-            optimizers[sight].apply_gradients(zip(gradients, variables, strict=True))
+            of_net = {sight: net.trainable_variables}
+            runs.update(optimizers, tape, {sight: value}, of_net)
 
     rng = np.random.default_rng(seed)
     bar = tf.keras.utils.Progbar(steps, interval=10, unit_name="judging step")
@@ -110,10 +126,15 @@ def train(slices, sights, seed, steps, width):
 
 
 def trained(slices, sights, seed, steps, width, folder=None):
-    """As `train`; kept in `folder` for the next call on the same slices."""
+    """As `train`; kept in `folder` for the next call on the same slices.
+
+    In the same precision: nets that were trained in another are others.
+    """
     if folder is None:
         return train(slices, sights, seed, steps, width)
-    key = repr((slices.names, len(slices), slices.image_size, seed, steps, width))
+    size = slices.image_size
+    key = repr((slices.names, len(slices), size, seed, steps, width))
+    key += precision_of(size, width)
     key += hashlib.blake2b(slices.images([0])).hexdigest()
     digest = hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
     paths = {

@@ -137,6 +137,17 @@ def build(
     }
 
 
+def heaviest_convolution(image_size, width, batch_size, all_pairs=False):
+    """(images, kernel), shapes of the heaviest convolution of a step.
+
+    DC's in its first call, see `forward`: x_r, x_t, x_s and x_g. The lesion components
+    see a third as many images or fewer, and are narrower.
+    """
+    rebuilt, ways = (NUM_MODALITIES, NUM_MODALITIES - 1) if all_pairs else (2, 1)
+    images = rebuilt * (1 + ways) + 2 * NUM_MODALITIES
+    return networks.heaviest_convolution(image_size, width, images * batch_size)
+
+
 def lesion_nets(nets):
     """The lesion components among the networks of the stage."""
     others = GENERATOR_SIDE + DISCRIMINATOR_SIDE

@@ -211,6 +211,18 @@ def build_decoder(code_size, width=64, channels=1, activation=None, name="DC_l")
     return tf.keras.Model(code, _output(x, channels, activation), name=name)
 
 
+def heaviest_convolution(size, width, images):
+    """(images, kernel), shapes of the heaviest convolution of encoder and decoder.
+
+    Of 4n channels at half of the size, 3x3. The blocks of 2n channels at full size and
+    of 8n at a quarter take as many products, but are fewer; doublings take 8/9 of them
+    and a border. DC_f has it too. The first of DC has 4 channels more than 8n: a little
+    heavier, but no shape to judge a machine by.
+    """
+    side, channels = size // 2, 4 * width
+    return (images, side, side, channels), (3, 3, channels, channels)
+
+
 def build_segmentor(size, width=64, channels=1, name="SEG"):
     """SEG = EC_l then DC_l: [B, size, size, channels] -> logits [B, size, size, 5]."""
     image = tf.keras.Input((size, size, channels))

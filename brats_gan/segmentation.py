@@ -47,6 +47,15 @@ def build(scheme, image_size, width=64):
     raise ValueError(f"unknown scheme {scheme!r}; one of {SCHEMES} or 'four_channel'")
 
 
+def heaviest_convolution(scheme, image_size, width, batch_size):
+    """(images, kernel), shapes of the heaviest convolution of a step.
+
+    Where modalities share a network, it sees four images an example.
+    """
+    images = NUM_MODALITIES if scheme in ("single", "shared_encoder") else 1
+    return networks.heaviest_convolution(image_size, width, images * batch_size)
+
+
 def segment(nets, x, training=False):
     """label_r: class probabilities of every pixel.
 

@@ -53,6 +53,15 @@ def build(image_size, width=64, code_channels=4, mask_width=None, spectral=True)
     }
 
 
+def heaviest_convolution(image_size, width, batch_size, mask_width=None):
+    """(images, kernel), shapes of the heaviest convolution of a step.
+
+    DC_f's or MASK's, the wider of the two: each sees a real and a drawn map an example.
+    """
+    widest = max(width, mask_width or width)
+    return networks.heaviest_convolution(image_size, widest, 2 * batch_size)
+
+
 def variables(nets, side):
     """Trainable variables of the networks named in `side`."""
     return [v for name in side for v in nets[name].trainable_variables]

@@ -1,9 +1,12 @@
 """What the timings rest on: equal arithmetic, operations counted by hand."""
 
+import math
+
 import pytest
 import tensorflow as tf
 
-from benchmarks import loops, operations, rig
+from benchmarks import judges, loops, operations, rig
+from brats_gan import precision
 
 
 def test_the_loops_compute_the_losses_of_the_batched_step():
@@ -53,3 +56,37 @@ def test_every_contender_is_called_once_a_round():
     seconds = rig.interleaved(calls, rounds=2, warm=1)
     assert order == ["a", "b"] * 3
     assert {name: len(each) for name, each in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_the_u_nets_that_judge_compute_in_the_precision_that_is_chosen(monkeypatch):
+    judges.precision_of.cache_clear()
+    monkeypatch.setenv(precision.VARIABLE, "mixed_float16")
+    net = judges.build_unet(16, 1, 2)
+    judges.precision_of.cache_clear()
+    assert net.get_layer(judges.CODE).compute_dtype == "float16"
+    assert net.output.dtype == tf.float32
+
+
+def test_the_u_nets_that_judge_are_measured_on_their_heaviest_convolution(monkeypatch):
+    timed = []
+
+    def choose(*convolution):
+        timed.append(convolution)
+        return precision.Choice("float32", {}, *convolution)
+
+    judges.precision_of.cache_clear()
+    monkeypatch.delenv(precision.VARIABLE)
+    monkeypatch.setattr(precision, "choose", choose)
+    net = judges.build_unet(16, 1, 2)
+    judges.build_unet(16, 1, 2)
+    judges.precision_of.cache_clear()
+    # 12 channels to 4 on 8 x 8 pixels; 6 to 2 on 16 x 16 and 24 to 8 on 4 x 4 take as
+    # many products: 9 * 48 * 64.
+    assert timed == [((judges.BATCH, 8, 8, 12), (3, 3, 12, 4))]
+    products = [
+        math.prod(layer.output.shape[1:]) * math.prod(layer.kernel.shape[:3])
+        for layer in net.layers
+        if isinstance(layer, tf.keras.layers.Conv2D)
+    ]
+    assert max(products) == 9 * 48 * 64
+    assert products.count(max(products)) == 3
