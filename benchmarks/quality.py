@@ -77,7 +77,7 @@ PARTS = (
     "dataset",
 )
 OF_SETS = frozenset(PARTS[1:7])  # need generated sets
-MAPS_A_SET = 5  # maps that are made for each set: they cost next to nothing
+MAPS_A_SET = 3  # maps that are made for each set: they cost next to nothing
 
 _DATA = flags.DEFINE_string("data_dir", None, "The real subjects, train and held-out.")
 _STRUCTURAL = flags.DEFINE_list("structural_run", [], "Of train_structural.py.")
@@ -169,7 +169,8 @@ class Table:
     def add(self, name, made, ceiling=None, floor=None, again=None):
         values = {"made": made, "ceiling": ceiling, "floor": floor, "again": again}
         self.rows[name] = {
-            key: None if value is None else round(float(value), 4)
+            # nan: there was nothing to take the mean of.
+            key: None if value is None or np.isnan(value) else round(float(value), 4)
             for key, value in values.items()
         }
 
@@ -295,8 +296,7 @@ def score_run(parts, run_dirs, training, held_out, beta, nets):
 
 
 def main(argv):
-    if argv[1:]:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    del argv  # checked by runs.main
     logging.set_verbosity(logging.ERROR)
     begin = time.monotonic()
     if not (_STRUCTURAL.value or _MULTIMODAL.value):
@@ -309,6 +309,12 @@ def main(argv):
     in_range = brats.parse_slices(settings["slices"])
     split = brats.load_split(pathlib.Path(run_dir, "split.json"))
     by_name = {subject.name: subject for subject in brats.find_subjects(_DATA.value)}
+    missing = sorted({*split["train"], *split["test"]} - by_name.keys())
+    if missing:
+        raise brats.DataError(
+            f"{_DATA.value} lacks {', '.join(missing)}, which {run_dir}/split.json "
+            "names; give the --data_dir that the run was trained on"
+        )
     training, held_out = (
         data.Slices(
             [by_name[name] for name in split[side]], size, in_range, _CACHE.value
@@ -346,4 +352,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    runs.main(main)

@@ -64,9 +64,29 @@ def batched(function, x, size=50):
 
 
 def groups_of(slices, rows):
-    """What of real slices belongs together: the subject; of only one, ten slices."""
+    """What of real slices belongs together: the subject; of only one, its quarters.
+
+    Quarters of neighbouring slices. It is one group where there is one slice.
+    """
     subjects, numbers = slices.index[rows].T
-    return subjects if len(np.unique(subjects)) > 1 else numbers // 10
+    if len(np.unique(subjects)) > 1:
+        return subjects
+    return 4 * (numbers - numbers.min()) // (np.ptp(numbers) + 1)
+
+
+def told_apart(real, others):
+    """Mean AUC of telling each of `others` from `real`, None where there are too few.
+
+    Each is a pair of what is shown [N, H, W, C] and its groups [N].
+    """
+    means = []
+    for shown, groups in others:
+        if min(len(np.unique(each)) for each in (real[1], groups)) < 2:
+            means.append(None)
+        else:
+            found = two_sample.told_apart(real[0], shown, real[1], groups)
+            means.append(np.mean(found))
+    return means
 
 
 # --- Stage 1 --------------------------------------------------------------------------
@@ -169,13 +189,11 @@ def score_maps(table, run_dir, export, made, real, known):
 
 def classify_maps(table, made, real, known):
     """Row of the classifier test of maps; all are Maps, `real` of held-out subjects."""
-    scores = [
-        two_sample.told_apart(
-            real.f[..., None], other.f[..., None], real.groups, other.groups
-        )
-        for other in (made, Maps(*(x[: len(made.f)] for x in known)))
+    shown = [
+        (each.f[..., None], each.groups)
+        for each in (real, made, Maps(*(x[: len(made.f)] for x in known)))
     ]
-    table.add("classifier AUC, maps", *np.mean(scores, 1))
+    table.add("classifier AUC, maps", *told_apart(shown[0], shown[1:]))
 
 
 # --- Stage 2 --------------------------------------------------------------------------
@@ -265,12 +283,8 @@ def classify_sets(table, made, real, known):
             (of_made[name], made.groups),
             (of_known[name][:count], known.groups[:count]),
         )
-        scores = [
-            two_sample.told_apart(of_real[name], x, real.groups, groups)
-            for x, groups in against
-        ]
         title = f"classifier AUC, slices, {name}".removesuffix(", ")
-        table.add(title, *np.mean(scores, 1))
+        table.add(title, *told_apart((of_real[name], real.groups), against))
 
 
 def pooled_dice(label, found, classes):

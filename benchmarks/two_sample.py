@@ -18,7 +18,7 @@ from brats_gan import brats
 SEEDS = 3  # of weights and of what is in which half
 EPOCHS = 12
 BATCH = 16  # half of it real
-WIDTHS = (16, 32, 64, 64)
+WIDTHS = (8, 16, 32, 32)
 RATE = 1e-3
 LOOK = (0.5, 0.15)  # mean and sd of a normalised slice inside the brain
 

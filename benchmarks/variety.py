@@ -55,8 +55,13 @@ def random_pairs(groups, count, seed):
 
 
 def similarity(images, groups, seed=0):
-    """Mean MS-SSIM of random pairs of [N, 4, H, W], a contrast: [4]."""
+    """Mean MS-SSIM of random pairs of [N, 4, H, W], a contrast: [4].
+
+    nan where all are of one group.
+    """
     pairs = random_pairs(groups, PAIRS, seed)
+    if not len(pairs):
+        return np.full(images.shape[1], np.nan)
     return ms_ssim(images[pairs[:, 0]], images[pairs[:, 1]]).mean(0)
 
 

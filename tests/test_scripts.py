@@ -725,7 +725,7 @@ def test_bad_input_is_refused_with_the_name_of_the_file(tmp_path):
 
 
 @pytest.mark.once
-def test_the_scoreboard_of_the_runs_has_a_row_for_every_stage(chain):
+def test_the_scoreboard_of_the_runs_has_a_row_for_every_stage(chain, tmp_path):
     root, _ = chain
     said = run(
         "benchmarks/quality.py",
@@ -736,6 +736,7 @@ def test_the_scoreboard_of_the_runs_has_a_row_for_every_stage(chain):
         "--samples=12",
         "--judge_steps=2",
         "--judge_width=2",
+        f"--json={tmp_path / 'quality.json'}",
     )
     rows = json.loads(said[said.index('{"structural_run"') :].splitlines()[0])["rows"]
     for name in (
@@ -745,8 +746,17 @@ def test_the_scoreboard_of_the_runs_has_a_row_for_every_stage(chain):
         "registration",
         "Fréchet distance",
         "stage 3: accepted",
+        "classifier AUC, maps",
+        "classifier AUC, slices",
+        "stage 1: line depth",
+        "spectrum error in dB, t1",
+        "MS-SSIM among samples, flair",
+        "kernel distance, random network",
+        "paired SSIM, mean of the four",
     ):
         assert rows[name]["made"] is not None, name
+    assert json.loads((tmp_path / "quality.json").read_text())["rows"] == rows
+    assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
     # Nothing is registered, or found, better than it can be.
     for name, row in rows.items():
         if "Dice" in name or "registration" in name:
@@ -800,6 +810,20 @@ def test_questions_and_mistakes_are_answered_before_tensorflow_is_imported(
         out, _ = process.communicate(timeout=300)
         assert out.endswith(f"exit code {code}, imported []\n"), (script, out[-2000:])
         assert said in out, (script, out)
+
+
+@pytest.mark.once
+def test_the_scoreboard_names_the_subjects_it_lacks(chain, tmp_path):
+    root, _ = chain
+    nifti.write_subject(tmp_path, "s0", SHAPE, 0, labels=(2, 4))
+    process = start(
+        "benchmarks/quality.py",
+        f"--data_dir={tmp_path}",
+        f"--multimodal_run={root / 'multimodal'}",
+    )
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == runs.EXIT_BAD_INPUT
+    assert "lacks s1, s2" in err and "Traceback" not in err
 
 
 def test_help_names_every_flag_of_the_flagfiles():
