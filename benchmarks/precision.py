@@ -128,19 +128,17 @@ def main(argv):
     if _STAGE.value:
         print(json.dumps(timed(_STAGE.value)))
         return
+    print(
+        f"{processor()}\n\n| | auto chose | in, s | seconds a step |\n|---|---|---|---|"
+    )
     results = {}
     for stage in FLAGFILES:
         command = [sys.executable, "-m", "benchmarks.precision", *sys.argv[1:]]
         said = subprocess.check_output([*command, f"--stage={stage}"], text=True)
-        results[stage] = json.loads(said.splitlines()[-1])
-    names = list(results["1"]["seconds"])
-    print(f"{processor()}\n")
-    print(f"| | auto chose | in, s | {' | '.join(names)} |")
-    print("|---|---|---|" + "---|" * len(names))
-    for stage, result in results.items():
-        times = " | ".join(f"{result['seconds'][name]:.3f}" for name in names)
+        result = results[stage] = json.loads(said.splitlines()[-1])
+        times = ", ".join(f"{n} {t:.3f}" for n, t in result["seconds"].items())
         took = f"{result['choice_seconds']:.2f}"
-        print(f"| stage {stage} | {result['chosen']} | {took} | {times} |")
+        print(f"| stage {stage} | {result['chosen']} | {took} | {times} |", flush=True)
     for stage, result in results.items():
         print(f"\nstage {stage}: {result['said']}")
     print(json.dumps(results))
