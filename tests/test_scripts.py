@@ -24,6 +24,7 @@ from brats_gan import (
     structural,
     structure,
     tables,
+    weights,
 )
 from tests import nifti
 
@@ -508,6 +509,198 @@ def test_a_row_that_was_killed_goes_on_to_the_records_of_one_that_was_not(
     before = (tmp_path / "killed/results.jsonl").read_bytes()
     assert "2 of 2 repeats are done" in run(*killed)
     assert (tmp_path / "killed/results.jsonl").read_bytes() == before
+
+
+@pytest.fixture(scope="session")
+def shipped(chain):
+    """What benchmarks.ship makes of the chain, in the place of what really ships."""
+    root, _ = chain
+    said = run_module(
+        "benchmarks.ship",
+        f"--structural_run={root / 'structural'}",
+        f"--multimodal_run={root / 'multimodal'}",
+        f"--data_dir={root / 'brats2015'}",
+        f"--output_dir={root / 'shipped'}",
+    )
+    return root, said
+
+
+def run_module(name, *flags, pretrained=None, code=0):
+    """Runs a module or script by its name; `pretrained` stands for what ships."""
+    program = (
+        "import runpy, sys\nfrom pathlib import Path\nfrom brats_gan import weights\n"
+        "name, pretrained, *flags = sys.argv[1:]\n"
+        "if pretrained:\n    weights.PRETRAINED = Path(pretrained)\n"
+        "sys.argv = [name, *flags]\n"
+        "run = runpy.run_path if name.endswith('.py') else runpy.run_module\n"
+        "run(name, run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", program, name, str(pretrained or "")]
+    done = subprocess.run(
+        [*command, *map(str, flags)],
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == code, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def test_what_ships_of_a_run_is_its_weights_as_float16_and_labels(shipped):
+    root, said = shipped
+    assert json.loads(said.splitlines()[-1])["labels"] == 8  # two subjects, four slices
+    split = brats.load_split(root / "structural/split.json")
+    for stage in ("structural", "multimodal"):
+        found = weights.read(root / "shipped" / stage)
+        kept = weights.read(root / stage / "weights")
+        assert found.split == split and found.description["steps"] == 2
+        assert "flags" not in found.description and "flags" in kept.description
+        for name, arrays in kept.arrays.items():
+            for key, value in arrays.items():
+                error = np.abs(found.arrays[name][key] - value).max()
+                assert error <= 1e-3 * np.abs(value).max(), (name, key)
+    pool = data.LabelPool(root / "shipped" / weights.LABELS, 32)
+    assert pool.names == split["train"]
+    subjects = {s.name: s for s in brats.find_subjects(root / "brats2015")}
+    slices = data.Slices([subjects[n] for n in pool.names], 32, (1, 5))
+    for (subject, number), label in zip(
+        pool.index, pool.labels(pool.lesions), strict=True
+    ):
+        (row,) = np.flatnonzero((slices.index == [subject, number - 1]).all(1))
+        np.testing.assert_array_equal(label, slices.labels([row])[0])
+
+
+def test_a_data_set_is_made_of_what_ships_without_any_data(shipped, tmp_path):
+    root, _ = shipped
+    said = run_module(
+        "build_dataset.py",
+        "--structural_run=pretrained",
+        "--multimodal_run=pretrained",
+        f"--output_dir={tmp_path / 'set'}",
+        "--samples=5",
+        "--max_tries=1",
+        pretrained=root / "shipped",
+    )
+    assert "beside no real slices" in said
+    described = json.loads((tmp_path / "set/dataset_description.json").read_text())
+    split = brats.load_split(root / "structural/split.json")
+    assert brats.load_split(tmp_path / "set/split.json") == split
+    assert described["TrainingSubjects"] == split["train"]
+    assert described["ImageSize"] == 32 and not described["RealData"]
+    found = described["Registration"]
+    assert found["Reference"].startswith("none") and found["RealSlices"] == 0
+    assert list(found["Scores"])[:2] == ["generated", "generated shifted by 1"]
+    # Stage 4 on the subjects of the weights keeps their split; on others it draws one.
+    nifti.write_subject(tmp_path / "other", "x1", SHAPE, 5, labels=(2, 4))
+    nifti.write_subject(tmp_path / "other", "x2", SHAPE, 6, labels=(2, 4))
+    running = [
+        start(
+            "eval_segmentation.py",
+            f"--data_dir={folder}",
+            f"--run_dir={tmp_path / name}",
+            f"--synthetic_dir={tmp_path / 'set'}",
+            f"--init_from={root / 'shipped'}",
+            *TINY_SEGMENTATION,
+        )
+        for name, folder in (("same", root / "brats2018"), ("o", tmp_path / "other"))
+    ]
+    for process in running:
+        _, err = process.communicate(timeout=900)
+        assert process.returncode == 0, err[-3000:]
+    assert brats.load_split(tmp_path / "same/split.json")["test"] == split["test"]
+    names = brats.load_split(tmp_path / "o/split.json")
+    assert sorted(names["train"] + names["test"]) == ["x1", "x2"]
+    assert len(weights.read(tmp_path / "o/weights").arrays) == 4
+    # Held out by this split, but seen by the weights that made the data set.
+    brats.save_split(
+        tmp_path / "turned.json",
+        {**split, "train": split["test"], "test": split["train"]},
+    )
+    said = run(
+        "eval_segmentation.py",
+        f"--data_dir={root / 'brats2018'}",
+        f"--run_dir={tmp_path / 'turned'}",
+        f"--synthetic_dir={tmp_path / 'set'}",
+        f"--split={tmp_path / 'turned.json'}",
+        *TINY_SEGMENTATION,
+        code=runs.EXIT_BAD_INPUT,
+    )
+    assert "was made by models trained on" in said
+
+
+@pytest.mark.once
+def test_what_ships_takes_labels_of_the_data_that_it_is_given(shipped, tmp_path):
+    root, _ = shipped
+    for number in range(2):
+        nifti.write_subject(tmp_path / "own", f"x{number}", SHAPE, 5, labels=(2, 4))
+    flags = [
+        f"--structural_run={root / 'shipped/structural'}",
+        f"--multimodal_run={root / 'multimodal'}",  # a run beside a folder
+        "--samples=2",
+        "--max_tries=1",
+    ]
+    run(
+        "build_dataset.py",
+        *flags,
+        f"--data_dir={tmp_path / 'own'}",
+        f"--output_dir={tmp_path / 'set'}",
+    )
+    described = json.loads((tmp_path / "set/dataset_description.json").read_text())
+    own = brats.load_split(tmp_path / "set/split.json")["train"]
+    seen = brats.load_split(root / "structural/split.json")["train"]
+    assert described["TrainingSubjects"] == [*own, *seen] and described["RealData"]
+    said = run(
+        "build_dataset.py",
+        *flags,
+        f"--output_dir={tmp_path / 'none'}",
+        code=runs.EXIT_BAD_INPUT,
+    )
+    assert "--data_dir is needed" in said and "Traceback" not in said
+    said = run(
+        "build_dataset.py",
+        *flags,
+        f"--structural_run={root / 'multimodal/weights'}",
+        f"--output_dir={tmp_path / 'none'}",
+        code=runs.EXIT_BAD_INPUT,
+    )
+    assert "weights of stage multimodal, where structural is asked for" in said
+
+
+def test_stage_2_starts_from_the_weights_of_a_run_and_goes_on_without_them(
+    chain, tmp_path
+):
+    root, _ = chain
+    flags = (
+        "train_multimodal.py",
+        f"--data_dir={root / 'brats2018'}",
+        f"--split={root / 'multimodal/split.json'}",
+        f"--run_dir={tmp_path / 'run'}",
+        *TINY,
+        "--steps=1",
+    )
+    said = run(*flags, f"--init_from={root / 'multimodal'}")
+    assert "weights of EC_R, EC, DC" in said
+    (line,) = map(json.loads, (tmp_path / "run/losses.jsonl").open())
+    # The losses of the first step are those of the weights it started from.
+    kept = weights.find(root / "multimodal", "multimodal")
+    split = brats.load_split(root / "multimodal/split.json")
+    subjects = {s.name: s for s in brats.find_subjects(root / "brats2018")}
+    slices = data.Slices([subjects[n] for n in split["train"]], 32, (1, 5))
+    batch = next(iter(data.multimodal_batches(slices, 2, 0)))
+    seed = tf.constant([0, 0], tf.int32)
+    nets = weights.networks(kept, lambda nets: list(nets))
+    expected = multimodal.terms(nets, batch, seed)
+    tf.keras.utils.set_random_seed(0)
+    fresh = multimodal.terms(multimodal.build(32, 4), batch, seed)
+    for name in ("reconstruction", "self_reconstruction", "d_real"):
+        assert line[name] == pytest.approx(float(expected[name]), rel=1e-3)
+        assert line[name] != pytest.approx(float(fresh[name]), rel=1e-3)
+    said = run(*flags, "--init_from=/nowhere")
+    assert "goes on from its checkpoint, not --init_from" in said
+    again = json.loads((tmp_path / "run/networks.json").read_text())
+    assert again["initialised_from"]["source"] == str(root / "multimodal")
 
 
 def test_registration_is_in_the_description_beside_real_and_shifted_slices(chain):

@@ -352,16 +352,18 @@ def filled(nets, name):
     for key, variable in weights.variables(nets[name]).items():
         rng = np.random.default_rng(zlib.crc32(f"{name} {key}".encode()))
         value = rng.standard_normal(tuple(variable.shape)).astype(np.float32)
-        fan_in = max(np.prod(value.shape[:-1]), 1) if value.ndim > 1 else 1
-        variable.assign(value / np.sqrt(fan_in))
+        # He's scale, so that what is read still shows behind many layers.
+        scale = np.sqrt(2 / np.prod(value.shape[:-1])) if value.ndim > 1 else 0.5
+        variable.assign(value * scale)
     return nets[name]
 
 
 def portable():
     """{network: mean and first numbers of each output} of networks filled by name."""
     tf.keras.mixed_precision.set_global_policy("float32")
-    nets = structural.build(**BUILD) | multimodal.build(**BUILD_2)
-    nets |= segmentation.build("shared_encoder", 32, 1)
+    # Wide enough that no layer is dead, behind which an exchange would not show.
+    nets = structural.build(32, 4) | multimodal.build(32, 4)
+    nets |= segmentation.build("shared_encoder", 32, 2)
     found = {}
     for name in nets:
         net = filled(nets, name)
