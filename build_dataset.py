@@ -99,7 +99,26 @@ MEASURED = 200  # sets whose registration is measured, and as many real ones
 HOPELESS = 50  # samples left out in a row before --accepted_only gives up
 
 
-read_weights = functools.lru_cache(weights.read)  # two parts of one folder
+@functools.lru_cache  # the generator and the segmentors are parts of one folder
+def _networks(folder):
+    stored = weights.read(folder)
+    spare = {*structural.DISCRIMINATOR_SIDE, *multimodal.DISCRIMINATOR_SIDE}
+    return stored, weights.networks(stored, lambda nets: nets.keys() - spare)
+
+
+def read_weights(folder, *stages):
+    """weights.Stored of a folder, and its networks without discriminators.
+
+    Raises:
+        RunError: they are of none of the stages, or see weights.read.
+    """
+    stored, nets = _networks(folder)
+    if stored.description["stage"] not in stages:
+        raise runs.RunError(
+            f"{folder} holds weights of stage {stored.description['stage']}, where "
+            f"{' or '.join(stages)} is asked for; exchange the folders"
+        )
+    return stored, nets
 
 
 def load_maps(run):
@@ -108,13 +127,12 @@ def load_maps(run):
     if folder is None:
         export, described = runs.load_export(run, "structure")
         return synthesis.maps_by(export), described
-    stored = read_weights(folder)
+    stored, nets = read_weights(folder, "structural")
     if stored.found is None:
         raise runs.RunError(
             f"{folder} does not say how noise becomes a map (no fit.npz): its stage 1 "
             "has not finished; give weights that a finished run wrote"
         )
-    nets = weights.networks(stored, structural.GENERATOR_SIDE)
     return synthesis.maps_of(nets, stored.found), stored.description
 
 
@@ -124,10 +142,8 @@ def load_images(run):
     if folder is None:
         export, described = runs.load_export(run, "generator")
         return synthesis.images_by(export, described), described
-    stored = read_weights(folder)
-    nets = weights.networks(stored, multimodal.GENERATOR_SIDE)
-    options = weights.options(stored)
-    return synthesis.images_of(nets, options), stored.description
+    stored, nets = read_weights(folder, "multimodal")
+    return synthesis.images_of(nets, weights.options(stored)), stored.description
 
 
 def load_segment(run):
@@ -136,9 +152,9 @@ def load_segment(run):
     if folder is None:
         export, described = runs.load_export(run, "segmentor")
         return synthesis.labels_by(export), described
-    stored = read_weights(folder)
-    nets = weights.networks(stored, multimodal.lesion_nets)
-    return synthesis.labels_of(nets), stored.description
+    stored, nets = read_weights(folder, "segmentation", "multimodal")
+    components = multimodal.lesion_nets(nets)
+    return synthesis.labels_of(components), stored.description
 
 
 def guide(run):
@@ -146,7 +162,7 @@ def guide(run):
     folder = weights.folder_of(run, "multimodal")
     if folder is None:
         return runs.export_description(run, "segmentor")["scheme"]
-    return read_weights(folder).description["build"]["scheme"]
+    return read_weights(folder, "multimodal")[0].description["build"]["scheme"]
 
 
 def load_models(structural_run, multimodal_run, segmentor_run):

@@ -12,6 +12,7 @@ late as a whole, by those who import them as ever.
 """
 
 import importlib
+import importlib.machinery
 import importlib.util
 import sys
 import types
@@ -28,6 +29,18 @@ tf = _Late("tensorflow")
 ndimage = _Late("scipy.ndimage")
 
 
+class _Last(importlib.machinery.SourceFileLoader):
+    """Puts a module behind those that it imported, as if it had come after them.
+
+    At the end of a process Python clears modules from the last to the first, and what a
+    tf.function leaves can be cleared only while there is TensorFlow.
+    """
+
+    def exec_module(self, module):
+        super().exec_module(module)
+        sys.modules[module.__name__] = sys.modules.pop(module.__name__)
+
+
 def load(package, *names):
     """Has submodules of a package load when they are first asked for something.
 
@@ -37,7 +50,8 @@ def load(package, *names):
     """
     for name in names:
         spec = importlib.util.find_spec(f"{package}.{name}")
-        spec.loader = importlib.util.LazyLoader(spec.loader)
+        loader = _Last(spec.name, spec.origin)
+        spec.loader = importlib.util.LazyLoader(loader)
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)

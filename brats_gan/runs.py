@@ -723,9 +723,10 @@ def loop(
             if measured and pace.seen(done, now):
                 if steps_per_call == "auto":
                     per_call = max(round(CALL_SECONDS / max(pace.seconds, 1e-9)), 1)
-                if sys.stdout.isatty():
-                    print()  # below the bar
-                logging.info(progress.forecast(steps - done, pace.seconds, "step"))
+                if done < steps:
+                    if sys.stdout.isatty():
+                        print()  # below the bar
+                    logging.info(progress.forecast(steps - done, pace.seconds, "step"))
             if bar is None:  # after the first step: tracing is not part of the rate
                 bar = tf.keras.utils.Progbar(
                     steps - first,

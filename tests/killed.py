@@ -25,8 +25,13 @@ import types
 import tensorflow as tf
 
 from brats_gan import (  # noqa: F401 - imported before the first fork
+    addons,
+    code_bank,
+    figures,
     multimodal,
+    networks,
     runs,
+    schedules,
     segmentation,
     structural,
     synthesis,
@@ -88,6 +93,8 @@ def run(point, script, flags):
     runpy.run_path(script, run_name="__main__")
 
 
+for late in (addons, figures, networks, schedules, synthesis):
+    vars(late)  # brats_gan/lazy.py would have each process load them
 points, script, *flags = sys.argv[1:]
 codes = []
 for point in points.split(","):

@@ -661,6 +661,14 @@ def test_what_ships_takes_labels_of_the_data_that_it_is_given(shipped, tmp_path)
         code=runs.EXIT_BAD_INPUT,
     )
     assert "--data_dir is needed" in said and "Traceback" not in said
+    said = run(
+        "build_dataset.py",
+        *flags,
+        f"--structural_run={root / 'multimodal/weights'}",
+        f"--output_dir={tmp_path / 'none'}",
+        code=runs.EXIT_BAD_INPUT,
+    )
+    assert "weights of stage multimodal, where structural is asked for" in said
 
 
 def test_stage_2_starts_from_the_weights_of_a_run_and_goes_on_without_them(
