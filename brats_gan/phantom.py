@@ -780,9 +780,11 @@ def write_volume(path, volume):
 def write_subject(output_dir, index, seed=0, slices=SLICES):
     """Writes one subject in the BraTS 2018-21 layout; one already whole is kept.
 
-    Returns its folder. The same seed, index and slices give the same bytes.
+    Returns its folder. The same seed, index and slices give the same bytes. A seed
+    other than 0 is part of the name: two subjects must not bear the same one, or a
+    split could not tell whether a model has seen it.
     """
-    name = f"phantom-{index:05d}"
+    name = f"phantom-{seed}-{index:05d}" if seed else f"phantom-{index:05d}"
     folder = pathlib.Path(output_dir) / name
     paths = {key: folder / f"{name}_{key}.nii.gz" for key in (*MODALITIES, "seg")}
     if not all(path.exists() for path in paths.values()):

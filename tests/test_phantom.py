@@ -46,6 +46,14 @@ def test_a_whole_subject_is_kept_and_a_broken_off_one_is_made_again(tmp_path):
     assert read_all(folder) == before
 
 
+def test_subjects_of_other_seeds_bear_other_names(tmp_path):
+    names = {
+        phantom.write_subject(tmp_path, 1, seed=seed, slices=SLAB).name
+        for seed in (0, 7)
+    }
+    assert names == {"phantom-00001", "phantom-7-00001"}
+
+
 def test_geometry_reads_back_as_that_of_brats(tmp_path):
     folder = phantom.write_subject(tmp_path, 1, slices=SLAB)
     for path in folder.iterdir():
