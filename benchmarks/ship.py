@@ -18,7 +18,16 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from brats_gan import brats, data, multimodal, runs, segmentation, structural, weights
+from brats_gan import (
+    brats,
+    data,
+    multimodal,
+    runs,
+    segmentation,
+    structural,
+    synthesis,
+    weights,
+)
 
 _STRUCTURAL = flags.DEFINE_string("structural_run", None, "Finished run of stage 1.")
 _MULTIMODAL = flags.DEFINE_string("multimodal_run", None, "Finished run of stage 2.")
@@ -58,8 +67,8 @@ def label_pool(subjects, slices, count, seed):
 def expected(folder):
     """Numbers that the weights in `folder` give on any stack, by name, for JSON.
 
-    Of a drawn code the map's probability, and of a drawn map and label the four images
-    and the label found: the mean and the values along a diagonal.
+    Of a drawn code the map's probability, and of a drawn map, label and style the four
+    images and the label found: the mean and the values along a diagonal.
     """
     maps = weights.read(weights.folder_of(folder, "structural"))
     slices = weights.read(weights.folder_of(folder, "multimodal"))
@@ -73,11 +82,14 @@ def expected(folder):
     middle = slice(size // 4, size // 2)
     label[:, middle, middle] = rng.integers(5, size=[SAMPLES, 1, 1])
     made = {
-        "structure": nets["DC_f"](moved, training=False),
+        "structure": tf.sigmoid(nets["DC_f"](moved, training=False)),
         "background": nets["MASK"](f, training=False),
     }
     generator = weights.networks(slices, multimodal.GENERATOR_SIDE)
-    images = multimodal.generate(generator, f, label, weights.options(slices))
+    options = weights.options(slices)
+    fitted = synthesis.styles_of(slices.description)
+    style = fitted.draw(rng.standard_normal((SAMPLES, fitted.mean.size), np.float32))
+    images = multimodal.generate(generator, f, label, style, options)
     for index, name in enumerate(brats.MODALITIES):
         made[name] = images[:, index]
     components = weights.networks(slices, multimodal.lesion_nets)
