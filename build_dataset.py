@@ -228,6 +228,8 @@ def find_labels(output_dir, of_maps, seen):
     folder = weights.folder_of(_STRUCTURAL.value, "structural")
     of_run = Path(folder or _STRUCTURAL.value, "split.json")
     if not _DATA.value:
+        if _SPLIT.value:
+            raise runs.RunError("--split is of --data_dir, which is not given")
         pool = weights.labels_of(_STRUCTURAL.value)
         if pool is None or _NEAREST.value:
             raise runs.RunError(
@@ -251,11 +253,13 @@ def find_labels(output_dir, of_maps, seen):
         strict=bool(_SPLIT.value) or folder is None,
     )
     names = {subject.name for subject in held_out}
-    leaked = sorted(names.intersection(of_maps["training_subjects"]))
+    leaked = sorted(names.intersection(seen))
     if leaked:
         raise runs.RunError(
-            f"{_STRUCTURAL.value} was trained on {', '.join(leaked[:5])}, which the "
-            "split holds out; give by --split the split of its run"
+            f"the split holds out {', '.join(leaked[:5])}, which the models have seen: "
+            "they, or the weights they started from (--init_from), were trained on "
+            "subjects of that name. Give by --split the split of their run, or start "
+            "them from other weights"
         )
     slices = data.Slices(
         training,

@@ -4,6 +4,8 @@ Sections 2.4 to 2.7 of the paper. The training slices are not registered: each m
 is drawn from its own stream. Start the same command again to continue a run.
 """
 
+import time
+
 import numpy as np
 from absl import flags, logging
 
@@ -203,6 +205,8 @@ def main(argv):
         held_out=_HELD_OUT.value,
     )
     slices = data.Slices(training, _SIZE.value, in_range, cache_dir=_CACHE.value)
+    # The first phase keeps its length when --steps is raised.
+    first_steps = weights.begun(run_dir).get("first_steps")
     steps = runs.total_steps(
         run_dir,
         _STEPS,
@@ -210,9 +214,12 @@ def main(argv):
         len(slices),
         _BATCH.value,
         _RATE.value,
-        first_share=_FIRST_PHASE.value,
+        first_steps=first_steps or 0,
         first_final=multimodal.FULL_RATE,
     )
+    if first_steps is None:
+        first_steps = round(_FIRST_PHASE.value * steps)
+    first_steps = min(first_steps, steps)
 
     build = {
         "image_size": _SIZE.value,
@@ -229,9 +236,14 @@ def main(argv):
     nets = multimodal.build(**build)
     held_out = [subject.name for subject in held_out]
     begun = weights.begin(
-        run_dir, "multimodal", build, nets, _INIT_FROM.value, held_out
+        run_dir,
+        "multimodal",
+        build,
+        nets,
+        _INIT_FROM.value,
+        held_out,
+        first_steps=first_steps,
     )
-    first_steps = round(_FIRST_PHASE.value * steps)
     # The discriminators are first asked after the first phase.
     begins = {"generator": 0, "discriminator": first_steps, "lesion_component": 0}
     optimizers = {
@@ -276,7 +288,15 @@ def main(argv):
 
     shown = dict(next(iter(data.multimodal_batches(slices, SHOWN, seed=1))))
     shown["candidates"] = largest_first(shown["candidates"])
-    for step, until in ((first_step, first_steps), (train_step, steps)):
+    phase = ""
+    if 0 < first_steps < steps:
+        left = steps - first_steps
+        phase = f" of the first phase; {left} full steps of about twice the time follow"
+    started = time.monotonic()
+    for step, until, of_phase in (
+        (first_step, first_steps, phase),
+        (train_step, steps, ""),
+    ):
         if until == 0:
             continue  # --first_phase=0
         runs.loop(
@@ -293,6 +313,8 @@ def main(argv):
             sheet=lambda step: draw_generated(nets, shown, options),
             checkpoint_seconds=_CHECKPOINT_SECONDS.value,
             steps_per_call=_STEPS_PER_CALL.value,
+            phase=of_phase,
+            started=started,
         )
 
     draw_generated(nets, shown, options, run_dir / "generated.png")

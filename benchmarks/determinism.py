@@ -16,7 +16,8 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from brats_gan import code_bank, networks, runs, structural
+from benchmarks import rig
+from brats_gan import runs, structural
 
 _SIZE = flags.DEFINE_integer("image_size", 64, "Pixels a side.")
 _WIDTH = flags.DEFINE_integer("width", 12, "Base width of the networks.")
@@ -42,8 +43,7 @@ def timed():
         side: runs.adam(structural.variables(nets, names), 1e-4, 100)
         for side, names in sides.items()
     }
-    codes = code_bank.Codes(networks.map_code_dim(_SIZE.value, 4))
-    train_step = structural.make_train_step(nets, optimizers, codes)
+    train_step = structural.make_train_step(nets, optimizers, rig.codes_of(nets))
     plane = [_BATCH.value, _SIZE.value, _SIZE.value]
     rng = np.random.default_rng(0)
     batch = {

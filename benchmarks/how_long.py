@@ -15,7 +15,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from benchmarks import rig
-from brats_gan import code_bank, multimodal, networks, runs, segmentation, structural
+from brats_gan import multimodal, runs, segmentation, structural
 
 _CONFIGS = flags.DEFINE_string(
     "configs", "configs/demo-scratch", "Folder of structural, multimodal, segmentation."
@@ -55,8 +55,7 @@ def of_structural(config):
         "discriminator": structural.DISCRIMINATOR_SIDE,
     }
     adams = rig.adams({s: structural.variables(nets, n) for s, n in sides.items()})
-    codes = code_bank.Codes(networks.map_code_dim(size, 4))
-    step = structural.make_train_step(nets, adams, codes)
+    step = structural.make_train_step(nets, adams, rig.codes_of(nets))
     seconds = seconds_a_step(step, rig.structural_batch(size, batch))
     return {"stage 1": (int(config["steps"]), seconds)}
 

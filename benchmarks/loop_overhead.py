@@ -89,7 +89,7 @@ def stage_1():
         "discriminator": structural.DISCRIMINATOR_SIDE,
     }
     adams = rig.adams({s: structural.variables(nets, n) for s, n in sides.items()})
-    step = structural.make_train_step(nets, adams)
+    step = structural.make_train_step(nets, adams, rig.codes_of(nets))
     return step, nets | adams, rig.structural_batch(max(_SIZE.value, 32), 1)
 
 

@@ -87,7 +87,8 @@ def timed(stage):
     for name in precision.PRECISIONS[:count]:
         runs.set_up(name, 0)
         nets, variables, make_train_step, batch, _ = build(stage)
-        step = make_train_step(nets, rig.adams(variables))
+        more = (rig.codes_of(nets),) if stage == "1" else ()
+        step = make_train_step(nets, rig.adams(variables), *more)
 
         def call(step=step, batch=batch):
             losses = step(batch, tf.constant([0, 0]))

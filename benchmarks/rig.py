@@ -8,7 +8,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from brats_gan import brats, data, multimodal, runs, styles
+from brats_gan import brats, code_bank, data, multimodal, runs, styles
 
 
 def resident_mb():
@@ -30,6 +30,11 @@ def threads():
 def adams(variables):
     """An optimizer for each side."""
     return {side: runs.adam(each, 5e-4, 10**6) for side, each in variables.items()}
+
+
+def codes_of(nets):
+    """An empty code bank for the networks of stage 1."""
+    return code_bank.Codes(nets["DC_f"].inputs[0].shape[-1])
 
 
 def multimodal_networks(size, width, precision="float32"):

@@ -76,19 +76,17 @@ def loss_curves(log_path, path):
         lines = [json.loads(line) for line in file]
     if not lines:
         return
-    names = [
-        name
-        for name in lines[0]
-        if name not in ("step", "seconds") and any(line[name] for line in lines)
-    ]
+    # A phase of a run may have losses of its own.
+    known = sorted({name for line in lines for name in line} - {"step", "seconds"})
+    names = [name for name in known if any(line.get(name) for line in lines)]
     columns = 5
     height = -(-len(names) // columns)
     figure = Figure((2.6 * columns, 1.7 * height))
     FigureCanvasAgg(figure)
     axes = figure.subplots(height, columns, squeeze=False).ravel()
-    steps = [line["step"] for line in lines]
     for axis, name in zip(axes, names, strict=False):
-        axis.plot(steps, [line[name] for line in lines], linewidth=0.8)
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        axis.plot(*zip(*points, strict=True), linewidth=0.8)
         axis.set_title(name, fontsize=8)
         axis.tick_params(labelsize=6)
     for axis in axes[len(names) :]:

@@ -111,7 +111,8 @@ class SpectralConv2D(layers.Conv2D):
         kernel = tf.cast(tf.convert_to_tensor(self.kernel), tf.float32)
         matrix = tf.reshape(kernel, [-1, self.filters])
         fixed = tf.stop_gradient(matrix)
-        u = tf.convert_to_tensor(self.direction)
+        # Keras reads variables in the compute precision, whatever theirs is.
+        u = tf.cast(tf.convert_to_tensor(self.direction), tf.float32)
         v = tf.math.l2_normalize(tf.matmul(u, fixed, transpose_b=True))
         if training:
             u = tf.math.l2_normalize(tf.matmul(v, fixed))

@@ -278,10 +278,15 @@ def start(run_dir, free=()):
             if name not in PLACES.union(free) and before.get(name) != now.get(name)
         ]
         if changed:
+            remedy = f"Repeat it with --flagfile={path}, or choose another folder."
+            if any("(not set)  ->" in line for line in changed):
+                remedy += (
+                    " What is not set there may have come with a newer version: a run "
+                    "that began before can be used, but not trained on."
+                )
             raise RunError(
                 f"{run_dir} holds a run made with other flags:\n"
-                + "\n".join(changed)
-                + f"\nRepeat it with --flagfile={path}, or choose another folder."
+                + "\n".join([*changed, remedy])
             )
         length = LENGTH.intersection(free)
         lines = {name: line for name, line in now.items() if name not in length}
@@ -306,7 +311,7 @@ def total_steps(
     batch_size,
     rate,
     final=0.05,
-    first_share=0.0,
+    first_steps=0,
     first_final=1.0,
 ):
     """Steps of a run, which may be others than when it was begun; updates flags.txt.
@@ -318,7 +323,7 @@ def total_steps(
         slices: how many there are to train on.
         batch_size: slices a step.
         rate, final: peak and final share of the learning rate, see `adam`.
-        first_share, first_final: of a first phase, see `adam`; 0 is none.
+        first_steps, first_final: of a first phase, see `adam`; 0 is none.
 
     Raises:
         RunError: more steps are done already.
@@ -338,11 +343,9 @@ def total_steps(
             f"--{steps.name}={done} or more, or choose another folder"
         )
     if now != before and done:
-        first = {"first_final": first_final}
+        first = {"first_steps": first_steps, "first_final": first_final}
         courses = {
-            of: schedules.ConstantThenLinear(
-                rate, of, final=final, first_steps=round(first_share * of), **first
-            )
+            of: schedules.ConstantThenLinear(rate, of, final=final, **first)
             for of in (before, now)
         }
         rates = [float(courses[of](min(done, of))) for of in (before, now)]
@@ -640,6 +643,8 @@ def loop(
     sheet_every=500,
     checkpoint_seconds=CHECKPOINT_SECONDS,
     steps_per_call=1,
+    phase="",
+    started=None,
 ):
     """Trains from the newest checkpoint to `steps`.
 
@@ -662,6 +667,9 @@ def loop(
         steps_per_call: a number, or "auto": as many as take CALL_SECONDS. More than one
             step is a loop within one traced function, so `train_step` must be one that
             TensorFlow can trace; a call ends where something is to be logged or shown.
+        phase: what these steps are of a run that has others after them, for messages.
+        started: time.monotonic() of this process's first step, where that was in
+            another phase; the clock of losses.jsonl.
 
     Raises:
         RunError: a loss or a weight is not finite (names it, the step and the subjects
@@ -673,12 +681,13 @@ def loop(
     manager = restore(checkpoint, run_dir / "checkpoints")
     first = int(step_variable.numpy())
     if first >= steps:
-        logging.info("%s: all %d steps are done", run_dir, steps)
+        if not phase:
+            logging.info("%s: all %d steps are done", run_dir, steps)
         return
     if first:
-        logging.info("%s: going on at step %d of %d", run_dir, first, steps)
+        logging.info("%s: going on at step %d of %d%s", run_dir, first, steps, phase)
     else:
-        logging.info("%s: training for %d steps", run_dir, steps)
+        logging.info("%s: training for %d steps%s", run_dir, steps, phase)
     log_path = run_dir / "losses.jsonl"
     _keep_lines_until(log_path, first)
     events = run_dir / "tensorboard"
@@ -697,7 +706,8 @@ def loop(
     losses = _Losses(refuse)
     several = _several(train_step, seed)
     per_call = 1 if steps_per_call == "auto" else steps_per_call
-    saved_at = started = time.monotonic()
+    saved_at = time.monotonic()
+    started = saved_at if started is None else started
     with (
         log_path.open("a", buffering=1) as log,
         writer.as_default(),
@@ -726,7 +736,8 @@ def loop(
                 if done < steps:
                     if sys.stdout.isatty():
                         print()  # below the bar
-                    logging.info(progress.forecast(steps - done, pace.seconds, "step"))
+                    ahead = progress.forecast(steps - done, pace.seconds, "step")
+                    logging.info("%s%s", ahead, phase)
             if bar is None:  # after the first step: tracing is not part of the rate
                 bar = tf.keras.utils.Progbar(
                     steps - first,

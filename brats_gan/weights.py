@@ -387,13 +387,13 @@ def find(source, stage):
 
 def _of_checkpoint(run_dir, path, step):
     """Stored of a checkpoint, read by the program that could go on from it."""
-    begun = run_dir / "networks.json"
-    if not begun.exists():
+    description = {**begun(run_dir), "steps": step}
+    if "build" not in description:
         raise runs.RunError(
-            f"{begun} is missing: {run_dir} was begun by an older version of "
-            "brats_gan; start its command again, and stop it once it goes on"
+            f"{run_dir / 'networks.json'} is missing: {run_dir} was begun by an older "
+            "version of brats_gan, which left no weights that this one can start from; "
+            "its exports can be used"
         )
-    description = {**brats.read_json(begun), "steps": step}
     split = run_dir / "split.json"
     split = brats.load_split(split) if split.exists() else None
     if split is not None:
@@ -415,7 +415,13 @@ def _of_checkpoint(run_dir, path, step):
 # --- Runs -----------------------------------------------------------------------------
 
 
-def begin(run_dir, stage, build, nets, source=None, held_out=()):
+def begun(run_dir):
+    """What RUN/networks.json says; {} where no run has begun."""
+    path = Path(run_dir, "networks.json")
+    return brats.read_json(path) if path.exists() else {}
+
+
+def begin(run_dir, stage, build, nets, source=None, held_out=(), **fixed):
     """Before a run's first step: loads --init_from, and writes RUN/networks.json.
 
     A run that goes on loads nothing: its checkpoint has the last word.
@@ -427,6 +433,7 @@ def begin(run_dir, stage, build, nets, source=None, held_out=()):
         nets: the networks, by name.
         source: --init_from, or None.
         held_out: names of the subjects that the run will not see.
+        fixed: what else holds for all of the run, for RUN/networks.json.
 
     Returns:
         What RUN/networks.json says.
@@ -435,7 +442,7 @@ def begin(run_dir, stage, build, nets, source=None, held_out=()):
         RunError, DataError: see `find` and `initialise`.
     """
     path = run_dir / "networks.json"
-    description = {"stage": stage, "build": build, "initialised_from": None}
+    description = {"stage": stage, "build": build, "initialised_from": None, **fixed}
     if runs.has_begun(run_dir):
         if source:
             logging.info("%s: goes on from its checkpoint, not --init_from", run_dir)

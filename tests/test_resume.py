@@ -160,6 +160,22 @@ def test_a_finished_run_whose_steps_are_raised_is_bit_by_bit_one_of_so_many(
     assert contents(tmp_path / "raised") == before
 
 
+@pytest.mark.once
+def test_the_first_phase_keeps_its_length_when_steps_are_raised(folder, tmp_path):
+    command = [
+        "train_multimodal.py",
+        f"--run_dir={tmp_path / 'run'}",
+        f"--data_dir={folder}",
+        *("--image_size=32", "--width=2", "--batch_size=1", "--slices=1:5"),
+        *("--nocheck", "--precision=float32", "--first_phase=0.5"),
+    ]
+    for steps in (2, 4):  # of 4 steps half would be two
+        codes, said = run(["end"], *command, f"--steps={steps}")
+        assert codes == [0], said[-3000:]
+    judged = ["d_real" in line for line in losses(tmp_path / "run")]
+    assert judged == [False, True, True, True]
+
+
 def disc(radius):
     y, x = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
     return (np.hypot(y, x) <= radius).astype(np.float32)

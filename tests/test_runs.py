@@ -707,6 +707,19 @@ def test_an_export_gives_the_numbers_of_the_live_model(tmp_path):
     assert description["version"] == brats_gan.__version__
 
 
+def test_curves_show_losses_that_only_a_later_phase_has(tmp_path, monkeypatch):
+    log = tmp_path / "losses.jsonl"
+    lines = [{"step": 1, "seconds": 0, "a": 2.0}, {"step": 2, "seconds": 1, "b": 3.0}]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+    figures.loss_curves(log, tmp_path / "losses.png")
+    titled = {axis.get_title(): axis for axis in drawn[0].axes if axis.get_title()}
+    assert titled.keys() == {"a", "b"}
+    (curve,) = titled["b"].get_lines()
+    assert (list(curve.get_xdata()), list(curve.get_ydata())) == ([2], [3.0])
+
+
 def test_an_export_that_is_not_there_says_what_to_do(tmp_path):
     with pytest.raises(runs.RunError, match="has not finished training"):
         runs.load_export(tmp_path, "net")
