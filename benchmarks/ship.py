@@ -34,6 +34,11 @@ _MULTIMODAL = flags.DEFINE_string("multimodal_run", None, "Finished run of stage
 _DATA = flags.DEFINE_string("data_dir", None, "The data both were trained on.")
 _OUTPUT = flags.DEFINE_string("output_dir", str(weights.PRETRAINED), "Folder to fill.")
 _LABELS = flags.DEFINE_integer("labels", 400, "Labels with a lesion.", 1)
+_DICE = flags.DEFINE_float(
+    "dice_threshold",
+    0.7,
+    "What build_dataset.py asks of samples of these weights, unless it is told.",
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seeds the choice of labels.")
 _CACHE = flags.DEFINE_string("cache_dir", None, "Keeps decoded slices for later runs.")
 
@@ -121,6 +126,7 @@ def main(argv):
                     f"{each.source} and {maps.source} do not go together: they differ "
                     f"in {key}; train both with the same"
                 )
+    stored["multimodal"].description["dice_threshold"] = _DICE.value
     names = maps.description["training_subjects"]
     by_name = {subject.name: subject for subject in brats.find_subjects(_DATA.value)}
     if missing := sorted(set(names) - by_name.keys()):
