@@ -274,7 +274,7 @@ class Segmentors:
             seed,
             slices.names,
             checkpoint_seconds=_CHECKPOINT_SECONDS.value,
-            steps_per_call=_STEPS_PER_CALL.value,
+            steps_per_call=runs.per_call(_STEPS_PER_CALL, _DETERMINISTIC),
         )
         return begun
 

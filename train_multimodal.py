@@ -312,7 +312,7 @@ def main(argv):
             slices.names,
             sheet=lambda step: draw_generated(nets, shown, options),
             checkpoint_seconds=_CHECKPOINT_SECONDS.value,
-            steps_per_call=_STEPS_PER_CALL.value,
+            steps_per_call=runs.per_call(_STEPS_PER_CALL, _DETERMINISTIC),
             phase=of_phase,
             started=started,
         )

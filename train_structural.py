@@ -200,7 +200,7 @@ def main(argv):
         slices.names,
         sheet=sheet,
         checkpoint_seconds=_CHECKPOINT_SECONDS.value,
-        steps_per_call=_STEPS_PER_CALL.value,
+        steps_per_call=runs.per_call(_STEPS_PER_CALL, _DETERMINISTIC),
     )
 
     found = structural.fit(nets, known_maps(slices, _BETA.value, FITTED))

@@ -58,7 +58,8 @@ DETERMINISTIC = (
 )
 STEPS_PER_CALL = (
     "Steps in one call of TensorFlow: a number, or auto, which puts short ones "
-    "together. What comes out is the same."
+    "together. Batches and draws are the same; sums may be in another order, so with "
+    "--deterministic it is one."
 )
 SHOWN_WHILE_TRAINING = (
     "generator",
@@ -81,6 +82,15 @@ class StepsPerCall(flags.ArgumentParser):
         if not str(argument).isdecimal() or not int(argument):
             raise ValueError(f"{argument} is neither auto nor a number above 0")
         return int(argument)
+
+
+def per_call(asked, deterministic):
+    """`loop`'s steps_per_call by two flags.
+
+    TensorFlow optimises the graph of a loop of steps otherwise than that of one, and in
+    large networks the last bits differ.
+    """
+    return 1 if deterministic.value else asked.value
 
 
 class Stopped(BaseException):

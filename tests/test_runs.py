@@ -170,6 +170,11 @@ def test_no_checkpoint_is_written_after_a_loss_that_is_not_finite(
     assert checkpoints(tmp_path) == kept[steps_per_call]
 
 
+def test_a_deterministic_run_has_one_step_a_call():
+    asked, on, off = (types.SimpleNamespace(value=v) for v in (7, True, None))
+    assert (runs.per_call(asked, on), runs.per_call(asked, off)) == (1, 7)
+
+
 @pytest.mark.parametrize("steps_per_call", [2, 5, 100])
 def test_several_steps_in_a_call_are_bit_by_bit_single_ones(tmp_path, steps_per_call):
     drawn = []
