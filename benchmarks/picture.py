@@ -65,30 +65,21 @@ def draw(path, sets=None, maps=None):
         maps: {"real, held out" and "made": [N, H, W]}, or None.
     """
     sides = "real, held out", "made"
-    curves = 2 if sets else 0
-    heights = [1.6] * curves + [1.0] * len(_rows(sets, maps, "made"))
-    figure = Figure((12.4, sum(heights) + 0.3))
+    count = len(_rows(sets, maps, "made"))
+    tall = 3.8 if sets else 0.0  # inches, of the curves
+    figure = Figure((12.4, tall + count + 0.4))
     canvas = FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(
-        len(heights),
-        4,
-        height_ratios=heights,
-        hspace=0.28 if sets else 0.02,
-        wspace=0.12,
-        left=0.03,
-        right=0.99,
-        bottom=0.01,
-        top=0.97,
-    )
+    border = {"left": 0.03, "right": 0.99}
+    share = tall / figure.get_figheight()
     if sets:
+        place = {**border, "bottom": 1.03 - share, "top": 0.97}
+        grid = figure.add_gridspec(2, 4, hspace=0.4, wspace=0.14, **place)
         _curves(figure, grid, sets)
-    for half, side in enumerate(sides):
-        columns = slice(2 * half, 2 * half + 2)
-        inner = grid[curves:, columns].subgridspec(
-            len(heights) - curves, 1, hspace=0.02
-        )
+    place = {**border, "bottom": 0.01, "top": 0.96 - share}
+    grid = figure.add_gridspec(count, 2, hspace=0.02, wspace=0.05, **place)
+    for column, side in enumerate(sides):
         for row, (name, images, options) in enumerate(_rows(sets, maps, side)):
-            axis = figure.add_subplot(inner[row])
+            axis = figure.add_subplot(grid[row, column])
             axis.imshow(np.concatenate(list(images), 1), **{"vmin": 0, **options})
             axis.set_xticks([])
             axis.set_yticks([])

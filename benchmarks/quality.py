@@ -198,7 +198,8 @@ class Table:
                 continue
             made, ceiling = row["made"], row["ceiling"]
             if what == "share":
-                value = made / ceiling if ceiling and ceiling > 0 else np.inf
+                # No share of nothing: a judge that finds no lesion at all has no say.
+                value = made / ceiling if ceiling and ceiling > 0 else np.nan
             else:
                 value = made - ceiling if what == "above" else made
             bounds = [f">= {low}"] * (low > -np.inf) + [f"<= {high}"] * (high < np.inf)

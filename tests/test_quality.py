@@ -372,6 +372,7 @@ def test_a_run_without_accuracies_has_no_games(tmp_path):
         ("kernel distance", 0.14, 0.1, True),
         ("kernel distance", 0.16, 0.1, False),
         ("kernel distance", 0.16, -0.1, False),  # no share of a chance below 0
+        ("core Dice, four channels", 0.0, 0.0, False),  # of a judge that knows nothing
     ],
 )
 def test_a_goal_is_reached_or_not(name, made, ceiling, reached):
