@@ -313,6 +313,7 @@ def main(argv):
             sheet=lambda step: draw_generated(nets, shown, options),
             checkpoint_seconds=_CHECKPOINT_SECONDS.value,
             steps_per_call=runs.per_call(_STEPS_PER_CALL, _DETERMINISTIC),
+            wait=bool(_DETERMINISTIC.value),
             phase=of_phase,
             started=started,
         )
