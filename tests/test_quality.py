@@ -9,12 +9,13 @@ from benchmarks import (
     map_shape,
     paired,
     picture,
-    quality,
     scoring,
     two_sample,
     variety,
 )
+from tests import scripts
 
+quality = scripts.module("benchmarks.quality")
 SIDE = 32
 
 

@@ -15,8 +15,10 @@ import tensorflow as tf
 from absl import flags
 
 import brats_gan
-from benchmarks import loop_overhead
 from brats_gan import brats, figures, runs, schedules
+from tests import scripts
+
+loop_overhead = scripts.module("benchmarks.loop_overhead")
 
 python_calls = []  # of the step of `train`
 

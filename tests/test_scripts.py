@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import train_structural
 from brats_gan import (
     brats,
     data,
@@ -27,7 +26,9 @@ from brats_gan import (
     tables,
     weights,
 )
-from tests import nifti
+from tests import nifti, scripts
+
+train_structural = scripts.module("train_structural")
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (160, 160, 6)

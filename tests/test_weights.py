@@ -14,7 +14,6 @@ import pytest
 import tensorflow as tf
 from absl import logging
 
-from benchmarks import ship
 from brats_gan import (
     brats,
     data,
@@ -24,7 +23,9 @@ from brats_gan import (
     structural,
     weights,
 )
+from tests import scripts
 
+ship = scripts.module("benchmarks.ship")
 NUMBERS = Path(__file__).with_name("portable.json")
 LARGEST = 25e6  # bytes of brats_gan/pretrained
 BUILD = {"image_size": 32, "width": 2, "code_channels": 1, "mask_width": None}
