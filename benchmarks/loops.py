@@ -211,14 +211,14 @@ def plain_layers():
         return addons.tfa.layers.InstanceNormalization(**options)
 
     def conditional_norm():
+        plain = norm(center=False, scale=False)
+
         def apply(inputs):
             x, gain, offset = inputs
-            everywhere = layers.Reshape((1, 1, x.shape[-1]), dtype="float32")
-            x = norm(center=False, scale=False)(x)
-            x = layers.Multiply(dtype="float32")([x, everywhere(gain)])
-            return layers.Add(dtype="float32")([x, everywhere(offset)])
+            return plain(x) * gain[:, None, None] + offset[:, None, None]
 
-        return apply
+        # One layer, so that those around it keep their order, and their weights.
+        return layers.Lambda(apply, dtype="float32")
 
     def resize_convolution(filters, **options):
         convolution = layers.Conv2D(filters, 3, padding="same", **options)

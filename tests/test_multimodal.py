@@ -80,7 +80,8 @@ def looped_terms(nets, batch):
         style = np.zeros([BATCH, 4, 5], np.float32)
         style[:, i] = batch["style"][:, i]
         return DC(
-            [code, tf.one_hot(index, 4), maps, style.reshape(BATCH, 20)], training=True
+            [code, tf.one_hot(index, 4), maps, tf.reshape(style, [BATCH, 20])],
+            training=True,
         )
 
     def categories(scores, i):

@@ -206,7 +206,7 @@ def test_auto_puts_only_short_steps_together_and_says_how_long_it_takes(
     )
     python_calls.clear()
     options = {"log_every": 100, "steps_per_call": "auto"}
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="absl"):
         train(tmp_path, 61, **options)
     # 11 single ones, of which ten are measured; then 50 in calls of 5, or single ones.
     assert len(python_calls) == (12 if traced else 61)
@@ -636,7 +636,7 @@ def test_steps_may_be_raised_and_the_schedule_says_how_it_goes_on(
 ):
     length("--steps=100")
     done(tmp_path, 75)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="absl"):
         assert length("--steps=300") == 300
     # Constant until 150; of 100 steps it would have fallen half of the way to 0.05.
     (said,) = caplog.messages
@@ -652,7 +652,7 @@ def settings_of(run_dir):
 def test_more_epochs_raise_the_steps(length, tmp_path, caplog):
     assert length() == 10
     done(tmp_path, 10)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="absl"):
         assert length("--epochs=4") == 20
     assert "20 steps in all, no longer 10" in caplog.text
     assert settings_of(tmp_path) == {"epochs": "4.0"}
@@ -661,7 +661,7 @@ def test_more_epochs_raise_the_steps(length, tmp_path, caplog):
 def test_the_same_steps_otherwise_given_are_no_change(length, tmp_path, caplog):
     length()
     done(tmp_path, 10)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="absl"):
         assert length("--steps=10") == 10
     assert not caplog.messages
 
