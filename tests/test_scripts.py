@@ -682,7 +682,7 @@ def test_stage_2_starts_from_the_weights_of_a_run_and_goes_on_without_them(
         f"--split={root / 'multimodal/split.json'}",
         f"--run_dir={tmp_path / 'run'}",
         *TINY,
-        "--steps=1",
+        *("--steps=1", "--first_phase=0"),
     )
     said = run(*flags, f"--init_from={root / 'multimodal'}")
     assert "weights of EC_R, EC, DC" in said
