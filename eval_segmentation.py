@@ -275,7 +275,6 @@ class Segmentors:
             slices.names,
             checkpoint_seconds=_CHECKPOINT_SECONDS.value,
             steps_per_call=runs.per_call(_STEPS_PER_CALL, _DETERMINISTIC),
-            wait=bool(_DETERMINISTIC.value),
         )
         return begun
 

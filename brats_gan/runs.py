@@ -187,9 +187,15 @@ def _writing(path):
 def set_up(precision, seed, deterministic=False):
     """Precision of the layers made from here on, all seeds, and the order of sums.
 
-    Deterministic operations are not enough: those of oneDNN differ in the last bit from
-    one process to the next, and are chosen for good as TensorFlow is imported. So a
-    process that has them begins once more without.
+    Deterministic operations are not enough, for three reasons.
+    - Those of oneDNN differ in the last bit from one process to the next, and are
+      chosen for good as TensorFlow is imported, so a process that has them begins once
+      more without.
+    - TensorFlow's graph optimiser does not rewrite a graph alike in every process (of
+      16, nine had one kind of stage-2 step and seven another): it is left out.
+    - Where several operations run at a time, a sum of gradients begins with whichever
+      of them nobody reads any more, and who is ready first decides that: it is one
+      operation at a time, on all cores.
 
     Args:
         precision: a Keras policy by name, or a function that returns it, called when
@@ -202,6 +208,8 @@ def set_up(precision, seed, deterministic=False):
             os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
         tf.config.experimental.enable_op_determinism()
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+        tf.config.threading.set_inter_op_parallelism_threads(1)
     if callable(precision):
         precision = precision()
     tf.keras.mixed_precision.set_global_policy(precision)
@@ -655,7 +663,6 @@ def loop(
     steps_per_call=1,
     phase="",
     started=None,
-    wait=False,
 ):
     """Trains from the newest checkpoint to `steps`.
 
@@ -681,8 +688,6 @@ def loop(
         phase: what these steps are of a run that has others after them, for messages.
         started: time.monotonic() of this process's first step, where that was in
             another phase; the clock of losses.jsonl.
-        wait: look at the losses after every call, as a deterministic run must: without,
-            the last bits of stage 2 were seen to differ from one run to the next.
 
     Raises:
         RunError: a loss or a weight is not finite (names it, the step and the subjects
@@ -739,8 +744,6 @@ def loop(
             else:
                 losses.add(done, *several(iterator, done, count))
             done, calls = done + count, calls + 1
-            if wait:
-                losses.look()
             measured = pace.seconds is None and (calls in (1, 3) or calls > pace.pieces)
             if measured:
                 losses.look()  # waits until it is done
