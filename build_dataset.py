@@ -21,6 +21,7 @@ from brats_gan import (
     brats,
     data,
     figures,
+    files,
     multimodal,
     privacy,
     progress,
@@ -484,12 +485,12 @@ def main(argv):
         writer = csv.DictWriter(table, synthesis.COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-        brats.write_atomically(manifest, table.getvalue().encode())
+        files.write_atomically(manifest, table.getvalue().encode())
         group, pending = [], []
 
     summary = description(of_maps, scheme, rows, split, seen)
     described = output_dir / "dataset_description.json"
-    runs.write_json(described, summary)  # finished, whatever becomes of the reports
+    files.write_json(described, summary)  # finished, whatever becomes of the reports
     summary["Registration"] = registration_report(
         output_dir, kept, slices, float(of_maps["beta"])
     )
@@ -503,7 +504,7 @@ def main(argv):
         summary["NearestTraining"] = nearest_report(
             output_dir, slices, others, of_maps["slices"][0]
         )
-    runs.write_json(described, summary)
+    files.write_json(described, summary)
     shown = ("Samples", "Accepted", "Fallbacks", "LeftOut", "Attempts", "Rejected")
     print(json.dumps({key: summary[key] for key in shown}))
     dice = np.array([float(row["dice"]) for row in rows if row["id"]])

@@ -19,6 +19,7 @@ from brats_gan import (
     brats,
     data,
     figures,
+    files,
     losses,
     mixing,
     precision,
@@ -159,7 +160,7 @@ def synthetic_subjects(folder, held_out, filtered=None, scheme=None):
             f"{folder} is not a finished synthetic data set: it has no "
             "dataset_description.json; start its build_dataset.py command again"
         )
-    description = brats.read_json(described)
+    description = files.read_json(described)
     trained_on = description.get("TrainingSubjects")
     if not isinstance(trained_on, list):
         raise runs.RunError(
@@ -190,7 +191,7 @@ def synthetic_subjects(folder, held_out, filtered=None, scheme=None):
 def made_without_data(folder):
     """Whether a data set needed no real one, so that its split is not of ours."""
     path = Path(folder, "dataset_description.json")
-    return path.exists() and brats.read_json(path).get("RealData") is False
+    return path.exists() and files.read_json(path).get("RealData") is False
 
 
 def draw(nets, slices, path):
@@ -262,7 +263,7 @@ class Segmentors:
         drawn = mixing.drawer(plan, _BATCH.value, seed)
         run_dir.mkdir(parents=True, exist_ok=True)
         begun = begin()
-        runs.write_json(run_dir / "samples.json", mixing.described(plan, slices))
+        files.write_json(run_dir / "samples.json", mixing.described(plan, slices))
         runs.loop(
             run_dir,
             self._train_step,
@@ -438,8 +439,8 @@ def fill_tables(run_dir, results, real, held_out, asked):
     for name, row in rows.items():  # all of them before the first step
         try:
             items = mixing.choose(row, slices.index[:, 0], in_real, usable, _SEED.value)
-        except brats.DataError as error:
-            raise brats.DataError(
+        except files.DataError as error:
+            raise files.DataError(
                 f"--experiment={name}, {_SYNTHETIC.value}: {error}"
             ) from error
         plans[name] = mixing.phases(items, row.mode, iterations)

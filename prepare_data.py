@@ -18,7 +18,7 @@ import sys
 
 from absl import app, flags
 
-from brats_gan import brats, progress, runs
+from brats_gan import brats, files, progress, runs
 
 _DATA = flags.DEFINE_string("data_dir", None, "Folder to check or to convert.")
 _OUTPUT = flags.DEFINE_string("output_dir", None, "Folder that convert, phantom write.")
@@ -85,7 +85,7 @@ def main(argv):
             raise app.UsageError(f"{argv[1]} needs --{flag.name}.")
     try:
         return command()
-    except brats.DataError as error:
+    except files.DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

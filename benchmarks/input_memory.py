@@ -17,7 +17,7 @@ import time
 from absl import app, flags, logging
 
 from benchmarks import rig
-from brats_gan import brats, data, phantom
+from brats_gan import brats, data, files, phantom
 
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder; a phantom if unset.")
 _COUNTS = flags.DEFINE_list("counts", ["10", "100"], "Subjects to stream.")
@@ -30,7 +30,7 @@ def stream(folder, count):
     """Reads `count` subjects in this process: memory, and seconds of a sample."""
     subjects = brats.find_subjects(folder)[:count]
     if len(subjects) < count:
-        raise brats.DataError(f"{folder}: {len(subjects)} subjects of {count}")
+        raise files.DataError(f"{folder}: {len(subjects)} subjects of {count}")
     slices = data.Slices(subjects, _SIZE.value)
     steps = len(slices) // _BATCH.value
     begin = time.perf_counter()

@@ -18,7 +18,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks import judges
-from brats_gan import brats, data, metrics, phantom
+from brats_gan import brats, data, files, metrics, phantom
 
 _REAL = flags.DEFINE_string("real_dir", None, "In any layout; no real scores if unset.")
 _PHANTOM = flags.DEFINE_string(
@@ -72,7 +72,7 @@ def main(argv):
         subjects = brats.find_subjects(folder)
         test, pool = subjects[: _TEST.value], subjects[_TEST.value :]
         if len(pool) < max(counts):
-            raise brats.DataError(
+            raise files.DataError(
                 f"{folder}: {len(subjects)} subjects, but {_TEST.value + max(counts)} "
                 "are needed; make more or lower --counts"
             )

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks import appearance
-from brats_gan import brats, figures
+from brats_gan import brats, figures, files
 
 _LABEL_MAP = colors.ListedColormap(figures.LABEL_COLOURS)
 SHOWN = 6  # maps and sets of each side
@@ -89,4 +89,4 @@ def draw(path, sets=None, maps=None):
     canvas.draw()
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=100)
-    brats.write_atomically(path, content.getbuffer())
+    files.write_atomically(path, content.getbuffer())

@@ -62,7 +62,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from benchmarks import judges, picture, scoring
-from brats_gan import brats, data, runs
+from brats_gan import brats, data, files, runs
 
 PARTS = (
     "maps",
@@ -312,7 +312,7 @@ def main(argv):
     by_name = {subject.name: subject for subject in brats.find_subjects(_DATA.value)}
     missing = sorted({*split["train"], *split["test"]} - by_name.keys())
     if missing:
-        raise brats.DataError(
+        raise files.DataError(
             f"{_DATA.value} lacks {', '.join(missing)}, which {run_dir}/split.json "
             "names; give the --data_dir that the run was trained on"
         )
@@ -348,7 +348,7 @@ def main(argv):
         result["by_run"] = [each.rows for each in tables]
     line = json.dumps(result)
     if _JSON.value:
-        brats.write_atomically(pathlib.Path(_JSON.value), f"{line}\n".encode())
+        files.write_atomically(pathlib.Path(_JSON.value), f"{line}\n".encode())
     print(line)
 
 

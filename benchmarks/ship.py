@@ -21,6 +21,7 @@ from absl import flags
 from brats_gan import (
     brats,
     data,
+    files,
     multimodal,
     runs,
     segmentation,
@@ -130,7 +131,7 @@ def main(argv):
     names = maps.description["training_subjects"]
     by_name = {subject.name: subject for subject in brats.find_subjects(_DATA.value)}
     if missing := sorted(set(names) - by_name.keys()):
-        raise brats.DataError(
+        raise files.DataError(
             f"{_DATA.value} has no {', '.join(missing[:5])}, which {maps.source} was "
             "trained on; give the folder it was trained on"
         )
@@ -144,8 +145,8 @@ def main(argv):
     )
     content = io.BytesIO()
     np.savez_compressed(content, **pool)
-    brats.write_atomically(output / weights.LABELS, content.getvalue())
-    runs.write_json(output / "expected.json", expected(output))
+    files.write_atomically(output / weights.LABELS, content.getvalue())
+    files.write_json(output / "expected.json", expected(output))
     sizes = {
         str(path.relative_to(output)): path.stat().st_size
         for path in sorted(output.rglob("*"))

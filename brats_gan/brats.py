@@ -12,7 +12,6 @@ left and slices foot to head, as in the raw BraTS arrays.
 import contextlib
 import io
 import itertools
-import json
 import os
 import random
 import re
@@ -33,6 +32,14 @@ except ImportError:
     # No wheel for this machine: the same voxels, at half the rate.
     import gzip as igzip
     import zlib as isal_zlib
+from brats_gan.files import (
+    MAX_NAME,
+    DataError,
+    is_file_name,
+    read_json,
+    write_atomically,
+    write_json,
+)
 
 MODALITIES = ("t1", "t2", "t1ce", "flair")
 LABELS = ("background", "necrosis", "oedema", "non-enhancing", "enhancing")
@@ -40,7 +47,6 @@ REGIONS = {"whole": (1, 2, 3, 4), "core": (1, 3, 4), "enhancing": (4,)}
 SLICES = (55, 105)  # half-open, D15
 CROP = 192  # pixels a side, around the brain
 FIELD = 240  # pixels a side of a BraTS slice
-
 LAYOUTS = ("brats2015", "brats2018", "brats2023", "msd")
 
 # Label in the file -> index in LABELS. From 2017 on, label 1 is necrosis together with
@@ -61,6 +67,7 @@ _SUFFIXES = {
     "flair": ("flair", "t2f"),
     "seg": ("seg", "segm"),
 }
+
 _SEQUENCES_2015 = {
     "mr_t1": "t1",
     "mr_t2": "t2",
@@ -68,12 +75,14 @@ _SEQUENCES_2015 = {
     "mr_flair": "flair",
     "ot": "seg",
 }
+
 _MSD_CHANNELS = {
     "t1": ("t1w", "t1"),
     "t2": ("t2w", "t2"),
     "t1ce": ("t1gd", "t1ce", "t1c"),
     "flair": ("flair", "t2f"),
 }
+
 # Words of a label name in dataset.json, looked for in this order: "non-enhancing" also
 # contains "enhancing".
 _MSD_LABELS = (
@@ -84,7 +93,6 @@ _MSD_LABELS = (
     ("non-enhancing", 3),
     ("enhancing", 4),
 )
-
 _MHA_HEADER = 2**16  # bytes in which the header ends
 
 # What no BraTS file comes near: beyond, a file is damaged, or made to fill the memory.
@@ -92,14 +100,8 @@ _MAX_BYTES = 2**31  # of a volume as float32; one 4-D MSD file is 143 MB
 _MAX_DEPTH = 2**10  # axial slices
 _MAX_BEHIND = 2**26  # bytes behind the voxels
 _MAX_RATIO = 1040  # of sizes, unpacked to packed: deflate reaches 1032
-_MAX_JSON = 2**24  # bytes; the dataset.json of the Decathlon has 2**16
-_MAX_NAME = 200  # bytes of a subject's name; file systems stop at 255, endings included
 _MAX_SHIFT_MM = 1.0  # between the modalities of one subject
 IMAGE_SLOPE = 1 / 32767  # [0, 1] as int16
-
-
-class DataError(ValueError):
-    """Data that cannot be used: the message names the file and the remedy."""
 
 
 class Subject(NamedTuple):
@@ -114,9 +116,6 @@ class Subject(NamedTuple):
     images: dict  # modality -> (Path, channel of a 4-D file or None)
     label: Path | None
     prepared: bool = False
-
-
-# --- Finding subjects -----------------------------------------------------------------
 
 
 def find_subjects(data_dir, layout=None):
@@ -272,26 +271,16 @@ def _well_named(subjects):
                 f"{path}: its subject would have the name {name}, as that of {other}. "
                 "Rename one of the folders."
             )
-        elif not _is_file_name(name):
+        elif not is_file_name(name):
             message = (
                 f"{str(path)!a}: {name!a} cannot be the name of files. Rename it: "
-                f"printable, no more than {_MAX_NAME} bytes, no / or \\."
+                f"printable, no more than {MAX_NAME} bytes, no / or \\."
             )
         else:
             good[name] = subject
             continue
         problems.append((name if name.isprintable() else ascii(name), message))
     return list(good.values()), problems
-
-
-def _is_file_name(name):
-    """Whether a name from elsewhere can be part of a path without leading away."""
-    return (
-        name.isprintable()
-        and name not in ("", ".", "..")
-        and not set(name) & set("/\\")
-        and len(name.encode()) <= _MAX_NAME
-    )
 
 
 def _role_problems(kind, folder, roles):
@@ -320,22 +309,6 @@ def _looked_for(kind, role):
     separator = {"brats2018": "_", "brats2023": "-"}[kind]
     names = [f"*{separator}{suffix}.nii.gz" for suffix in _SUFFIXES[role]]
     return f"{', '.join(names)} (or .nii, in any case)"
-
-
-def read_json(path):
-    """A JSON object from a file; DataError says which file is not one."""
-    path = Path(path)
-    try:
-        if path.is_file() and path.stat().st_size > _MAX_JSON:
-            raise ValueError(f"{path.stat().st_size} bytes")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: also of JSON
-        raise DataError(
-            f"{path}: not readable as JSON ({error}). Restore it."
-        ) from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: a JSON object is expected. Restore it.")
-    return content
 
 
 def _is_prepared(data_dir):
@@ -406,9 +379,6 @@ def _small_number(path, text):
     return int(text)
 
 
-# --- Labels ---------------------------------------------------------------------------
-
-
 def label_map(subject):
     """Label in the subject's file -> index in LABELS; for MSD from its dataset.json."""
     if subject.layout != "msd" or subject.label is None:
@@ -477,9 +447,6 @@ def from_ours(labels, mapping, source="labels"):
     table = np.zeros(len(LABELS), np.uint8)
     table[list(inverse)] = list(inverse.values())
     return table[labels]
-
-
-# --- Reading a file -------------------------------------------------------------------
 
 
 class Header(NamedTuple):
@@ -906,9 +873,6 @@ def _require_whole_mha(fields, voxels, voxel_bytes):
         raise EOFError("voxels are missing at the end")
 
 
-# --- Reading a subject ----------------------------------------------------------------
-
-
 def parse_slices(text):
     """The flag "55:105" -> (55, 105)."""
     match = re.fullmatch(r"(\d+):(\d+)", text.strip())
@@ -1115,9 +1079,6 @@ def load_label(subject, slices, grid):
     return to_ours(stored.transpose(2, 0, 1), label_map(subject), subject.label)
 
 
-# --- Writing --------------------------------------------------------------------------
-
-
 def lps_affine(height, spacing=(1.0, 1.0, 1.0)):
     """Affine of a BraTS volume: LPS, the last row at y = 0."""
     dx, dy, dz = spacing
@@ -1184,45 +1145,6 @@ def write_nifti(path, volume_hws, dtype, slope=None, affine=None):
     write_atomically(path, content)
 
 
-def folder_within(folder, name):
-    """folder/name, for a name that came from elsewhere; DataError if it leads away."""
-    path = Path(folder) / name
-    if not _is_file_name(name) or path.resolve() != Path(folder).resolve() / name:
-        raise DataError(
-            f"{str(path)!a}: leads out of {folder}. Rename the subject, or remove the "
-            "link."
-        )
-    return path
-
-
-PARTS = ".*.part"  # what a process leaves that is killed in write_atomically
-
-
-def write_atomically(path, content):
-    """Writes bytes under a temporary name beside the file, then renames it.
-
-    Raises:
-        DataError: there is no room, or it may not be written. What was there is left.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror}). Make room there, or see "
-            "that you may write there, then start the same command again."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-# --- Splitting ------------------------------------------------------------------------
-
-
 def split_subjects(names, seed, held_out=0.1):
     """Splits by subject: {"seed", "train", "test"}, the same whatever the order given.
 
@@ -1245,7 +1167,7 @@ def split_subjects(names, seed, held_out=0.1):
 
 def save_split(path, split):
     """Writes a split as JSON."""
-    write_atomically(path, (json.dumps(split, indent=2) + "\n").encode())
+    write_json(path, split)
 
 
 def load_split(path):

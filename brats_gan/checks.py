@@ -10,7 +10,7 @@ import hashlib
 import nibabel as nib
 import numpy as np
 
-from brats_gan import brats
+from brats_gan import brats, files
 
 _MIN_OVERLAP = 0.9  # Dice of two silhouettes; 0.83 for a brain with its axes swapped
 _MAX_OUTSIDE = 0.1  # part of a lesion that may lie where no modality shows brain
@@ -98,7 +98,7 @@ def check(data_dir, layout=None, slices=brats.SLICES, quick=False, progress=None
     report = Report(str(data_dir), layout, tuple(slices), quick)
     try:
         subjects, problems = brats.survey(data_dir, layout)
-    except brats.DataError as error:
+    except files.DataError as error:
         report.problems.append(("", str(error)))
         return report
     report.problems += problems
@@ -117,7 +117,7 @@ def require_usable(data_dir, layout=None, slices=brats.SLICES):
     """The quick check as training scripts run it: DataError with every problem."""
     report = check(data_dir, layout, slices, quick=True)
     if not report.usable:
-        raise brats.DataError(
+        raise files.DataError(
             f"{brats.first_of(report.problems)}\n"
             f"{data_dir}: not usable; `python prepare_data.py check` says more, and "
             "--nocheck trains all the same."
@@ -148,7 +148,7 @@ class _Check:
         """A DataError inside becomes a problem of the subject, said once."""
         try:
             yield
-        except brats.DataError as error:
+        except files.DataError as error:
             self.problem(error)
 
     def problem(self, message):

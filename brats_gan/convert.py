@@ -1,12 +1,11 @@
 """Any layout to BraTS 2018-21 NIfTI with this project's labels, geometry kept."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 import brats_gan
-from brats_gan import brats
+from brats_gan import brats, files
 
 
 def convert(data_dir, output_dir, layout=None):
@@ -22,21 +21,21 @@ def convert(data_dir, output_dir, layout=None):
     """
     source, target = Path(data_dir).resolve(), Path(output_dir).resolve()
     if source == target or source in target.parents:
-        raise brats.DataError(
+        raise files.DataError(
             f"{output_dir}: is inside the folder that is read. Name one beside it."
         )
     subjects = brats.find_subjects(data_dir, layout)
     for subject in subjects:
         for path in brats.images_by_file(subject):
             if target in path.resolve().parents:
-                raise brats.DataError(
+                raise files.DataError(
                     f"{path}: is a link into {output_dir}. Name another output folder."
                 )
     done, problems = [], []
     for subject in subjects:
         try:
-            _convert_subject(subject, brats.folder_within(target, subject.name))
-        except brats.DataError as error:
+            _convert_subject(subject, files.folder_within(target, subject.name))
+        except files.DataError as error:
             problems.append((subject.name, str(error)))
         except OSError as error:
             message = f"{error}. Look for a full disk, or one that may not be written."
@@ -75,7 +74,7 @@ def _write(target, volume, grid):
         same_place and np.array_equal(again, volume, equal_nan=again.dtype.kind == "f")
     ):
         unverified.unlink()
-        raise brats.DataError(
+        raise files.DataError(
             f"{target}: does not read back as written. Look for a full or failing disk."
         )
     unverified.replace(target)
@@ -92,5 +91,4 @@ def _describe(target, source, subject):
         "Labels": dict(enumerate(brats.LABELS)),
         "Prepared": subject.prepared,
     }
-    content = json.dumps(description, indent=2) + "\n"
-    brats.write_atomically(target / "dataset_description.json", content.encode())
+    files.write_json(target / "dataset_description.json", description)

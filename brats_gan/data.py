@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from brats_gan import brats, checks, fusion, styles
+from brats_gan import brats, checks, files, fusion, styles
 from brats_gan.lazy import tf
 
 LEVELS = 65535  # a cached intensity of 1.0, as uint16
@@ -78,7 +78,7 @@ def split_subjects(
             logging.info("%s is of other subjects: a split is drawn", source)
             split = brats.split_subjects(by_name, seed, held_out)
         elif missing:
-            raise brats.DataError(
+            raise files.DataError(
                 f"{source} names subjects that {data_dir} does not have: "
                 f"{', '.join(missing[:5])}; give the folder it was made for"
             )
@@ -146,8 +146,8 @@ class Slices:
         prepare = functools.partial(self._cached, image_size=image_size, slices=slices)
         # Decompression and resizing leave Python's lock, so threads are enough.
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            for files in pool.map(prepare, subjects):
-                self._files.append(files)
+            for paths in pool.map(prepare, subjects):
+                self._files.append(paths)
                 bar.add(1)
 
         keys = "".join(images.name for images, _ in self._files)
@@ -166,7 +166,7 @@ class Slices:
         if blank:
             logging.info("%d slices in range show no brain and are left out", blank)
         if not index:
-            raise brats.DataError(
+            raise files.DataError(
                 f"no slice of {', '.join(self.names)} shows any brain in range "
                 f"{slices}; check the slice range"
             )
@@ -182,7 +182,7 @@ class Slices:
         images_path = self._folder / f"{key}.images.npy"
         label_path = self._folder / f"{key}.label.npy"
         if subject.label is None:
-            raise brats.DataError(
+            raise files.DataError(
                 f"{subject.name} has no label file, and labels are needed here; add "
                 "the file or move the subject out of the folder"
             )
@@ -265,11 +265,11 @@ class LabelPool:
                     file[n] for n in ("label", "subject", "slice")
                 )
         except (OSError, LookupError, TypeError, ValueError, EOFError) as error:
-            raise brats.DataError(
+            raise files.DataError(
                 f"{path}: no pool of labels ({error}). {remedy}"
             ) from error
         except (zipfile.BadZipFile, zlib.error) as error:
-            raise brats.DataError(f"{path}: damaged ({error}). {remedy}") from error
+            raise files.DataError(f"{path}: damaged ({error}). {remedy}") from error
         usable = (
             label.dtype == np.uint8
             and label.ndim == 3
@@ -279,7 +279,7 @@ class LabelPool:
         )
         label = brats.resize_nearest(label, image_size) if usable else label
         if not usable or not label.any((1, 2)).any():
-            raise brats.DataError(f"{path}: holds no lesion labels. {remedy}")
+            raise files.DataError(f"{path}: holds no lesion labels. {remedy}")
         shows = label.any((1, 2))  # a speck may be lost where it is made smaller
         self._label = label[shows]
         self.names = sorted({str(name) for name in subject})
@@ -310,7 +310,7 @@ def _read_into(item, path, number):
     with path.open("rb", buffering=0) as file:
         file.seek(_NPY_HEADER + int(number) * item.nbytes)
         if file.readinto(item) != item.nbytes:
-            raise brats.DataError(
+            raise files.DataError(
                 f"{path}: cut off; delete it, and the slices are decoded again"
             )
 
@@ -319,7 +319,7 @@ def _save(path, array):
     content = io.BytesIO()
     np.save(content, np.ascontiguousarray(array))
     assert len(content.getbuffer()) == _NPY_HEADER + array.nbytes
-    brats.write_atomically(path, content.getbuffer())
+    files.write_atomically(path, content.getbuffer())
 
 
 def _content_key(subject, image_size, slices):

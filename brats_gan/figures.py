@@ -8,7 +8,7 @@ from matplotlib import colors
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from brats_gan import brats
+from brats_gan import files
 
 LABEL_COLOURS = ("black", "crimson", "gold", "deepskyblue", "limegreen")
 _LABEL_MAP = colors.ListedColormap(LABEL_COLOURS)
@@ -140,4 +140,4 @@ def comparison(rows, labels, measures, path):
 def _save(figure, path):
     content = io.BytesIO()
     figure.savefig(content, format="png", facecolor=figure.get_facecolor(), dpi=100)
-    brats.write_atomically(path, content.getbuffer())
+    files.write_atomically(path, content.getbuffer())

@@ -20,13 +20,8 @@ import numpy as np
 from absl import app, flags, logging
 
 import brats_gan
-from brats_gan import addons, brats, progress, schedules
+from brats_gan import addons, files, progress, schedules
 from brats_gan.lazy import tf
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 # Flags that may differ when a run goes on: where things are, not what is computed.
 PLACES = frozenset(
@@ -122,7 +117,7 @@ def main(run_script):
             signal.signal(number, _stop)
         try:
             run_script(argv)
-        except (brats.DataError, RunError) as error:
+        except (files.DataError, RunError) as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(EXIT_BAD_INPUT)
         except Stopped as stopped:
@@ -220,11 +215,6 @@ def share_cores():
         tf.config.threading.set_intra_op_parallelism_threads(half)
 
 
-def write_json(path, value):
-    """Writes JSON, whole or not at all."""
-    brats.write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
 def key_flags():
     """The running script's own flags by name, as strings a flagfile takes."""
     own = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
@@ -301,7 +291,7 @@ def start(run_dir, free=()):
         length = LENGTH.intersection(free)
         lines = {name: line for name, line in now.items() if name not in length}
         lines |= {name: before[name] for name in length & before.keys()}
-    for part in run_dir.rglob(brats.PARTS):  # of a process that was killed
+    for part in run_dir.rglob(files.PARTS):  # of a process that was killed
         part.unlink()
     _write_flags(run_dir, lines)
     return run_dir
@@ -310,7 +300,7 @@ def start(run_dir, free=()):
 def _write_flags(run_dir, by_name):
     script = Path(sys.argv[0]).name
     lines = [f"# {script}"] + [by_name[name] for name in sorted(by_name)]
-    brats.write_atomically(run_dir / "flags.txt", ("\n".join(lines) + "\n").encode())
+    files.write_atomically(run_dir / "flags.txt", ("\n".join(lines) + "\n").encode())
 
 
 def total_steps(
@@ -374,7 +364,7 @@ def _require_run_or_empty(run_dir):
     if not run_dir.is_dir() or (run_dir / "flags.txt").exists():
         return
     # A process that was killed at once leaves a lock, and perhaps half of flags.txt.
-    ours = {LOCK, *(part.name for part in run_dir.glob(brats.PARTS))}
+    ours = {LOCK, *(part.name for part in run_dir.glob(files.PARTS))}
     if any(path.name not in ours for path in run_dir.iterdir()):
         raise RunError(
             f"{run_dir} is not empty and not a run folder (no flags.txt); choose "
@@ -388,13 +378,13 @@ _locks = {}  # folder -> open file: a lock ends with its process, however that e
 def _lock(run_dir):
     """Takes the folder for this process, until it ends."""
     folder = run_dir.resolve()
-    if fcntl is None or folder in _locks:
+    if not files.HAS_LOCKS or folder in _locks:
         return
     with _writing(run_dir / LOCK):
         run_dir.mkdir(parents=True, exist_ok=True)
         file = (run_dir / LOCK).open("a+")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        files.lock(file, wait=False)
     except BlockingIOError as error:
         with file:
             file.seek(0)
@@ -576,7 +566,7 @@ def _keep_lines_until(path, step):
     lines = path.read_text().splitlines()
     kept = [line for line in lines if _step_of(line) <= step]
     if len(kept) < len(lines):
-        brats.write_atomically(path, "".join(line + "\n" for line in kept).encode())
+        files.write_atomically(path, "".join(line + "\n" for line in kept).encode())
 
 
 def _keep_events_until(folder, step):
@@ -925,8 +915,8 @@ def export(run_dir, name, models, endpoints, description):
         with _writing(target), _quiet():
             temporary.mkdir(parents=True)
             archive.write_out(str(temporary))
-        write_json(target.with_suffix(".json"), {**description, **made_by()})
-    except (RunError, brats.DataError):
+        files.write_json(target.with_suffix(".json"), {**description, **made_by()})
+    except (RunError, files.DataError):
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     if target.exists():

@@ -15,6 +15,7 @@ import tensorflow as tf
 from brats_gan import (
     brats,
     data,
+    files,
     fusion,
     metrics,
     multimodal,
@@ -226,7 +227,7 @@ def samples(
             waiting.appendleft((number, attempt.attempt + 1))
             return
         if number not in best:
-            raise brats.DataError(
+            raise files.DataError(
                 f"sample {number}: all {max_tries} attempts have a slice that is "
                 "constant or not finite, so the generator has learnt nothing or has "
                 "diverged; look at its losses.jsonl, and train it longer or anew"
@@ -378,7 +379,7 @@ def write_volume(output_dir, volume_id, group):
     Each file is whole or absent; the label comes last, so a volume with a label is
     whole.
     """
-    folder = brats.folder_within(output_dir, volume_id)
+    folder = files.folder_within(output_dir, volume_id)
     folder.mkdir(parents=True, exist_ok=True)
 
     def write(name, arrays, is_label=True, outside=0):

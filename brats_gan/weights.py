@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from brats_gan import brats, multimodal, runs, segmentation, structural
+from brats_gan import brats, files, multimodal, runs, segmentation, structural
 from brats_gan.lazy import tf
 
 FORMAT = 1
@@ -216,21 +216,21 @@ def write(folder, stored, dtype=np.float32):
     )
     for left in (temporary, old):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
-    files = dict(stored.arrays)
+    parts = dict(stored.arrays)
     description = {"format": FORMAT, **stored.description}
     if stored.found is not None:
-        files["fit"] = {"mean": stored.found.mean, "factor": stored.found.factor}
+        parts["fit"] = {"mean": stored.found.mean, "factor": stored.found.factor}
         description["edge_threshold"] = float(stored.found.threshold)
     digests = {}
     try:
-        for name, arrays in files.items():
+        for name, arrays in parts.items():
             content = _packed(arrays, dtype)
             digests[name] = hashlib.blake2b(content, digest_size=16).hexdigest()
-            brats.write_atomically(temporary / f"{name}.npz", content)
+            files.write_atomically(temporary / f"{name}.npz", content)
         if stored.split is not None:
             brats.save_split(temporary / "split.json", stored.split)
-        runs.write_json(temporary / "weights.json", {**description, "files": digests})
-    except brats.DataError:
+        files.write_json(temporary / "weights.json", {**description, "files": digests})
+    except files.DataError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     if folder.exists():
@@ -268,24 +268,24 @@ def read(folder):
     """
     folder = Path(folder)
     path = folder / "weights.json"
-    description = brats.read_json(path)
+    description = files.read_json(path)
     version = description.get("format")
     if isinstance(version, int) and version > FORMAT:
         raise runs.RunError(
             f"{path} was written by a newer version of brats_gan "
             f"({description.get('version')}); install that"
         )
-    files = description.pop("files", None)
+    digests = description.pop("files", None)
     if (
         version != FORMAT
         or description.get("stage") not in BUILDERS
         or not isinstance(description.get("build"), dict)
         or not isinstance(description.get("steps"), int)
-        or not isinstance(files, dict)
-        or any(Path(name).name != name for name in files)
+        or not isinstance(digests, dict)
+        or any(Path(name).name != name for name in digests)
     ):
         raise runs.RunError(f"{path} does not describe weights; {_COPY_AGAIN}")
-    arrays = {name: _read_npz(folder, name, files[name]) for name in files}
+    arrays = {name: _read_npz(folder, name, digests[name]) for name in digests}
     found = None
     if "fit" in arrays:
         fit, threshold = arrays.pop("fit"), description.get("edge_threshold")
@@ -418,7 +418,7 @@ def _of_checkpoint(run_dir, path, step):
 def begun(run_dir):
     """What RUN/networks.json says; {} where no run has begun."""
     path = Path(run_dir, "networks.json")
-    return brats.read_json(path) if path.exists() else {}
+    return files.read_json(path) if path.exists() else {}
 
 
 def begin(run_dir, stage, build, nets, source=None, held_out=(), **fixed):
@@ -447,7 +447,7 @@ def begin(run_dir, stage, build, nets, source=None, held_out=(), **fixed):
         if source:
             logging.info("%s: goes on from its checkpoint, not --init_from", run_dir)
         if path.exists():
-            return brats.read_json(path)
+            return files.read_json(path)
     elif source:
         stored = find(source, stage)
         fitting = initialise(nets, stored, stage, build)
@@ -468,7 +468,7 @@ def begin(run_dir, stage, build, nets, source=None, held_out=(), **fixed):
                 len(seen),
                 ", ".join(seen[:5]),
             )
-    runs.write_json(path, description)
+    files.write_json(path, description)
     return description
 
 
@@ -552,7 +552,7 @@ def finish(run_dir, nets, description, steps, found=None):
         found: structural.Fit of stage 1.
     """
     description = {
-        **brats.read_json(run_dir / "networks.json"),
+        **files.read_json(run_dir / "networks.json"),
         "steps": steps,
         **description,
         **runs.made_by(),

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from brats_gan import brats
+from brats_gan import brats, files
 from tests import nifti
 
 ROOT = Path(__file__).parent.parent
@@ -108,7 +108,7 @@ def test_a_subject_without_a_label_is_found(tmp_path):
 def test_every_missing_modality_is_named_at_once(tmp_path):
     nifti.write_subject(tmp_path, "A", SHAPE)["t1ce"].unlink()
     nifti.write_subject(tmp_path, "B", SHAPE, 1)["flair"].unlink()
-    with pytest.raises(brats.DataError) as caught:
+    with pytest.raises(files.DataError) as caught:
         brats.find_subjects(tmp_path)
     first, second = str(caught.value).splitlines()
     assert f"{tmp_path / 'A'}: no t1ce image. Looked for *_t1ce.nii.gz" in first
@@ -163,8 +163,8 @@ def test_a_link_to_a_subject_elsewhere_is_read(tmp_path):
 
 @pytest.mark.parametrize("name", ["..", ".", "", "a/b", "../a", "/etc", "a\\b", "a\0b"])
 def test_no_name_leads_out_of_a_folder(name, tmp_path):
-    with pytest.raises(brats.DataError, match="leads out of"):
-        brats.folder_within(tmp_path, name)
+    with pytest.raises(files.DataError, match="leads out of"):
+        files.folder_within(tmp_path, name)
 
 
 def test_a_header_that_asks_for_more_than_the_file_holds_allocates_nothing(tmp_path):
@@ -173,7 +173,7 @@ def test_a_header_that_asks_for_more_than_the_file_holds_allocates_nothing(tmp_p
     content[42:48] = np.array([1000, 1000, 500], "<i2").tobytes()  # 1 GB as int16
     path.write_bytes(gzip.compress(bytes(content)))
     tracemalloc.start()
-    with pytest.raises(brats.DataError, match="damaged or incomplete"):
+    with pytest.raises(files.DataError, match="damaged or incomplete"):
         brats.load_volume(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -231,7 +231,7 @@ def test_files_of_2023_that_were_renamed_keep_their_labels_by_flag(tmp_path):
 
 
 def test_an_unknown_layout_is_refused(tmp_path):
-    with pytest.raises(brats.DataError, match="'brats2099' is not known"):
+    with pytest.raises(files.DataError, match="'brats2099' is not known"):
         brats.find_subjects(tmp_path, "brats2099")
 
 
@@ -262,7 +262,7 @@ def test_the_enhancing_core_is_4_whatever_the_year(layout, stored, ours):
 
 
 def test_a_label_that_a_layout_does_not_have_cannot_be_written_in_it():
-    with pytest.raises(brats.DataError, match="no label for non-enhancing"):
+    with pytest.raises(files.DataError, match="no label for non-enhancing"):
         brats.from_ours(np.array([0, 3]), brats.LABEL_MAPS["brats2023"])
 
 
@@ -397,7 +397,7 @@ def test_only_the_slices_asked_for_are_decoded(tmp_path):
     path.write_bytes(content)
     part, _ = brats.load_volume(path, slices=(3, 10))
     np.testing.assert_array_equal(part, volume[:, :, 3:10])
-    with pytest.raises(brats.DataError, match="damaged"):
+    with pytest.raises(files.DataError, match="damaged"):
         brats.load_volume(path)
 
 
@@ -405,7 +405,7 @@ def test_a_file_cut_off_behind_the_slices_is_noticed_all_the_same(tmp_path):
     volume = np.random.default_rng(0).integers(0, 30000, (64, 64, 40)).astype(np.int16)
     path = nifti.write_volume(tmp_path / "a.nii.gz", volume)
     path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(brats.DataError, match="incomplete"):
+    with pytest.raises(files.DataError, match="incomplete"):
         brats.load_volume(path, slices=(3, 10))
 
 
@@ -454,7 +454,7 @@ def test_a_file_that_may_not_be_read_is_said_to_be_so(tmp_path, monkeypatch):
 
     path = nifti.write_volume(tmp_path / "a.nii.gz", nifti.brain(SHAPE)[0]["t1"])
     monkeypatch.setattr(brats, "open", refuse, raising=False)
-    with pytest.raises(brats.DataError, match="a.nii.gz: permission denied"):
+    with pytest.raises(files.DataError, match="a.nii.gz: permission denied"):
         brats.load_volume(path)
 
 
@@ -573,7 +573,7 @@ def test_labels_can_be_left_out(tmp_path):
 
 @pytest.mark.parametrize("text", ["55", "55:", "105:55", "5:5", "a:b", "-1:5"])
 def test_a_range_of_slices_has_to_rise(text):
-    with pytest.raises(brats.DataError, match="--slices="):
+    with pytest.raises(files.DataError, match="--slices="):
         brats.parse_slices(text)
 
 
@@ -683,8 +683,8 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(brats.os, "replace", fail)
-    with pytest.raises(brats.DataError, match="a.nii.gz: .*No space left on device"):
+    monkeypatch.setattr(files.os, "replace", fail)
+    with pytest.raises(files.DataError, match="a.nii.gz: .*No space left on device"):
         brats.write_nifti(path, np.zeros((2, 3, 4), np.uint8), np.uint8)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -717,7 +717,7 @@ def test_each_side_of_a_split_has_a_subject(count, held_out, test):
 
 @pytest.mark.parametrize("names", [[], ["A"]])
 def test_fewer_than_two_subjects_cannot_be_split(names):
-    with pytest.raises(brats.DataError, match="needs two"):
+    with pytest.raises(files.DataError, match="needs two"):
         brats.split_subjects(names, 0)
 
 
@@ -740,7 +740,7 @@ def test_a_split_is_read_as_it_was_saved(tmp_path):
 def test_a_split_that_cannot_be_right_is_refused(content, message, tmp_path):
     path = tmp_path / "split.json"
     path.write_text(content)
-    with pytest.raises(brats.DataError, match=message) as caught:
+    with pytest.raises(files.DataError, match=message) as caught:
         brats.load_split(path)
     assert str(path) in str(caught.value)
 

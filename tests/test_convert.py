@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from brats_gan import brats, convert
+from brats_gan import brats, convert, files
 from tests import nifti
 
 ROOT = Path(__file__).parent.parent
@@ -135,7 +135,7 @@ def test_a_link_from_the_data_into_the_output_is_refused(tmp_path):
     nifti.write_subject(tmp_path / "out", "A")
     (tmp_path / "in").mkdir()
     (tmp_path / "in/A").symlink_to(tmp_path / "out/A")
-    with pytest.raises(brats.DataError, match="is a link into"):
+    with pytest.raises(files.DataError, match="is a link into"):
         convert.convert(tmp_path / "in", tmp_path / "out")
 
 
@@ -150,7 +150,7 @@ def test_a_folder_that_cannot_be_written_is_a_problem(tmp_path):
 @pytest.mark.parametrize("output", ["in", "in/out"])
 def test_the_folder_that_is_read_is_not_written_to(output, tmp_path):
     nifti.write_subject(tmp_path / "in", "A", SHAPE)
-    with pytest.raises(brats.DataError, match="inside the folder that is read"):
+    with pytest.raises(files.DataError, match="inside the folder that is read"):
         convert.convert(tmp_path / "in", tmp_path / output)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brats_gan import brats, data
+from brats_gan import brats, data, files
 from tests import nifti
 
 SLICES = (1, 5)
@@ -98,7 +98,7 @@ def test_a_cached_file_that_was_cut_off_is_named(folder, tmp_path):
     made = data.Slices(brats.find_subjects(folder), SIZE, SLICES, tmp_path)
     for path in tmp_path.glob("*.images.npy"):
         path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(brats.DataError, match="images.npy: cut off; delete it"):
+    with pytest.raises(files.DataError, match="images.npy: cut off; delete it"):
         made.images(range(len(made)))
 
 
@@ -220,14 +220,14 @@ def test_a_given_split_is_kept_to(folder, tmp_path):
 def test_a_split_of_another_folder_is_refused(folder, tmp_path):
     given = tmp_path / "given.json"
     brats.save_split(given, {"seed": 0, "train": ["other"], "test": ["s1"]})
-    with pytest.raises(brats.DataError, match="given.json.*other"):
+    with pytest.raises(files.DataError, match="given.json.*other"):
         data.split_subjects(folder, tmp_path / "run", given=given, slices=SLICES)
 
 
 def test_a_subject_without_label_is_named_where_labels_are_needed(tmp_path):
     nifti.write_subject(tmp_path, "blank", (160, 160, 6), label=False)
     subjects = brats.find_subjects(tmp_path)
-    with pytest.raises(brats.DataError, match="blank has no label"):
+    with pytest.raises(files.DataError, match="blank has no label"):
         data.Slices(subjects, SIZE, SLICES)
 
 

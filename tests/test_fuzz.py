@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nibabel import orientations
 
-from brats_gan import brats, checks, convert, data
+from brats_gan import brats, checks, convert, data, files
 from tests import nifti
 
 SHAPE = (20, 18, 6)  # H, W, S
@@ -73,7 +73,7 @@ class Folder:
         """Whether a step succeeds; the only way not to is a clear DataError."""
         try:
             return step()
-        except brats.DataError as error:
+        except files.DataError as error:
             self._is_clear(str(error))
             return False
         finally:
@@ -409,7 +409,7 @@ def test_any_split_is_refused_or_names_subjects(folders, split, spoil):
     (folder / "split.json").write_bytes(spoil(content) if spoil else content)
     try:
         found = brats.load_split(folder / "split.json")
-    except brats.DataError as error:
+    except files.DataError as error:
         assert "split.json" in str(error)
     else:
         names = [*found["train"], *found["test"]]

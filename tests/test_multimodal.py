@@ -4,14 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brats_gan import (
-    fusion,
-    losses,
-    multimodal,
-    runs,
-    segmentation,
-    structure,
-)
+from brats_gan import fusion, losses, multimodal, runs, segmentation, structure
 
 SIZE, WIDTH, BATCH = 32, 4, 2
 SEED = tf.constant([3, 4])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brats_gan import brats, data, runs
+from brats_gan import brats, data, files, runs
 from tests import nifti
 from tests.test_runs import shown
 
@@ -231,7 +231,7 @@ def trained(folder, tmp_path_factory):
         ("multimodal/export/segmentor", Segmentor(), {"scheme": "multiple"}),
     ):
         tf.saved_model.save(module, str(root / path))
-        runs.write_json(root / f"{path}.json", {**described, **more})
+        files.write_json(root / f"{path}.json", {**described, **more})
     return root, [
         f"--data_dir={folder}",
         f"--structural_run={root / 'structural'}",
@@ -293,7 +293,7 @@ def test_an_export_with_other_preprocessing_is_refused_with_the_difference(
     root, _ = trained
     path = root / f"{export}.json"
     before = path.read_text()
-    runs.write_json(path, {**json.loads(before), key: value})
+    files.write_json(path, {**json.loads(before), key: value})
     # In a process of its own: the flags of two scripts do not go together.
     load = "import sys, build_dataset; build_dataset.load_models(*sys.argv[1:])"
     arguments = [root / "structural", *[root / "multimodal"] * 2]

@@ -15,7 +15,7 @@ import tensorflow as tf
 from absl import flags
 
 import brats_gan
-from brats_gan import brats, figures, runs, schedules
+from brats_gan import figures, files, runs, schedules
 from tests import scripts
 
 loop_overhead = scripts.module("benchmarks.loop_overhead")
@@ -395,10 +395,10 @@ def test_a_full_disk_leaves_the_export_that_was_there(tmp_path):
 
 
 def test_a_full_disk_leaves_the_file_that_was_there(tmp_path):
-    brats.write_atomically(tmp_path / "a.json", b"old")
+    files.write_atomically(tmp_path / "a.json", b"old")
     with disk_with(100):
-        with pytest.raises(brats.DataError, match="a.json: cannot be written.*room"):
-            brats.write_atomically(tmp_path / "a.json", b"new" * 100)
+        with pytest.raises(files.DataError, match="a.json: cannot be written.*room"):
+            files.write_atomically(tmp_path / "a.json", b"new" * 100)
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
 
 

@@ -17,6 +17,7 @@ import tensorflow as tf
 from brats_gan import (
     brats,
     data,
+    files,
     multimodal,
     runs,
     segmentation,
@@ -199,7 +200,7 @@ def test_the_generator_export_gives_the_numbers_of_the_live_model(chain, tmp_pat
         structure=f,
         label=label,
     )
-    described = brats.read_json(root / "multimodal/export/generator.json")
+    described = files.read_json(root / "multimodal/export/generator.json")
     style = tf.constant([styles.from_json(described["style"]).mean] * 2)
     live = multimodal.generate(nets, tf.constant(f), tf.constant(label), style).numpy()
     assert set(made.files) == set(brats.MODALITIES)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brats_gan import brats, data, structure, styles, synthesis
+from brats_gan import brats, data, files, structure, styles, synthesis
 from tests import nifti
 
 SIZE = 64
@@ -118,7 +118,7 @@ def test_a_generator_that_makes_nothing_else_is_an_error_that_says_so(slices):
     models = stand_ins()._replace(
         images=lambda f, label, style: tf.zeros([len(f), 4, SIZE, SIZE, 1])
     )
-    with pytest.raises(brats.DataError, match="all 3 attempts .*constant"):
+    with pytest.raises(files.DataError, match="all 3 attempts .*constant"):
         make(models, slices, range(2), max_tries=3)
 
 
@@ -200,7 +200,7 @@ def test_no_volume_is_written_through_a_link_or_by_a_name_that_leads_out(
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out/synth-00001").symlink_to(tmp_path / "elsewhere")
     for name in ("synth-00001", "../elsewhere"):
-        with pytest.raises(brats.DataError, match="leads out of"):
+        with pytest.raises(files.DataError, match="leads out of"):
             synthesis.write_volume(tmp_path / "out", name, group)
     assert not list((tmp_path / "elsewhere").iterdir())
 

@@ -14,15 +14,7 @@ import pytest
 import tensorflow as tf
 from absl import logging
 
-from brats_gan import (
-    brats,
-    data,
-    multimodal,
-    runs,
-    segmentation,
-    structural,
-    weights,
-)
+from brats_gan import data, files, multimodal, runs, segmentation, structural, weights
 from tests import scripts
 
 ship = scripts.module("benchmarks.ship")
@@ -221,7 +213,7 @@ def changed_bit(path):
 def test_a_damaged_folder_is_refused_with_the_file(maps, tmp_path, name, change, said):
     weights.write(tmp_path / "w", maps)
     change(tmp_path / "w" / name)
-    with pytest.raises((runs.RunError, brats.DataError), match=said) as error:
+    with pytest.raises((runs.RunError, files.DataError), match=said) as error:
         weights.read(tmp_path / "w")
     assert str(tmp_path / "w" / name) in str(error.value)
 
@@ -454,7 +446,7 @@ def test_labels_of_a_pool_are_those_with_a_lesion_at_the_size_that_is_asked(tmp_
 def test_a_damaged_pool_of_labels_is_named(tmp_path, write):
     path = tmp_path / "labels.npz"
     write(path)
-    with pytest.raises(brats.DataError, match="labels.npz.*give --data_dir"):
+    with pytest.raises(files.DataError, match="labels.npz.*give --data_dir"):
         data.LabelPool(path, 8)
 
 
