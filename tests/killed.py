@@ -55,7 +55,7 @@ def stop_at_step(kind, number, name):
         options |= {"log_every": 1, "checkpoint_seconds": UNITS}
         return real_loop(run_dir, watched, *arguments, **options)
 
-    runs.time = types.SimpleNamespace(monotonic=itertools.count().__next__)
+    runs.training.time = types.SimpleNamespace(monotonic=itertools.count().__next__)
     runs.loop = loop
 
 

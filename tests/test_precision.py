@@ -238,7 +238,9 @@ def settled(tmp_path, monkeypatch):
         values(["train.py", *command])
         monkeypatch.setattr(flags, "FLAGS", values)
         monkeypatch.setattr(
-            runs, "key_flags", lambda: {f.name: f.serialize() for f in [values[name]]}
+            runs.folder,
+            "key_flags",
+            lambda: {f.name: f.serialize() for f in [values[name]]},
         )
         name = "precision"
         found = precision.settle(holder, tmp_path / "run", deterministic, CONVOLUTION)

@@ -202,7 +202,9 @@ def test_auto_puts_only_short_steps_together_and_says_how_long_it_takes(
 ):
     clock = itertools.count()
     monkeypatch.setattr(
-        runs, "time", types.SimpleNamespace(monotonic=lambda: next(clock) * seconds)
+        runs.training,
+        "time",
+        types.SimpleNamespace(monotonic=lambda: next(clock) * seconds),
     )
     python_calls.clear()
     options = {"log_every": 100, "steps_per_call": "auto"}
@@ -241,10 +243,10 @@ def test_what_a_step_fetches_to_the_host_is_one_copy_a_logged_line(
 
 def test_batches_are_copied_to_a_gpu_and_left_as_they_are_without(monkeypatch):
     batches = tf.data.Dataset.range(3)
-    assert runs._on_device(batches) is batches
+    assert runs.training._on_device(batches) is batches
     stand_in = tf.config.list_logical_devices("CPU")
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: stand_in)
-    copied = runs._on_device(batches)
+    copied = runs.training._on_device(batches)
     assert copied is not batches
     assert [int(each) for each in copied] == [0, 1, 2]
 
@@ -416,7 +418,7 @@ def test_a_signal_stops_after_its_step_with_a_checkpoint(tmp_path, number):
 
 def test_a_signal_stops_after_its_call_with_a_checkpoint(tmp_path, monkeypatch):
     whole = train(tmp_path / "whole", 20, log_every=10, traced=True)
-    real = runs._several
+    real = runs.training._several
 
     def several(*arguments):
         call = real(*arguments)
@@ -428,7 +430,7 @@ def test_a_signal_stops_after_its_call_with_a_checkpoint(tmp_path, monkeypatch):
 
         return signalled
 
-    monkeypatch.setattr(runs, "_several", several)
+    monkeypatch.setattr(runs.training, "_several", several)
     options = {"log_every": 10, "steps_per_call": 5, "traced": True}
     with pytest.raises(runs.Stopped, match="SIGTERM after step 10 of 20"):
         train(tmp_path / "run", 20, **options)
@@ -457,7 +459,7 @@ def test_a_deterministic_run_begins_once_more_without_onednn():
 HOLD = """
 import sys
 from brats_gan import runs
-runs.key_flags = dict
+runs.folder.key_flags = dict
 runs.start(sys.argv[1])
 print("held", flush=True)
 sys.stdin.read()
@@ -468,7 +470,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(
     script, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(sys, "argv", ["-c"])
-    monkeypatch.setattr(runs, "key_flags", dict)
+    monkeypatch.setattr(runs.folder, "key_flags", dict)
     command = [sys.executable, "-c", HOLD, tmp_path / "run"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as first:
@@ -564,7 +566,7 @@ def script(monkeypatch):
     flags.DEFINE_bool("on", True, "", flag_values=values)
     monkeypatch.setattr(sys, "argv", ["/somewhere/train.py"])
     monkeypatch.setattr(
-        runs,
+        runs.folder,
         "key_flags",
         lambda: {f.name: f.serialize() for f in map(values.__getitem__, values)},
     )
