@@ -6,11 +6,11 @@ dataset_description.json. Start the same command again to continue.
 
 import csv
 import functools
-import io
 import itertools
 import json
 import sys
 import time
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,6 @@ from absl import flags, logging
 
 import brats_gan
 from brats_gan import (
-    brats,
     data,
     figures,
     files,
@@ -27,6 +26,7 @@ from brats_gan import (
     progress,
     registration,
     runs,
+    spec,
     structural,
     structure,
     synthesis,
@@ -250,8 +250,8 @@ def find_labels(output_dir, of_maps, seen):
             )
         split = {"seed": None, "train": seen, "test": []}
         if of_run.exists():
-            split = brats.load_split(of_run)
-        brats.save_split(output_dir / "split.json", split)
+            split = data.load_split(of_run)
+        data.save_split(output_dir / "split.json", split)
         return data.LabelPool(pool, of_maps["image_size"]), []
     if folder is not None and not of_run.exists():
         of_run = None
@@ -307,7 +307,7 @@ def description(of_maps, scheme, rows, split, seen):
             }
         ],
         "Prepared": True,
-        "Labels": dict(enumerate(brats.LABELS)),
+        "Labels": dict(enumerate(spec.LABELS)),
         "ImageSize": of_maps["image_size"],
         "Flags": runs.key_flags(),
         "TrainingSubjects": list(dict.fromkeys([*split["train"], *seen])),
@@ -330,7 +330,7 @@ def draw(group, path):
         [s.structure, s.background, s.label, *s.images, s.found[-1]]
         for s in group[:SHOWN]
     ]
-    titles = ["f_g", "mask_g", "label", *brats.MODALITIES, "found"]
+    titles = ["f_g", "mask_g", "label", *spec.MODALITIES, "found"]
     figures.sheet(rows, titles, path, label_columns=("label", "found"))
 
 
@@ -391,7 +391,7 @@ def nearest_report(output_dir, training, held_out, first_slice):
     partners = training.intensities(made.row[order])
     figures.sheet(
         [[*x, *y] for x, y in zip(shown.values(), partners, strict=True)],
-        [*brats.MODALITIES, *(f"training {name}" for name in brats.MODALITIES)],
+        [*spec.MODALITIES, *(f"training {name}" for name in spec.MODALITIES)],
         output_dir / "nearest.png",
         row_titles=[f"{pair['correlation']:.3f}" for pair in closest],
     )
@@ -411,7 +411,7 @@ def main(argv):
     labels = _DATA.value or _STRUCTURAL.value
     logging.info("stage 3: %s, with labels of %s", output_dir, labels)
     slices, held_out = find_labels(output_dir, of_maps, seen)
-    split = brats.load_split(output_dir / "split.json")
+    split = data.load_split(output_dir / "split.json")
 
     manifest = output_dir / "manifest.csv"
     rows = []
@@ -481,7 +481,7 @@ def main(argv):
             draw(group, output_dir / "samples.png")
         rows += pending
         kept += len(group)
-        table = io.StringIO()
+        table = StringIO()
         writer = csv.DictWriter(table, synthesis.COLUMNS)
         writer.writeheader()
         writer.writerows(rows)

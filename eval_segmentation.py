@@ -16,15 +16,16 @@ import numpy as np
 from absl import flags, logging
 
 from brats_gan import (
-    brats,
     data,
     figures,
     files,
+    io,
     losses,
     mixing,
     precision,
     runs,
     segmentation,
+    spec,
     tables,
     weights,
 )
@@ -146,7 +147,7 @@ def synthetic_subjects(folder, held_out, filtered=None, scheme=None):
 
     Args:
         folder: output of build_dataset.py.
-        held_out: brats.Subject that are scored.
+        held_out: io.Subject that are scored.
         filtered: whether Section 2.8's filters must have been at work; None: either.
         scheme: lesion scheme that must have guided its generator; None: any.
 
@@ -185,7 +186,7 @@ def synthetic_subjects(folder, held_out, filtered=None, scheme=None):
             f"--synthetic_dirs={scheme}:{folder}: its generator was guided by "
             f"{made_by}; train it by train_multimodal.py --scheme={scheme}"
         )
-    return brats.find_subjects(folder)
+    return io.find_subjects(folder)
 
 
 def made_without_data(folder):
@@ -203,7 +204,7 @@ def draw(nets, slices, path):
     found = np.argmax(found, -1)[:, -1]
     label = slices.labels(rows)
     cells = [[*x[i], label[i], found[i]] for i in range(len(rows))]
-    titles = [*brats.MODALITIES, "label", "found"]
+    titles = [*spec.MODALITIES, "label", "found"]
     figures.sheet(cells, titles, path, label_columns=("label", "found"))
 
 
@@ -212,7 +213,7 @@ def as_slices(subjects):
     return data.Slices(
         subjects,
         _SIZE.value,
-        brats.parse_slices(_SLICES.value),
+        io.parse_slices(_SLICES.value),
         cache_dir=_CACHE.value,
     )
 
@@ -290,7 +291,7 @@ def result(key, run_dir, seed, plan, scores):
         "seed": seed,
         "iterations": sum(phase.steps for phase in plan),
         **{name: scores["by_slice"]["mean"][name] for name in ("mse", "dice_index")},
-        **{f"dice_{name}": of_subjects.get(f"dice_{name}") for name in brats.REGIONS},
+        **{f"dice_{name}": of_subjects.get(f"dice_{name}") for name in spec.REGIONS},
         "phases": [
             {"sources": x.sources, "samples": len(x.items), "steps": x.steps}
             for x in plan
@@ -338,7 +339,7 @@ def single_run(run_dir, results, real, held_out):
     nets = segmentors.nets
     draw(nets, held_out_slices, run_dir / "segmentation.png")
     description = {
-        **data.preprocessing(_SIZE.value, brats.parse_slices(_SLICES.value)),
+        **data.preprocessing(_SIZE.value, io.parse_slices(_SLICES.value)),
         "training_subjects": [subject.name for subject in real],
         "data_fingerprint": slices.fingerprint,
         "initialised_from": begun["initialised_from"],
@@ -516,7 +517,7 @@ def main(argv):
         given=given,
         layout=_LAYOUT.value,
         check=_CHECK.value,
-        slices=brats.parse_slices(_SLICES.value),
+        slices=io.parse_slices(_SLICES.value),
         held_out=_HELD_OUT.value,
         strict=bool(_SPLIT.value) or not made_without_data(_SYNTHETIC.value or ""),
     )

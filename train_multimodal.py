@@ -10,15 +10,16 @@ import numpy as np
 from absl import flags, logging
 
 from brats_gan import (
-    brats,
     data,
     figures,
     fusion,
+    io,
     losses,
     multimodal,
     precision,
     runs,
     segmentation,
+    spec,
     structure,
     styles,
     weights,
@@ -147,7 +148,7 @@ def draw_generated(nets, batch, options, path=None):
     found = segmentation.segment(multimodal.lesion_nets(nets), images)
     found = np.argmax(found, -1)[:, -1]  # of FLAIR, where the whole lesion shows
     columns = [p.f[..., 0], p.placed, *(images[:, i, ..., 0] for i in range(4)), found]
-    titles = ["f", "label", *brats.MODALITIES, "found"]
+    titles = ["f", "label", *spec.MODALITIES, "found"]
     rows = list(zip(*(np.asarray(c) for c in columns), strict=True))
     return figures.sheet(rows, titles, path, label_columns=("label", "found"))
 
@@ -167,7 +168,7 @@ def draw_translations(nets, batch, options, path=None):
 
     code = nets["EC"](x, training=False)
     columns, titles = [x, decode(code, modality, style)], ["x", "x_r"]
-    for target, name in enumerate(brats.MODALITIES):
+    for target, name in enumerate(spec.MODALITIES):
         to = tf.fill(modality.shape, target)
         translated = decode(code, to, tf.gather(style, to))
         columns.append(translated)
@@ -175,7 +176,7 @@ def draw_translations(nets, batch, options, path=None):
     columns.append(decode(nets["EC"](translated, training=False), modality, style))
     titles.append("and back")
     rows = list(zip(*(np.asarray(c)[..., 0] for c in columns), strict=True))
-    return figures.sheet(rows, titles, path, row_titles=brats.MODALITIES)
+    return figures.sheet(rows, titles, path, row_titles=spec.MODALITIES)
 
 
 def main(argv):
@@ -193,7 +194,7 @@ def main(argv):
     )
     run_dir = runs.start(_RUN.value, free=runs.LENGTH)
     logging.info("stage 2: %s, trained on %s", run_dir, _DATA.value)
-    in_range = brats.parse_slices(_SLICES.value)
+    in_range = io.parse_slices(_SLICES.value)
     training, held_out = data.split_subjects(
         _DATA.value,
         run_dir,
@@ -345,7 +346,7 @@ def export(run_dir, nets, options, description, fitted):
 
     def generate_in_style(structure, label, style):
         images = multimodal.generate(nets, structure, label, style, options)
-        return {name: images[:, i] for i, name in enumerate(brats.MODALITIES)}
+        return {name: images[:, i] for i, name in enumerate(spec.MODALITIES)}
 
     def generate(structure, label):
         style = tf.repeat(fitted.mean[None], tf.shape(label)[0], 0)

@@ -7,10 +7,10 @@ import numpy as np
 from absl import flags, logging
 
 from brats_gan import (
-    brats,
     code_bank,
     data,
     figures,
+    io,
     losses,
     networks,
     precision,
@@ -125,7 +125,7 @@ def main(argv):
     )
     run_dir = runs.start(_RUN.value, free=runs.LENGTH)
     logging.info("stage 1: %s, trained on %s", run_dir, _DATA.value)
-    in_range = brats.parse_slices(_SLICES.value)
+    in_range = io.parse_slices(_SLICES.value)
     training, held_out = data.split_subjects(
         _DATA.value,
         run_dir,

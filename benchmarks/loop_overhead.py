@@ -18,11 +18,11 @@ N           --steps_per_call=N
 import collections
 import contextlib
 import importlib.util
-import io
 import itertools
 import json
 import pathlib
 import tempfile
+from io import StringIO
 
 import numpy as np
 import tensorflow as tf
@@ -135,7 +135,7 @@ def measure(stage, root):
     rates, fetched = collections.defaultdict(list), {}
     for _ in range(_ROUNDS.value):
         for name, train in made.items():
-            with contextlib.redirect_stdout(io.StringIO()), fetches() as found:
+            with contextlib.redirect_stdout(StringIO()), fetches() as found:
                 rates[name].append(train())
             fetched[name] = sum(found.values()) / _STEPS.value
     return {name: (float(np.median(rates[name])), fetched[name]) for name in made}

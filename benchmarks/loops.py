@@ -12,12 +12,12 @@ import tensorflow as tf
 
 from brats_gan import (
     addons,
-    brats,
     fusion,
     losses,
     multimodal,
     networks,
     runs,
+    spec,
     structure,
 )
 
@@ -162,7 +162,7 @@ def _blurred(image, share, options):
 
 def _segment(components, image, i):
     """Class probabilities [1, H, W, 5] of one image of modality i."""
-    name = brats.MODALITIES[i]
+    name = spec.MODALITIES[i]
     if "EC_l" in components:
         code = components["EC_l"](image, training=True)
         logits = components[f"DC_l_{name}"](code, training=True)

@@ -18,12 +18,12 @@ from torch.nn import functional as F
 
 from benchmarks import loops
 from brats_gan import (
-    brats,
     data,
     fusion,
     losses,
     multimodal,
     networks,
+    spec,
     structure,
     styles,
 )
@@ -253,7 +253,7 @@ def build(width):
             "DC": ConditionalDecoder(width),
             "D": Discriminator(width),
             "FD": code_discriminator(width),
-            **{f"SEG_{name}": segmentor(width) for name in brats.MODALITIES},
+            **{f"SEG_{name}": segmentor(width) for name in spec.MODALITIES},
         }
     )
 
@@ -507,7 +507,7 @@ def terms(nets, batch, draws, options):
     guided = x_g
     if options.guidance_blur:
         guided = x_g + draws["share"] * (gaussian_blur(x_g) - x_g)
-    components = [nets[f"SEG_{name}"] for name in brats.MODALITIES]
+    components = [nets[f"SEG_{name}"] for name in spec.MODALITIES]
     label_r = [components[i](x[i::COUNT]) for i in four]
     label_g = [_fixed(components[i], guided[i::COUNT]) for i in four]
     back = x_cr.unflatten(0, (ways, translated))

@@ -1,7 +1,7 @@
 """Sheets of slices, as PNG and for TensorBoard. Knows nothing of the method."""
 
-import io
 import json
+from io import BytesIO
 
 import numpy as np
 from matplotlib import colors
@@ -138,6 +138,6 @@ def comparison(rows, labels, measures, path):
 
 
 def _save(figure, path):
-    content = io.BytesIO()
+    content = BytesIO()
     figure.savefig(content, format="png", facecolor=figure.get_facecolor(), dpi=100)
     files.write_atomically(path, content.getbuffer())

@@ -12,18 +12,18 @@ from typing import NamedTuple
 
 from brats_gan import (
     addons,
-    brats,
     fusion,
     losses,
     networks,
     runs,
     segmentation,
+    spec,
     structure,
     styles,
 )
 from brats_gan.lazy import tf
 
-NUM_MODALITIES = len(brats.MODALITIES)
+NUM_MODALITIES = len(spec.MODALITIES)
 
 # What a lesion map is where it is not 0. Adam moves a weight by about its rate a step,
 # so a class seen in few steps reaches its contrast sooner on larger maps (D19).
@@ -121,7 +121,7 @@ def build(
     """
     categories = NUM_MODALITIES if category == "entropy" else 1
     return {
-        "EC_R": networks.build_encoder(image_size, width, len(brats.LABELS), "EC_R"),
+        "EC_R": networks.build_encoder(image_size, width, len(spec.LABELS), "EC_R"),
         "EC": networks.build_encoder(image_size, width, 1, "EC"),
         "DC": networks.build_conditional_decoder(
             image_size // 4,
@@ -188,7 +188,7 @@ def lesion_maps(label, modality):
     [N, H, W] integers, [N] -> [N, H, W, 16]; only the 4 maps of the row's modality are
     not 0 but LESION_LEVEL, so that each modality learns its own look of each class.
     """
-    lesion = tf.one_hot(tf.cast(label, tf.int32), len(brats.LABELS))[..., 1:]
+    lesion = tf.one_hot(tf.cast(label, tf.int32), len(spec.LABELS))[..., 1:]
     which = tf.one_hot(modality, NUM_MODALITIES)[:, None, None, None, :]
     maps = LESION_LEVEL * lesion[..., None] * which
     return tf.reshape(maps, [-1, *label.shape[1:], networks.NUM_LESION_MAPS])

@@ -10,12 +10,12 @@ and the style D33. Output layers compute in float32 under any precision policy.
 import numpy as np
 import tensorflow as tf
 
-from brats_gan import addons, brats
+from brats_gan import addons, spec
 
 layers = tf.keras.layers
 
-NUM_MODALITIES = len(brats.MODALITIES)
-NUM_LABELS = len(brats.LABELS)
+NUM_MODALITIES = len(spec.MODALITIES)
+NUM_LABELS = len(spec.LABELS)
 # A map per lesion class and modality.
 NUM_LESION_MAPS = (NUM_LABELS - 1) * NUM_MODALITIES
 # Row and column of each of the four pixels that come of one.

@@ -22,7 +22,7 @@ import numpy as np
 from scipy import ndimage
 
 from brats_gan import progress
-from brats_gan.brats import LABELS, MODALITIES
+from brats_gan.spec import LABELS, MODALITIES
 
 SHAPE = (240, 240, 155)  # BRATS: voxels of 1 mm
 AFFINE = np.array([[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]], float)

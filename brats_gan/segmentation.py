@@ -5,11 +5,11 @@ They guide stage 2 and are trained on their own in stage 4.
 
 import numpy as np
 
-from brats_gan import brats, data, fusion, losses, metrics, networks, runs
+from brats_gan import data, fusion, losses, metrics, networks, runs, spec
 from brats_gan.lazy import tf
 
 SCHEMES = ("single", "shared_encoder", "multiple")
-NUM_MODALITIES = len(brats.MODALITIES)
+NUM_MODALITIES = len(spec.MODALITIES)
 
 INPUT_DROPOUT = 0.1  # Section 3.4
 
@@ -21,13 +21,13 @@ def build(scheme, image_size, width=64):
     multiple: a SEG a modality. four_channel is none of the paper's text, but what its
     code ran for Table 2: one SEG that sees the four registered modalities at once.
     """
-    names = brats.MODALITIES
+    names = spec.MODALITIES
     if scheme == "single":
         return {"SEG": networks.build_segmentor(image_size, width)}
     if scheme == "shared_encoder":
         decoders = {
             f"DC_l_{name}": networks.build_decoder(
-                image_size // 4, width, len(brats.LABELS), name=f"DC_l_{name}"
+                image_size // 4, width, len(spec.LABELS), name=f"DC_l_{name}"
             )
             for name in names
         }
@@ -61,7 +61,7 @@ def segment(nets, x, training=False):
 
     Args:
         nets: of `build`; the names tell the scheme.
-        x: [B, 4, H, W, 1] in [0, 1], in the order of brats.MODALITIES. Only
+        x: [B, 4, H, W, 1] in [0, 1], in the order of spec.MODALITIES. Only
             four_channel asks that the four show the same slice.
 
     Returns:
@@ -69,20 +69,20 @@ def segment(nets, x, training=False):
     """
     shape = tf.shape(x)
     merged = [shape[0] * NUM_MODALITIES, *x.shape[2:4], 1]
-    apart = [shape[0], NUM_MODALITIES, *x.shape[2:4], len(brats.LABELS)]
+    apart = [shape[0], NUM_MODALITIES, *x.shape[2:4], len(spec.LABELS)]
     if "EC_l" in nets:
         code = nets["EC_l"](tf.reshape(x, merged), training=training)
         code = tf.reshape(code, [shape[0], NUM_MODALITIES, *code.shape[1:]])
         # Networks differ from here on, so there is nothing to batch.
         logits = [
             nets[f"DC_l_{name}"](code[:, i], training=training)
-            for i, name in enumerate(brats.MODALITIES)
+            for i, name in enumerate(spec.MODALITIES)
         ]
         logits = tf.stack(logits, 1)
     elif "SEG" not in nets:
         logits = [
             nets[f"SEG_{name}"](x[:, i], training=training)
-            for i, name in enumerate(brats.MODALITIES)
+            for i, name in enumerate(spec.MODALITIES)
         ]
         logits = tf.stack(logits, 1)
     elif nets["SEG"].inputs[0].shape[-1] == NUM_MODALITIES:
@@ -145,8 +145,8 @@ def score(find, slices, whole_subjects=True):
         or subjects of metrics.all_scores, {modality: {name: value}}, and under "mean"
         their mean over the modalities. four_channel has one answer, "all".
     """
-    # BraTS is at 1 mm, and a slice shows brats.CROP of them.
-    pixel = brats.CROP / slices.image_size
+    # BraTS is at 1 mm, and a slice shows spec.CROP of them.
+    pixel = spec.CROP / slices.image_size
     by_slice, volumes = [], {}
     for x, labels, subjects in data.in_order(slices, 16):
         found = find(x).numpy()  # [b, M, H, W]
@@ -165,7 +165,7 @@ def score(find, slices, whole_subjects=True):
 
 
 def _scores(label, answers, spacing_mm):
-    names = brats.MODALITIES if len(answers) == NUM_MODALITIES else ("all",)
+    names = spec.MODALITIES if len(answers) == NUM_MODALITIES else ("all",)
     return {
         name: metrics.all_scores(label, answer, spacing_mm)
         for name, answer in zip(names, answers, strict=True)

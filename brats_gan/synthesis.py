@@ -13,13 +13,14 @@ import numpy as np
 import tensorflow as tf
 
 from brats_gan import (
-    brats,
     data,
     files,
     fusion,
+    io,
     metrics,
     multimodal,
     segmentation,
+    spec,
     structural,
     structure,
     styles,
@@ -94,7 +95,7 @@ def images_by(export, description):
             made = export.generate_in_style(f, label, style)
         else:
             made = export.generate(f, label)
-        return tf.stack([made[name] for name in brats.MODALITIES], 1)
+        return tf.stack([made[name] for name in spec.MODALITIES], 1)
 
     return images
 
@@ -327,8 +328,8 @@ def _render(models, attempts, batch_size):
 
 def volumes(output_dir, image_size):
     """Yields (id, images [S, 4, H, W] in [0, 1]) of what `write_volume` wrote."""
-    for subject in brats.find_subjects(output_dir, "brats2018"):
-        images, _ = brats.read_subject(
+    for subject in io.find_subjects(output_dir, "brats2018"):
+        images, _ = io.read_subject(
             subject._replace(prepared=True), image_size=image_size, labels=False
         )
         yield subject.name, np.moveaxis(images, -1, 1)
@@ -383,15 +384,15 @@ def write_volume(output_dir, volume_id, group):
     folder.mkdir(parents=True, exist_ok=True)
 
     def write(name, arrays, is_label=True, outside=0):
-        field = brats.place_back(np.stack(arrays) - outside, label=is_label) + outside
+        field = io.place_back(np.stack(arrays) - outside, label=is_label) + outside
         volume = np.moveaxis(field, 0, -1)  # [H, W, S]
         path = folder / f"{volume_id}_{name}.nii.gz"
         if is_label:
-            brats.write_nifti(path, volume, np.uint8)
+            io.write_nifti(path, volume, np.uint8)
         else:
-            brats.write_nifti(path, volume, np.int16, slope=brats.IMAGE_SLOPE)
+            io.write_nifti(path, volume, np.int16, slope=io.IMAGE_SLOPE)
 
-    for index, modality in enumerate(brats.MODALITIES):
+    for index, modality in enumerate(spec.MODALITIES):
         write(modality, [sample.images[index] for sample in group], is_label=False)
     write("structure", [sample.structure for sample in group])
     # 1 outside the brain: so is all that the full field adds around the slice.

@@ -5,8 +5,8 @@ not run stays blank.
 """
 
 import csv
-import io
 import json
+from io import StringIO
 from typing import NamedTuple
 
 import numpy as np
@@ -149,7 +149,7 @@ def write(table, lines, folder):
     cells = rows(table, lines)
     stem = folder / f"table{table}"
 
-    text = io.StringIO()
+    text = StringIO()
     writer = csv.DictWriter(text, list(cells[0]))
     writer.writeheader()
     writer.writerows(cells)

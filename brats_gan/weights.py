@@ -15,17 +15,17 @@ Keras' own names differ between its generations.
 
 import hashlib
 import inspect
-import io
 import shutil
 import zipfile
 import zlib
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from absl import logging
 
-from brats_gan import brats, files, multimodal, runs, segmentation, structural
+from brats_gan import data, files, multimodal, runs, segmentation, structural
 from brats_gan.lazy import tf
 
 FORMAT = 1
@@ -64,7 +64,7 @@ class Stored(NamedTuple):
     description: dict  # weights.json: stage, build, steps, what it was trained on, ...
     arrays: dict  # {network: {variable: float32 array}}
     found: structural.Fit | None = None  # stage 1, once it is trained
-    split: dict | None = None  # of brats.load_split
+    split: dict | None = None  # of data.load_split
 
     @property
     def training_subjects(self):
@@ -228,7 +228,7 @@ def write(folder, stored, dtype=np.float32):
             digests[name] = hashlib.blake2b(content, digest_size=16).hexdigest()
             files.write_atomically(temporary / f"{name}.npz", content)
         if stored.split is not None:
-            brats.save_split(temporary / "split.json", stored.split)
+            data.save_split(temporary / "split.json", stored.split)
         files.write_json(temporary / "weights.json", {**description, "files": digests})
     except files.DataError:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -241,7 +241,7 @@ def write(folder, stored, dtype=np.float32):
 
 def _packed(arrays, dtype):
     """The bytes of an .npz file."""
-    content = io.BytesIO()
+    content = BytesIO()
     if dtype == np.float16:  # what ships is small: half of a factor is zeros
         np.savez_compressed(content, **{k: _halved(v) for k, v in arrays.items()})
     else:
@@ -293,7 +293,7 @@ def read(folder):
             raise runs.RunError(f"{path} and fit.npz hold no fit; {_COPY_AGAIN}")
         found = structural.Fit(**fit, threshold=threshold)
     split = folder / "split.json"
-    split = brats.load_split(split) if split.exists() else None
+    split = data.load_split(split) if split.exists() else None
     return Stored(str(folder), description, arrays, found, split)
 
 
@@ -314,7 +314,7 @@ def _read_npz(folder, name, digest):
             f"written with other content; {_COPY_AGAIN}"
         )
     try:
-        with np.load(io.BytesIO(content)) as file:
+        with np.load(BytesIO(content)) as file:
             arrays = {key: file[key] for key in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise runs.RunError(f"{path} holds no arrays; {_COPY_AGAIN}") from error
@@ -395,7 +395,7 @@ def _of_checkpoint(run_dir, path, step):
             "its exports can be used"
         )
     split = run_dir / "split.json"
-    split = brats.load_split(split) if split.exists() else None
+    split = data.load_split(split) if split.exists() else None
     if split is not None:
         description["training_subjects"] = split["train"]
     stored = Stored(str(run_dir), description, {}, None, split)
@@ -557,6 +557,6 @@ def finish(run_dir, nets, description, steps, found=None):
         **description,
         **runs.made_by(),
     }
-    split = brats.load_split(run_dir / "split.json")
+    split = data.load_split(run_dir / "split.json")
     stored = Stored(str(run_dir), description, arrays_of(nets), found, split)
     write(run_dir / "weights", stored)

@@ -11,7 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from brats_gan import brats, checks, files
+from brats_gan import files, io
+from brats_gan.io import checks
 from tests import nifti
 
 ROOT = Path(__file__).parent.parent
@@ -444,8 +445,8 @@ def test_reading_bad_input_is_the_same_error(kind, tmp_path):
     folder = Folder(tmp_path / "data")
     spoil(folder)
     with pytest.raises(files.DataError) as caught:
-        for subject in brats.find_subjects(folder.path):
-            brats.read_subject(subject, SLICES)
+        for subject in io.find_subjects(folder.path):
+            io.read_subject(subject, SLICES)
     assert _matches(message, str(caught.value))
 
 
@@ -459,7 +460,7 @@ def test_an_oddity_is_a_note(kind, tmp_path):
     assert any(_matches(message, m) for _, m in report.notes)
 
 
-@pytest.mark.parametrize("layout", brats.LAYOUTS)
+@pytest.mark.parametrize("layout", io.LAYOUTS)
 def test_a_good_folder_of_every_layout_is_usable(layout, tmp_path):
     for number, name in enumerate("AB"):
         nifti.write_subject(tmp_path, name, SHAPE, number, layout)

@@ -9,7 +9,7 @@ import collections
 import numpy as np
 import pytest
 
-from brats_gan import brats, data, files, mixing, tables
+from brats_gan import data, files, io, mixing, tables
 from tests import nifti
 
 SUBJECTS = np.repeat(np.arange(8), 5)  # two real, six synthetic volumes
@@ -124,7 +124,7 @@ def slices(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for number in range(2):
         nifti.write_subject(folder, f"s{number}", (160, 160, 4), number)
-    return data.Slices(brats.find_subjects(folder), 32, (0, 4))
+    return data.Slices(io.find_subjects(folder), 32, (0, 4))
 
 
 def test_batches_hold_real_slices_as_they_are_and_enhanced_ones_moved(slices):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from brats_gan import phantom
-from brats_gan.brats import MODALITIES
+from brats_gan.spec import MODALITIES
 
 SLAB = (78, 90)  # 12 slices through the ventricles, a fifth of the usual cost
 

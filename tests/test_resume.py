@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brats_gan import brats, data, files, runs
+from brats_gan import data, files, runs, spec
 from tests import nifti
 from tests.test_runs import shown
 
@@ -206,7 +206,7 @@ class Generator(tf.Module):
     )
     def generate(self, structure, label):
         image = 0.1 + 0.2 * tf.cast(label, tf.float32)[..., None] + 0.05 * structure
-        return {name: image for name in brats.MODALITIES}
+        return {name: image for name in spec.MODALITIES}
 
 
 class Segmentor(tf.Module):
@@ -221,7 +221,7 @@ def trained(folder, tmp_path_factory):
     """Flags of build_dataset.py for two finished runs of stand-ins for the networks."""
     root = tmp_path_factory.mktemp("runs")
     names = ["s0", "s1"]
-    brats.save_split(
+    data.save_split(
         root / "structural/split.json", {"seed": 0, "train": names, "test": ["s2"]}
     )
     described = {**data.preprocessing(SIZE, (1, 5)), "training_subjects": names}

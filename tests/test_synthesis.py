@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brats_gan import brats, data, files, structure, styles, synthesis
+from brats_gan import data, files, io, spec, structure, styles, synthesis
 from tests import nifti
 
 SIZE = 64
@@ -15,7 +15,7 @@ def slices(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for number in range(2):
         nifti.write_subject(folder, f"s{number}", (160, 160, 4), number)
-    return data.Slices(brats.find_subjects(folder), SIZE, (0, 4))
+    return data.Slices(io.find_subjects(folder), SIZE, (0, 4))
 
 
 def disc(radius):
@@ -184,8 +184,8 @@ def test_what_is_written_is_read_back_exactly(slices, tmp_path):
     made = make(stand_ins(), slices, range(5))
     synthesis.write_volume(tmp_path, "synth-00001", made)
     (tmp_path / "dataset_description.json").write_text('{"Prepared": true}')
-    (subject,) = brats.find_subjects(tmp_path)
-    images, labels = brats.read_subject(subject, image_size=SIZE)
+    (subject,) = io.find_subjects(tmp_path)
+    images, labels = io.read_subject(subject, image_size=SIZE)
     assert images.shape == (5, SIZE, SIZE, 4)
     for sample, image, label in zip(made, images, labels, strict=True):
         np.testing.assert_array_equal(label, sample.label)
@@ -209,8 +209,8 @@ def test_maps_and_backgrounds_are_written_to_the_full_field(slices, tmp_path):
     made = make(stand_ins(), slices, range(2))
     synthesis.write_volume(tmp_path, "synth-00001", made)
     folder = tmp_path / "synth-00001"
-    background, affine = brats.load_volume(folder / "synth-00001_background.nii.gz")
-    assert sorted(background.shape) == [2, brats.FIELD, brats.FIELD]
+    background, affine = io.load_volume(folder / "synth-00001_background.nii.gz")
+    assert sorted(background.shape) == [2, spec.FIELD, spec.FIELD]
     assert np.asarray(background).reshape(2, -1)[0, 0] == 1  # the corner is outside
     np.testing.assert_allclose(np.abs(np.diag(affine)), 1.0)
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 
 import brats_gan
-from brats_gan import brats, files
+from brats_gan import files, io, spec
 
 
 def convert(data_dir, output_dir, layout=None):
     """Writes output_dir/ID/ID_{t1,t2,t1ce,flair,seg}.nii.gz for every subject, in LPS.
 
-    Values are those of the source, scaling applied; labels are indices in brats.LABELS.
+    Values are those of the source, scaling applied; labels are indices in spec.LABELS.
     Each file is read back and compared before it gets its name. Files that are there
     already are left alone, so that the same call goes on where it was interrupted.
 
@@ -24,9 +24,9 @@ def convert(data_dir, output_dir, layout=None):
         raise files.DataError(
             f"{output_dir}: is inside the folder that is read. Name one beside it."
         )
-    subjects = brats.find_subjects(data_dir, layout)
+    subjects = io.find_subjects(data_dir, layout)
     for subject in subjects:
-        for path in brats.images_by_file(subject):
+        for path in io.images_by_file(subject):
             if target in path.resolve().parents:
                 raise files.DataError(
                     f"{path}: is a link into {output_dir}. Name another output folder."
@@ -48,27 +48,27 @@ def convert(data_dir, output_dir, layout=None):
 
 def _convert_subject(subject, folder):
     grid = None
-    for path, wanted in brats.images_by_file(subject).items():
+    for path, wanted in io.images_by_file(subject).items():
         targets = [folder / f"{subject.name}_{m}.nii.gz" for m, _ in wanted]
-        this = brats.lps_grid(path, brats.read_header(path))
+        this = io.lps_grid(path, io.read_header(path))
         grid = grid or this
-        brats.require_same_grid(grid, this)
+        io.require_same_grid(grid, this)
         if all(target.exists() for target in targets):
             continue
-        volumes, _ = brats.load_channels(path, [channel for _, channel in wanted])
+        volumes, _ = io.load_channels(path, [channel for _, channel in wanted])
         for target, volume in zip(targets, volumes, strict=True):
             _write(target, volume, grid)
     target = folder / f"{subject.name}_seg.nii.gz"
     if subject.label is not None and not target.exists():
-        label = brats.load_label(subject, None, grid)
+        label = io.load_label(subject, None, grid)
         _write(target, label.transpose(1, 2, 0), grid)
 
 
 def _write(target, volume, grid):
     """Writes [H, W, S] and makes sure that it reads back as it was."""
     unverified = target.with_name(f".unverified-{target.name}")
-    brats.write_nifti(unverified, volume, volume.dtype, affine=grid.affine)
-    again, affine = brats.load_volume(unverified)
+    io.write_nifti(unverified, volume, volume.dtype, affine=grid.affine)
+    again, affine = io.load_volume(unverified)
     same_place = np.allclose(affine, grid.affine, rtol=0, atol=1e-3)  # float32, mm
     if not (
         same_place and np.array_equal(again, volume, equal_nan=again.dtype.kind == "f")
@@ -88,7 +88,7 @@ def _describe(target, source, subject):
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "brats_gan", "Version": brats_gan.__version__}],
         "SourceLayout": subject.layout,
-        "Labels": dict(enumerate(brats.LABELS)),
+        "Labels": dict(enumerate(spec.LABELS)),
         "Prepared": subject.prepared,
     }
     files.write_json(target / "dataset_description.json", description)
