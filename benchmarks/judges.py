@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from brats_gan import addons, data, precision, runs, spec
+from brats_gan import data, layers, precision, runs, spec
 
 CLASS_WEIGHTS = (0.7, 5.0, 2.0, 8.0, 4.0)  # lesions are small, rims smallest
 BATCH = 8  # slices a step, three of them with a lesion for certain
@@ -95,7 +95,7 @@ def train(slices, sights, seed, steps, width):
     """
     tf.keras.utils.set_random_seed(seed)
     half = precision_of(slices.image_size, width) == "mixed_float16"
-    kind = addons.LossScaledAdam if half else tf.keras.optimizers.Adam
+    kind = layers.LossScaledAdam if half else tf.keras.optimizers.Adam
     nets, optimizers = {}, {}
     for sight in sights:
         nets[sight] = build_unet(slices.image_size, len(sight), width)

@@ -13,6 +13,7 @@ import tensorflow as tf
 from brats_gan import (
     addons,
     fusion,
+    layers,
     losses,
     multimodal,
     networks,
@@ -21,7 +22,6 @@ from brats_gan import (
     structure,
 )
 
-layers = tf.keras.layers
 FOUR = range(multimodal.NUM_MODALITIES)
 
 
@@ -205,9 +205,9 @@ def plain_layers():
     """
 
     def norm(**options):
-        options |= {"epsilon": addons.EPSILON, "dtype": "float32"}
+        options |= {"epsilon": layers.EPSILON, "dtype": "float32"}
         if addons.tfa is None:
-            return layers.GroupNormalization(groups=-1, **options)
+            return tf.keras.layers.GroupNormalization(groups=-1, **options)
         return addons.tfa.layers.InstanceNormalization(**options)
 
     def conditional_norm():
@@ -218,20 +218,20 @@ def plain_layers():
             return plain(x) * gain[:, None, None] + offset[:, None, None]
 
         # One layer, so that those around it keep their order, and their weights.
-        return layers.Lambda(apply, dtype="float32")
+        return tf.keras.layers.Lambda(apply, dtype="float32")
 
     def resize_convolution(filters, **options):
-        convolution = layers.Conv2D(filters, 3, padding="same", **options)
-        return lambda x: convolution(layers.UpSampling2D(2)(x))
+        convolution = tf.keras.layers.Conv2D(filters, 3, padding="same", **options)
+        return lambda x: convolution(tf.keras.layers.UpSampling2D(2)(x))
 
     with (
-        mock.patch.object(networks, "ResizeConv2D", resize_convolution),
         mock.patch.multiple(
-            addons,
+            networks,
+            ResizeConv2D=resize_convolution,
             instance_norm=norm,
             conditional_instance_norm=conditional_norm,
-            Adam=tf.keras.optimizers.Adam,
         ),
+        mock.patch.object(layers, "Adam", tf.keras.optimizers.Adam),
     ):
         yield
 

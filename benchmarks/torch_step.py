@@ -29,7 +29,7 @@ from brats_gan import (
 )
 
 COUNT = multimodal.NUM_MODALITIES
-LABELS = networks.NUM_LABELS
+LABELS = spec.NUM_LABELS
 MAPS = networks.num_maps(label_modulation=True, map_modulation=True)
 STYLE = COUNT * len(styles.QUANTILES)
 EPSILON = 1e-5
@@ -62,7 +62,7 @@ class Conv(nn.Conv2d):
 
 
 class SpectralConv(Conv):
-    """Divided by its spectral norm, as networks.SpectralConv2D."""
+    """Divided by its spectral norm, as layers.SpectralConv2D."""
 
     def __init__(self, inputs, filters, kernel=3, stride=1):
         super().__init__(inputs, filters, kernel, stride, bias=True)

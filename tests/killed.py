@@ -28,6 +28,7 @@ from brats_gan import (  # noqa: F401 - imported before the first fork
     addons,
     code_bank,
     figures,
+    layers,
     multimodal,
     networks,
     runs,
@@ -93,7 +94,7 @@ def run(point, script, flags):
     runpy.run_path(script, run_name="__main__")
 
 
-for late in (addons, code_bank, figures, networks, schedules, synthesis):
+for late in (addons, code_bank, figures, layers, networks, schedules, synthesis):
     vars(late)  # brats_gan/lazy.py would have each process load them
 points, script, *flags = sys.argv[1:]
 codes = []

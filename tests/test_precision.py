@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import flags
 
 from benchmarks import rig
-from brats_gan import multimodal, networks, precision, runs, segmentation, structural
+from brats_gan import layers, multimodal, precision, runs, segmentation, structural
 from tests import nifti
 
 ROOT = Path(__file__).parents[1]
@@ -146,7 +146,7 @@ def products(net):
             _, *pixels, channels = layer.input.shape
             _, *made, filters = layer.output.shape
             taps = math.prod(layer.kernel_size)
-            if isinstance(layer, networks.ResizeConv2D):
+            if isinstance(layer, layers.ResizeConv2D):
                 made, taps, filters = [side + 1 for side in pixels], 4, 4 * filters
             yield math.prod(made) * taps * channels * filters
 

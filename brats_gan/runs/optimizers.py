@@ -1,6 +1,6 @@
 """Adam of a run, and one update of each side."""
 
-from brats_gan import addons, schedules
+from brats_gan import layers, schedules
 from brats_gan.lazy import tf
 
 
@@ -17,7 +17,7 @@ def adam(
         peak, steps, final=final, first_steps=first_steps, first_final=first_final
     )
     half = tf.keras.mixed_precision.global_policy().compute_dtype == "float16"
-    kind = addons.LossScaledAdam if half else addons.Adam
+    kind = layers.LossScaledAdam if half else layers.Adam
     optimizer = kind(rate, beta_1=beta_1)
     optimizer.build(variables)
     return optimizer
