@@ -4,32 +4,28 @@ Writes the BraTS 2018-21 layout, 50 samples a volume, with manifest.csv and
 dataset_description.json. Start the same command again to continue.
 """
 
-import csv
 import functools
 import itertools
 import json
 import sys
 import time
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
 from absl import flags, logging
 
-import brats_gan
 from brats_gan import (
     data,
     figures,
-    files,
     multimodal,
-    privacy,
     progress,
-    registration,
+    reports,
     runs,
     spec,
     structural,
     structure,
     synthesis,
+    synthetic_dataset,
     weights,
 )
 from brats_gan.lazy import tf
@@ -97,7 +93,6 @@ _NEAREST = flags.DEFINE_bool(
 flags.mark_flags_as_required(["structural_run", "multimodal_run", "output_dir"])
 
 SHOWN = 8  # rows of samples.png
-MEASURED = 200  # sets whose registration is measured, and as many real ones
 DICE_THRESHOLD = 0.95  # Section 2.8
 HOPELESS = 50  # samples left out in a row before --accepted_only gives up
 
@@ -282,48 +277,6 @@ def find_labels(output_dir, of_maps, seen):
     return slices, held_out
 
 
-def description(of_maps, scheme, rows, split, seen):
-    """dataset_description.json, after the BIDS derivatives.
-
-    Attempts and rejections are counted over all samples, those left out included.
-    """
-    kept = [row for row in rows if row["id"]]
-    accepted = sum(int(row["accepted"]) for row in kept)
-    attempts = sum(int(row["tries"]) for row in rows)
-    rejected = {
-        # A manifest that was begun before blank slices were counted has none.
-        name: sum(int(row.get(f"rejected_{name}") or 0) for row in rows)
-        for name in ("structure", "label", "dice", "blank")
-    }
-    return {
-        "Name": "Synthetic registered multi-modal brain MRI with lesions",
-        "BIDSVersion": "1.9.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [
-            {
-                "Name": "brats_gan",
-                "Version": brats_gan.__version__,
-                "Revision": runs.revision(),
-            }
-        ],
-        "Prepared": True,
-        "Labels": dict(enumerate(spec.LABELS)),
-        "ImageSize": of_maps["image_size"],
-        "Flags": runs.key_flags(),
-        "TrainingSubjects": list(dict.fromkeys([*split["train"], *seen])),
-        "HeldOutSubjects": split["test"],
-        "LesionScheme": scheme,
-        "RealData": bool(_DATA.value),
-        "Filtered": _FILTER.value,
-        "Samples": len(kept),
-        "Accepted": accepted,
-        "Fallbacks": len(kept) - accepted,
-        "LeftOut": len(rows) - len(kept),
-        "Attempts": attempts,
-        "Rejected": rejected,
-    }
-
-
 def draw(group, path):
     """Figure 9: map, mask, label, the four slices, and the label found in FLAIR."""
     rows = [
@@ -332,70 +285,6 @@ def draw(group, path):
     ]
     titles = ["f_g", "mask_g", "label", *spec.MODALITIES, "found"]
     figures.sheet(rows, titles, path, label_columns=("label", "found"))
-
-
-def registration_report(output_dir, count, training, beta):
-    """How well `count` generated sets are registered, beside real ones, for JSON.
-
-    `training` are data.Slices, or data.LabelPool where there are no real ones.
-    """
-
-    def spread(count):  # at most MEASURED of so many positions, evenly
-        return np.unique(np.linspace(0, count - 1, MEASURED).round().astype(int))
-
-    picked = set(spread(count))
-    sets = synthesis.volumes(output_dir, training.image_size)
-    made = itertools.chain.from_iterable(images for _, images in sets)
-    made = np.stack([x for position, x in enumerate(made) if position in picked])
-    real = None
-    reference = "none: made without --data_dir; read the scores beside those of the "
-    reference += "generated sets with their contrasts shifted"
-    if isinstance(training, data.Slices):
-        real = training.intensities(spread(len(training)))
-        reference = "slices of training subjects; they must be registered for this to "
-        reference += "mean anything"
-    return {
-        "GeneratedSets": len(made),
-        "RealSlices": 0 if real is None else len(real),
-        "Reference": reference,
-        "Scores": registration.compare(made, real, beta),
-    }
-
-
-def nearest_report(output_dir, training, held_out, first_slice):
-    """The nearest training slice of all that was made, for JSON; draws nearest.png."""
-    places, vectors = [], []
-    for volume_id, images in synthesis.volumes(output_dir, training.image_size):
-        places += [(volume_id, position) for position in range(len(images))]
-        vectors.append(privacy.describe(images))
-    known = privacy.describe_slices(training)
-    made = privacy.nearest(np.concatenate(vectors), known)
-    real = privacy.nearest(privacy.describe_slices(held_out), known)
-    order, closest = privacy.closest(made), []
-    for position in order:
-        subject, number = training.index[made.row[position]]
-        closest.append(
-            {
-                "id": places[position][0],
-                "slice": places[position][1],
-                "training_subject": training.names[subject],
-                "training_slice": int(number) + first_slice,
-                "correlation": round(float(made.correlation[position]), 4),
-            }
-        )
-    shown = {(pair["id"], pair["slice"]): None for pair in closest}
-    for volume_id, images in synthesis.volumes(output_dir, training.image_size):
-        for place in shown:
-            if place[0] == volume_id:
-                shown[place] = images[place[1]]
-    partners = training.intensities(made.row[order])
-    figures.sheet(
-        [[*x, *y] for x, y in zip(shown.values(), partners, strict=True)],
-        [*spec.MODALITIES, *(f"training {name}" for name in spec.MODALITIES)],
-        output_dir / "nearest.png",
-        row_titles=[f"{pair['correlation']:.3f}" for pair in closest],
-    )
-    return {**privacy.summary(made, real), "closest": closest}
 
 
 def main(argv):
@@ -413,11 +302,8 @@ def main(argv):
     slices, held_out = find_labels(output_dir, of_maps, seen)
     split = data.load_split(output_dir / "split.json")
 
-    manifest = output_dir / "manifest.csv"
-    rows = []
-    if manifest.exists():
-        with manifest.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+    rows = synthetic_dataset.rows_so_far(output_dir)
+    if rows:
         logging.info("%s: going on after %d samples", output_dir, len(rows))
 
     kept = sum(bool(row["id"]) for row in rows)
@@ -447,7 +333,7 @@ def main(argv):
     group, pending, hopeless = [], [], 0  # not yet written: samples, and all rows
     while kept + len(group) < _SAMPLES.value:
         sample = next(made)
-        volume_id = f"synth-{kept // synthesis.PER_VOLUME + 1:05d}"
+        volume_id = f"synth-{kept // synthetic_dataset.PER_VOLUME + 1:05d}"
         # Samples without a lesion pass the filters more often: they must not crowd.
         is_healthy = not sample.label.any()
         crowds = is_healthy and healthy >= _LESION_FREE.value * (kept + len(group) + 1)
@@ -465,33 +351,32 @@ def main(argv):
         else:
             place = "", ""
             hopeless += not sample.accepted
-        pending.append(synthesis.manifest_row(sample, *place, _SEED.value))
+        pending.append(synthetic_dataset.manifest_row(sample, *place, _SEED.value))
         if hopeless == HOPELESS:
             raise runs.RunError(
                 f"{output_dir}: {HOPELESS} samples in a row did not pass both filters "
                 f"in {_TRIES.value} attempts each; train longer, or give a higher "
                 "--max_tries or --mae_threshold or a lower --dice_threshold"
             )
-        if len(group) < synthesis.PER_VOLUME and kept + len(group) < _SAMPLES.value:
+        if (
+            len(group) < synthetic_dataset.PER_VOLUME
+            and kept + len(group) < _SAMPLES.value
+        ):
             continue
-        # The manifest last: what it names is whole, and what it does not name is made
-        # again, to the same bytes.
-        synthesis.write_volume(output_dir, volume_id, group)
+        synthetic_dataset.write_volume(output_dir, volume_id, group)
         if not kept:
             draw(group, output_dir / "samples.png")
         rows += pending
         kept += len(group)
-        table = StringIO()
-        writer = csv.DictWriter(table, synthesis.COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-        files.write_atomically(manifest, table.getvalue().encode())
+        synthetic_dataset.write_manifest(output_dir, rows)
         group, pending = [], []
 
-    summary = description(of_maps, scheme, rows, split, seen)
-    described = output_dir / "dataset_description.json"
-    files.write_json(described, summary)  # finished, whatever becomes of the reports
-    summary["Registration"] = registration_report(
+    summary = synthetic_dataset.description(
+        of_maps, scheme, rows, split, seen, bool(_DATA.value), _FILTER.value
+    )
+    # Finished, whatever becomes of the reports.
+    synthetic_dataset.write_description(output_dir, summary)
+    summary["Registration"] = reports.registration_report(
         output_dir, kept, slices, float(of_maps["beta"])
     )
     if _NEAREST.value:
@@ -501,10 +386,10 @@ def main(argv):
             tuple(of_maps["slices"]),
             cache_dir=_CACHE.value,
         )
-        summary["NearestTraining"] = nearest_report(
+        summary["NearestTraining"] = reports.nearest_report(
             output_dir, slices, others, of_maps["slices"][0]
         )
-    files.write_json(described, summary)
+    synthetic_dataset.write_description(output_dir, summary)
     shown = ("Samples", "Accepted", "Fallbacks", "LeftOut", "Attempts", "Rejected")
     print(json.dumps({key: summary[key] for key in shown}))
     dice = np.array([float(row["dice"]) for row in rows if row["id"]])

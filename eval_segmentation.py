@@ -5,9 +5,7 @@ the real subjects that no stage has seen: one run, or the rows of Tables 1 and 2
 the same command again to continue.
 """
 
-import csv
 import json
-import os
 import shutil
 import time
 from pathlib import Path
@@ -20,12 +18,14 @@ from brats_gan import (
     figures,
     files,
     io,
+    lesion_components,
     losses,
     mixing,
     precision,
     runs,
     segmentation,
     spec,
+    synthetic_dataset,
     tables,
     weights,
 )
@@ -67,7 +67,7 @@ _CHECK = flags.DEFINE_bool("check", True, "Check the data before the first step.
 _SCHEME = flags.DEFINE_enum(
     "scheme",
     "multiple",
-    [*segmentation.SCHEMES, "four_channel"],
+    [*lesion_components.SCHEMES, "four_channel"],
     "Section 2.7; four_channel sees the four registered modalities at once.",
 )
 _ITERATIONS = flags.DEFINE_integer(
@@ -142,65 +142,12 @@ FREE = (
 SHOWN = 6  # rows of segmentation.png
 
 
-def synthetic_subjects(folder, held_out, filtered=None, scheme=None):
-    """The subjects of a synthetic data set that has not seen `held_out`.
-
-    Args:
-        folder: output of build_dataset.py.
-        held_out: io.Subject that are scored.
-        filtered: whether Section 2.8's filters must have been at work; None: either.
-        scheme: lesion scheme that must have guided its generator; None: any.
-
-    Raises:
-        RunError: its models were trained on a subject that is to be scored, or it is
-            not the data set that is asked for.
-    """
-    described = os.path.join(folder, "dataset_description.json")
-    if not os.path.exists(described):
-        raise runs.RunError(
-            f"{folder} is not a finished synthetic data set: it has no "
-            "dataset_description.json; start its build_dataset.py command again"
-        )
-    description = files.read_json(described)
-    trained_on = description.get("TrainingSubjects")
-    if not isinstance(trained_on, list):
-        raise runs.RunError(
-            f'{described} has no list of "TrainingSubjects", so what its models have '
-            "seen is not known; make the data set by build_dataset.py"
-        )
-    leaked = sorted({subject.name for subject in held_out}.intersection(trained_on))
-    if leaked:
-        raise runs.RunError(
-            f"{folder} was made by models trained on {', '.join(leaked)}, which "
-            f"this run holds out; give --split={folder}/split.json"
-        )
-    if filtered is not None and filtered != description.get("Filtered", True):
-        raise runs.RunError(
-            f"{folder} was made {'without' if filtered else 'with'} the filters, which "
-            f"Table {2 if filtered else 1} does not ask for; make it by "
-            f"build_dataset.py {'without' if filtered else 'with'} --nofilter"
-        )
-    made_by = description.get("LesionScheme")
-    if scheme and made_by != scheme:
-        raise runs.RunError(
-            f"--synthetic_dirs={scheme}:{folder}: its generator was guided by "
-            f"{made_by}; train it by train_multimodal.py --scheme={scheme}"
-        )
-    return io.find_subjects(folder)
-
-
-def made_without_data(folder):
-    """Whether a data set needed no real one, so that its split is not of ours."""
-    path = Path(folder, "dataset_description.json")
-    return path.exists() and files.read_json(path).get("RealData") is False
-
-
 def draw(nets, slices, path):
     """The held-out slices with the largest lesions: images, label, what was found."""
     lesion = [np.count_nonzero(slices.labels([row])) for row in range(len(slices))]
     rows = sorted(np.argsort(lesion)[-40::7])[:SHOWN]
     x = slices.intensities(rows)
-    found = segmentation.segment(nets, tf.constant(x[..., None]))
+    found = lesion_components.segment(nets, tf.constant(x[..., None]))
     found = np.argmax(found, -1)[:, -1]
     label = slices.labels(rows)
     cells = [[*x[i], label[i], found[i]] for i in range(len(rows))]
@@ -223,7 +170,7 @@ class Segmentors:
 
     Attributes:
         nets: networks by name.
-        find: x [b, 4, H, W, 1] -> labels [b, M, H, W], see segmentation.segment.
+        find: x [b, 4, H, W, 1] -> labels [b, M, H, W], see lesion_components.segment.
     """
 
     def __init__(self, iterations, augment=False):
@@ -233,7 +180,7 @@ class Segmentors:
             "image_size": _SIZE.value,
             "width": _WIDTH.value,
         }
-        self.nets = segmentation.build(**self.build)
+        self.nets = lesion_components.build(**self.build)
         variables = [v for net in self.nets.values() for v in net.trainable_variables]
         self._adam = runs.adam(
             variables, _RATE.value, iterations, _BETA_1.value, _FINAL_RATE.value
@@ -246,7 +193,7 @@ class Segmentors:
             augment,
         )
         self.find = tf.function(
-            lambda x: tf.argmax(segmentation.segment(self.nets, x), -1),
+            lambda x: tf.argmax(lesion_components.segment(self.nets, x), -1),
             autograph=False,
         )
 
@@ -257,7 +204,7 @@ class Segmentors:
         it returns is returned.
         """
         runs.set_up(_PRECISION.value, seed, _DETERMINISTIC.value)
-        fresh = segmentation.build(**self.build)
+        fresh = lesion_components.build(**self.build)
         for name, net in self.nets.items():
             net.set_weights(fresh[name].get_weights())
         self._adam.restart()
@@ -309,7 +256,9 @@ def single_run(run_dir, results, real, held_out):
     train_on = _TRAIN_ON.value if _SYNTHETIC.value else "real"
     sources = real if train_on != "synthetic" else []
     if train_on != "real":
-        sources = sources + synthetic_subjects(_SYNTHETIC.value, held_out)
+        sources = sources + synthetic_dataset.verified_subjects(
+            _SYNTHETIC.value, held_out
+        )
     slices = as_slices(sources)
     held_out_slices = as_slices(held_out)
     if train_on == "synthetic":
@@ -349,7 +298,7 @@ def single_run(run_dir, results, real, held_out):
         run_dir,
         "segmentor",
         list(nets.values()),
-        {"segment": segmentation.endpoint(nets, _SIZE.value)},
+        {"segment": lesion_components.endpoint(nets, _SIZE.value)},
         description,
     )
     weights.finish(run_dir, nets, description, iterations)
@@ -380,7 +329,7 @@ def wanted():
     for flag, values, allowed in (
         ("table", _TABLE.value, [*known]),
         ("experiment", _EXPERIMENT.value, [*names, "all"]),
-        ("synthetic_dirs", [*test_sets()], segmentation.SCHEMES),
+        ("synthetic_dirs", [*test_sets()], lesion_components.SCHEMES),
     ):
         for value in values:
             if value not in allowed:
@@ -401,21 +350,6 @@ def test_sets():
     return dict(pair.partition(":")[::2] for pair in _SYNTHETIC_DIRS.value)
 
 
-def accepted(folder, slices):
-    """Positions of the samples of a data set that passed both filters (Section 2.8)."""
-    with open(os.path.join(folder, "manifest.csv"), newline="") as file:
-        passed = {
-            (row["id"], int(row["slice"]))
-            for row in csv.DictReader(file)
-            if row["id"] and int(row["accepted"])
-        }
-    return [
-        position
-        for position, (subject, number) in enumerate(slices.index)
-        if (slices.names[subject], int(number)) in passed
-    ]
-
-
 def fill_tables(run_dir, results, real, held_out, asked):
     """Runs every repeat of the rows that has no line yet; writes the tables.
 
@@ -431,10 +365,12 @@ def fill_tables(run_dir, results, real, held_out, asked):
                 "rows of Table 2 with synthetic data need --synthetic_dir, made by "
                 "build_dataset.py --accepted_only"
             )
-        synthetic = synthetic_subjects(_SYNTHETIC.value, held_out, filtered=True)
+        synthetic = synthetic_dataset.verified_subjects(
+            _SYNTHETIC.value, held_out, filtered=True
+        )
     slices = as_slices(real + synthetic)
     in_real = np.flatnonzero(slices.index[:, 0] < len(real))
-    usable = accepted(_SYNTHETIC.value, slices) if synthetic else []
+    usable = synthetic_dataset.accepted(_SYNTHETIC.value, slices) if synthetic else []
     iterations = _ITERATIONS.value or default_iterations(len(in_real))
     plans = {}
     for name, row in rows.items():  # all of them before the first step
@@ -449,7 +385,9 @@ def fill_tables(run_dir, results, real, held_out, asked):
     for scheme, folder in test_sets().items():
         if (1, scheme) in asked:
             scored_on[scheme] = as_slices(
-                synthetic_subjects(folder, held_out, filtered=False, scheme=scheme)
+                synthetic_dataset.verified_subjects(
+                    folder, held_out, filtered=False, scheme=scheme
+                )
             )
 
     done = {tuple(x[n] for n in tables.KEY) for x in tables.read(results)}
@@ -490,7 +428,7 @@ def fill_tables(run_dir, results, real, held_out, asked):
 
 def main(argv):
     del argv  # checked by runs.main
-    heaviest = segmentation.heaviest_convolution(
+    heaviest = lesion_components.heaviest_convolution(
         _SCHEME.value, _SIZE.value, _WIDTH.value, _BATCH.value
     )
     runs.set_up(
@@ -519,7 +457,8 @@ def main(argv):
         check=_CHECK.value,
         slices=io.parse_slices(_SLICES.value),
         held_out=_HELD_OUT.value,
-        strict=bool(_SPLIT.value) or not made_without_data(_SYNTHETIC.value or ""),
+        strict=bool(_SPLIT.value)
+        or not synthetic_dataset.made_without_data(_SYNTHETIC.value or ""),
     )
     beside = run_dir if asked else run_dir.parent
     results = Path(_RESULTS.value or beside / "results.jsonl")

@@ -14,11 +14,11 @@ from brats_gan import (
     figures,
     fusion,
     io,
+    lesion_components,
     losses,
     multimodal,
     precision,
     runs,
-    segmentation,
     spec,
     structure,
     styles,
@@ -47,7 +47,7 @@ _LESION_WIDTH = flags.DEFINE_integer(
     "lesion_width", None, "Base width of the lesion components; default: --width.", 1
 )
 _SCHEME = flags.DEFINE_enum(
-    "scheme", "multiple", segmentation.SCHEMES, "Lesion components (Section 2.7)."
+    "scheme", "multiple", lesion_components.SCHEMES, "Lesion components (Section 2.7)."
 )
 _BETA = flags.DEFINE_float("beta", structure.BETA, "Threshold of Algorithm 1 (D3).")
 _RATE = flags.DEFINE_float("learning_rate", 5e-4, "Adam's peak rate.")
@@ -145,7 +145,7 @@ def draw_generated(nets, batch, options, path=None):
     """Figure 9 on maps of real slices: map, label, four modalities, label found."""
     p = multimodal.forward(nets, batch, tf.constant([9, 9]), options)
     images = multimodal.generate(nets, p.f, p.placed, batch["style"], options)
-    found = segmentation.segment(multimodal.lesion_nets(nets), images)
+    found = lesion_components.segment(multimodal.lesion_nets(nets), images)
     found = np.argmax(found, -1)[:, -1]  # of FLAIR, where the whole lesion shows
     columns = [p.f[..., 0], p.placed, *(images[:, i, ..., 0] for i in range(4)), found]
     titles = ["f", "label", *spec.MODALITIES, "found"]
@@ -373,7 +373,7 @@ def export(run_dir, nets, options, description, fitted):
         run_dir,
         "segmentor",
         list(components.values()),
-        {"segment": segmentation.endpoint(components, size)},
+        {"segment": lesion_components.endpoint(components, size)},
         {**description, "scheme": _SCHEME.value},
     )
 

@@ -35,13 +35,14 @@ from benchmarks import rig
 from brats_gan import (
     data,
     io,
+    lesion_components,
     multimodal,
     phantom,
-    segmentation,
     spec,
     structural,
     styles,
     synthesis,
+    synthetic_dataset,
 )
 
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder; a phantom if unset.")
@@ -83,7 +84,7 @@ def build_models(size, width, precision):
 
     @tf.function
     def segment(x):
-        probabilities = segmentation.segment(multimodal.lesion_nets(nets), x)
+        probabilities = lesion_components.segment(multimodal.lesion_nets(nets), x)
         return tf.argmax(probabilities, -1, tf.int32)
 
     numbers = np.zeros([len(spec.MODALITIES), len(styles.QUANTILES)], np.float32)
@@ -128,8 +129,8 @@ def end_to_end(models, slices, folder, count, first=0):
     group = []
     for done, sample in enumerate(made, 1):
         group.append(sample)
-        if len(group) == synthesis.PER_VOLUME or done == count:
-            synthesis.write_volume(folder, "synth-00001", group)
+        if len(group) == synthetic_dataset.PER_VOLUME or done == count:
+            synthetic_dataset.write_volume(folder, "synth-00001", group)
             group = []
             yield done
 

@@ -29,7 +29,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from benchmarks import rig
-from brats_gan import runs, segmentation, structural
+from brats_gan import lesion_components, runs, segmentation, structural
 
 _BEFORE = flags.DEFINE_string("before", None, "A checkout of the version before.")
 _SIZE = flags.DEFINE_integer("image_size", 16, "Pixels a side.")
@@ -95,7 +95,7 @@ def stage_1():
 
 def stage_4():
     """The same of one segmentor of four channels: one loss."""
-    nets = segmentation.build("four_channel", _SIZE.value, _WIDTH.value)
+    nets = lesion_components.build("four_channel", _SIZE.value, _WIDTH.value)
     adams = rig.adams({"segmentation": nets["SEG"].trainable_variables})
     step = segmentation.make_train_step(nets, adams)
     return step, nets | adams, rig.segmentation_batch(_SIZE.value, 1)

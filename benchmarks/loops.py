@@ -22,7 +22,7 @@ from brats_gan import (
     structure,
 )
 
-FOUR = range(multimodal.NUM_MODALITIES)
+FOUR = range(spec.NUM_MODALITIES)
 
 
 def terms(nets, batch, seed, options=multimodal.Options()):  # noqa: B008 - immutable

@@ -22,9 +22,9 @@ from brats_gan import (
     data,
     files,
     io,
+    lesion_components,
     multimodal,
     runs,
-    segmentation,
     spec,
     structural,
     synthesis,
@@ -100,7 +100,7 @@ def expected(folder):
     for index, name in enumerate(spec.MODALITIES):
         made[name] = images[:, index]
     components = weights.networks(slices, multimodal.lesion_nets)
-    made["segment"] = segmentation.segment(components, images)[..., 0]
+    made["segment"] = lesion_components.segment(components, images)[..., 0]
     return {name: _few(np.asarray(value)) for name, value in made.items()}
 
 

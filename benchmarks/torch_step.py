@@ -28,7 +28,7 @@ from brats_gan import (
     styles,
 )
 
-COUNT = multimodal.NUM_MODALITIES
+COUNT = spec.NUM_MODALITIES
 LABELS = spec.NUM_LABELS
 MAPS = networks.num_maps(label_modulation=True, map_modulation=True)
 STYLE = COUNT * len(styles.QUANTILES)

@@ -36,6 +36,7 @@ from brats_gan import (  # noqa: F401 - imported before the first fork
     segmentation,
     structural,
     synthesis,
+    synthetic_dataset,
     tables,
 )
 
@@ -89,7 +90,7 @@ def run(point, script, flags):
     else:
         number, name = where or (-1, "SIGKILL")
         stop_at_step(kind, int(number), name)
-    synthesis.PER_VOLUME = 2
+    synthetic_dataset.PER_VOLUME = 2
     sys.argv = [script, *flags]
     runpy.run_path(script, run_name="__main__")
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import flags
 
 from benchmarks import rig
-from brats_gan import layers, multimodal, precision, runs, segmentation, structural
+from brats_gan import layers, lesion_components, multimodal, precision, runs, structural
 from tests import nifti
 
 ROOT = Path(__file__).parents[1]
@@ -189,14 +189,14 @@ def images_decoded(all_pairs):
             multimodal.heaviest_convolution(64, 16, 1),
         ),
         (
-            lambda: segmentation.build("four_channel", 64, 16),
+            lambda: lesion_components.build("four_channel", 64, 16),
             {"SEG": 1},
-            segmentation.heaviest_convolution("four_channel", 64, 16, 1),
+            lesion_components.heaviest_convolution("four_channel", 64, 16, 1),
         ),
         (
-            lambda: segmentation.build("single", 64, 16),
+            lambda: lesion_components.build("single", 64, 16),
             {"SEG": 4},
-            segmentation.heaviest_convolution("single", 64, 16, 1),
+            lesion_components.heaviest_convolution("single", 64, 16, 1),
         ),
     ],
 )

@@ -18,9 +18,9 @@ from brats_gan import (
     data,
     files,
     io,
+    lesion_components,
     multimodal,
     runs,
-    segmentation,
     spec,
     structural,
     structure,
@@ -217,13 +217,13 @@ def test_a_segmentor_export_gives_the_numbers_of_the_live_model(
     chain, tmp_path, run_name, scheme
 ):
     root, _ = chain
-    nets = restored(root / run_name, segmentation.build(scheme, 32, 4))
+    nets = restored(root / run_name, lesion_components.build(scheme, 32, 4))
     images = np.random.default_rng(0).random([2, 32, 32, 4], np.float32)
     made = load_elsewhere(
         tmp_path, root / run_name / "export/segmentor", "segment", images=images
     )
     x = tf.constant(np.moveaxis(images, -1, 1)[..., None])
-    live = segmentation.segment(nets, x).numpy()
+    live = lesion_components.segment(nets, x).numpy()
     np.testing.assert_allclose(made["probabilities"], live, atol=1e-5)
     assert made["label"].shape == live.shape[:-1]
 

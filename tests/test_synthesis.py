@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brats_gan import data, files, io, spec, structure, styles, synthesis
+from brats_gan import (
+    data,
+    files,
+    io,
+    spec,
+    structure,
+    styles,
+    synthesis,
+    synthetic_dataset,
+)
 from tests import nifti
 
 SIZE = 64
@@ -182,7 +191,7 @@ def test_rejections_do_not_make_the_data_set_healthier(slices):
 
 def test_what_is_written_is_read_back_exactly(slices, tmp_path):
     made = make(stand_ins(), slices, range(5))
-    synthesis.write_volume(tmp_path, "synth-00001", made)
+    synthetic_dataset.write_volume(tmp_path, "synth-00001", made)
     (tmp_path / "dataset_description.json").write_text('{"Prepared": true}')
     (subject,) = io.find_subjects(tmp_path)
     images, labels = io.read_subject(subject, image_size=SIZE)
@@ -201,13 +210,13 @@ def test_no_volume_is_written_through_a_link_or_by_a_name_that_leads_out(
     (tmp_path / "out/synth-00001").symlink_to(tmp_path / "elsewhere")
     for name in ("synth-00001", "../elsewhere"):
         with pytest.raises(files.DataError, match="leads out of"):
-            synthesis.write_volume(tmp_path / "out", name, group)
+            synthetic_dataset.write_volume(tmp_path / "out", name, group)
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_maps_and_backgrounds_are_written_to_the_full_field(slices, tmp_path):
     made = make(stand_ins(), slices, range(2))
-    synthesis.write_volume(tmp_path, "synth-00001", made)
+    synthetic_dataset.write_volume(tmp_path, "synth-00001", made)
     folder = tmp_path / "synth-00001"
     background, affine = io.load_volume(folder / "synth-00001_background.nii.gz")
     assert sorted(background.shape) == [2, spec.FIELD, spec.FIELD]
@@ -217,7 +226,7 @@ def test_maps_and_backgrounds_are_written_to_the_full_field(slices, tmp_path):
 
 def test_a_manifest_row_has_every_column(slices):
     sample = make(stand_ins(), slices, range(1))[0]
-    row = synthesis.manifest_row(sample, "synth-00001", 0, seed=3)
-    assert tuple(row) == synthesis.COLUMNS
+    row = synthetic_dataset.manifest_row(sample, "synth-00001", 0, seed=3)
+    assert tuple(row) == synthetic_dataset.COLUMNS
     assert (row["id"], row["slice"], row["seed"]) == ("synth-00001", 0, 3)
     assert row["lesion_pixels"] == np.count_nonzero(sample.label)
