@@ -6,8 +6,6 @@ the same command again to continue.
 """
 
 import json
-import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +14,17 @@ from absl import flags, logging
 from brats_gan import (
     data,
     figures,
-    files,
     io,
     lesion_components,
     losses,
-    mixing,
     precision,
     runs,
     segmentation,
     spec,
     synthetic_dataset,
-    tables,
     weights,
 )
+from brats_gan.experiments import mixing, runner, tables
 from brats_gan.lazy import tf
 
 _DATA = flags.DEFINE_string("data_dir", None, "Real BraTS folder, see data/README.md.")
@@ -165,92 +161,7 @@ def as_slices(subjects):
     )
 
 
-class Segmentors:
-    """The networks of --scheme with their step; one trace serves all repeats.
-
-    Attributes:
-        nets: networks by name.
-        find: x [b, 4, H, W, 1] -> labels [b, M, H, W], see lesion_components.segment.
-    """
-
-    def __init__(self, iterations, augment=False):
-        self.iterations = iterations
-        self.build = {
-            "scheme": _SCHEME.value,
-            "image_size": _SIZE.value,
-            "width": _WIDTH.value,
-        }
-        self.nets = lesion_components.build(**self.build)
-        variables = [v for net in self.nets.values() for v in net.trainable_variables]
-        self._adam = runs.adam(
-            variables, _RATE.value, iterations, _BETA_1.value, _FINAL_RATE.value
-        )
-        self._train_step = segmentation.make_train_step(
-            self.nets,
-            {"segmentation": self._adam},
-            _LABEL_LOSS.value,
-            _DROPOUT.value,
-            augment,
-        )
-        self.find = tf.function(
-            lambda x: tf.argmax(lesion_components.segment(self.nets, x), -1),
-            autograph=False,
-        )
-
-    def train(self, run_dir, slices, plan, seed, begin=lambda: None):
-        """Trains from fresh weights, or the run's checkpoint, on mixing.Phase.
-
-        `begin` is called between, may put others in place of the fresh ones, and what
-        it returns is returned.
-        """
-        runs.set_up(_PRECISION.value, seed, _DETERMINISTIC.value)
-        fresh = lesion_components.build(**self.build)
-        for name, net in self.nets.items():
-            net.set_weights(fresh[name].get_weights())
-        self._adam.restart()
-        drawn = mixing.drawer(plan, _BATCH.value, seed)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        begun = begin()
-        files.write_json(run_dir / "samples.json", mixing.described(plan, slices))
-        runs.loop(
-            run_dir,
-            self._train_step,
-            lambda first: data.segmentation_batches(
-                slices, _BATCH.value, seed, first, drawn
-            ),
-            self.iterations,
-            {**self.nets, "optimizer": self._adam},
-            seed,
-            slices.names,
-            checkpoint_seconds=_CHECKPOINT_SECONDS.value,
-            steps_per_call=runs.per_call(_STEPS_PER_CALL, _DETERMINISTIC),
-            wait=bool(_DETERMINISTIC.value),
-        )
-        return begun
-
-
-def result(key, run_dir, seed, plan, scores):
-    """A line of results.jsonl. `key` is by tables.KEY."""
-    of_subjects = (scores["by_subject"] or {}).get("mean", {})
-    return {
-        **dict(zip(tables.KEY, key, strict=True)),
-        "scheme": _SCHEME.value,
-        "seed": seed,
-        "iterations": sum(phase.steps for phase in plan),
-        **{name: scores["by_slice"]["mean"][name] for name in ("mse", "dice_index")},
-        **{f"dice_{name}": of_subjects.get(f"dice_{name}") for name in spec.REGIONS},
-        "phases": [
-            {"sources": x.sources, "samples": len(x.items), "steps": x.steps}
-            for x in plan
-        ],
-        "seconds": round(runs.seconds_logged(run_dir), 1),
-        "revision": runs.revision(),
-        "flags": runs.key_flags(),
-        **scores,
-    }
-
-
-def single_run(run_dir, results, real, held_out):
+def single_run(training, run_dir, results, real, held_out):
     """One run on everything there is, with a sheet and an export."""
     key = (None, run_dir.name, 0)
     train_on = _TRAIN_ON.value if _SYNTHETIC.value else "real"
@@ -271,7 +182,7 @@ def single_run(run_dir, results, real, held_out):
     )
     items = np.stack([np.arange(len(slices)), np.zeros(len(slices), int)], 1)
     plan = [mixing.Phase((train_on,), items, iterations)]
-    segmentors = Segmentors(iterations, _ENHANCED.value)
+    segmentors = runner.Segmentors(training, iterations, _ENHANCED.value)
 
     def begin():
         return weights.begin(
@@ -303,7 +214,7 @@ def single_run(run_dir, results, real, held_out):
     )
     weights.finish(run_dir, nets, description, iterations)
     line = {
-        **result(key, run_dir, _SEED.value, plan, scores),
+        **runner.result(key, training.scheme, run_dir, _SEED.value, plan, scores),
         "train_on": train_on,
         "held_out": [subject.name for subject in held_out],
     }
@@ -350,82 +261,6 @@ def test_sets():
     return dict(pair.partition(":")[::2] for pair in _SYNTHETIC_DIRS.value)
 
 
-def fill_tables(run_dir, results, real, held_out, asked):
-    """Runs every repeat of the rows that has no line yet; writes the tables.
-
-    Raises:
-        RunError: a data set is missing or not the one that is asked for.
-        DataError: there are fewer samples than a row asks for.
-    """
-    rows = {n: tables.TABLE2[1 if table == 1 else n] for table, n in asked}
-    synthetic = []
-    if any(row.synthetic for row in rows.values()):
-        if not _SYNTHETIC.value:
-            raise runs.RunError(
-                "rows of Table 2 with synthetic data need --synthetic_dir, made by "
-                "build_dataset.py --accepted_only"
-            )
-        synthetic = synthetic_dataset.verified_subjects(
-            _SYNTHETIC.value, held_out, filtered=True
-        )
-    slices = as_slices(real + synthetic)
-    in_real = np.flatnonzero(slices.index[:, 0] < len(real))
-    usable = synthetic_dataset.accepted(_SYNTHETIC.value, slices) if synthetic else []
-    iterations = _ITERATIONS.value or default_iterations(len(in_real))
-    plans = {}
-    for name, row in rows.items():  # all of them before the first step
-        try:
-            items = mixing.choose(row, slices.index[:, 0], in_real, usable, _SEED.value)
-        except files.DataError as error:
-            raise files.DataError(
-                f"--experiment={name}, {_SYNTHETIC.value}: {error}"
-            ) from error
-        plans[name] = mixing.phases(items, row.mode, iterations)
-    scored_on = {"real": as_slices(held_out)}
-    for scheme, folder in test_sets().items():
-        if (1, scheme) in asked:
-            scored_on[scheme] = as_slices(
-                synthetic_dataset.verified_subjects(
-                    folder, held_out, filtered=False, scheme=scheme
-                )
-            )
-
-    done = {tuple(x[n] for n in tables.KEY) for x in tables.read(results)}
-    jobs = [(*row, k) for row in asked for k in range(1, _REPEATS.value + 1)]
-    open_jobs = [job for job in jobs if job not in done]
-    logging.info("%d of %d repeats are done", len(jobs) - len(open_jobs), len(jobs))
-    segmentors = Segmentors(iterations)
-    started = time.monotonic()
-    for number, (table, name, repeat) in enumerate(open_jobs):
-        passed = time.monotonic() - started
-        left = passed / number * (len(open_jobs) - number) if number else None
-        logging.info(
-            "table %d, row %s, repeat %d: %d to go%s",
-            table,
-            name,
-            repeat,
-            len(open_jobs) - number,
-            "" if left is None else f", about {left / 60:.0f} minutes",
-        )
-        seed = _SEED.value + repeat - 1
-        row = 1 if table == 1 else name
-        folder = run_dir / f"row-{row:02d}" / f"repeat-{repeat}"
-        segmentors.train(folder, slices, plans[name], seed)
-        test_set = name if table == 1 else "real"
-        scores = segmentation.score(
-            segmentors.find, scored_on[test_set], test_set == "real"
-        )
-        key = (table, name, repeat)
-        tables.record(results, result(key, folder, seed, plans[name], scores))
-        if row != 1 and not _KEEP.value:
-            shutil.rmtree(folder / "checkpoints")
-        tables.write(table, tables.read(results), run_dir)
-    for table in sorted({table for table, _ in asked}):
-        tables.write(table, tables.read(results), run_dir)
-        print((run_dir / f"table{table}.md").read_text())
-    print(f"results: {results}")
-
-
 def main(argv):
     del argv  # checked by runs.main
     heaviest = lesion_components.heaviest_convolution(
@@ -462,10 +297,39 @@ def main(argv):
     )
     beside = run_dir if asked else run_dir.parent
     results = Path(_RESULTS.value or beside / "results.jsonl")
+    training = runner.Training(
+        scheme=_SCHEME.value,
+        image_size=_SIZE.value,
+        width=_WIDTH.value,
+        batch_size=_BATCH.value,
+        rate=_RATE.value,
+        beta_1=_BETA_1.value,
+        final_rate=_FINAL_RATE.value,
+        label_loss=_LABEL_LOSS.value,
+        dropout=_DROPOUT.value,
+        precision=_PRECISION.value,
+        deterministic=bool(_DETERMINISTIC.value),
+        checkpoint_seconds=_CHECKPOINT_SECONDS.value,
+        steps_per_call=runs.per_call(_STEPS_PER_CALL, _DETERMINISTIC),
+    )
     if asked:
-        fill_tables(run_dir, results, real, held_out, asked)
+        runner.fill_tables(
+            training,
+            asked,
+            run_dir,
+            results,
+            real,
+            held_out,
+            as_slices,
+            lambda count: _ITERATIONS.value or default_iterations(count),
+            _SYNTHETIC.value,
+            test_sets(),
+            _SEED.value,
+            _REPEATS.value,
+            _KEEP.value,
+        )
     else:
-        single_run(run_dir, results, real, held_out)
+        single_run(training, run_dir, results, real, held_out)
 
 
 if __name__ == "__main__":

@@ -37,8 +37,8 @@ from brats_gan import (  # noqa: F401 - imported before the first fork
     structural,
     synthesis,
     synthetic_dataset,
-    tables,
 )
+from brats_gan.experiments import tables  # noqa: F401
 
 UNITS = 5  # of that clock, two a step: a checkpoint every third step
 

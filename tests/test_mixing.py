@@ -9,7 +9,8 @@ import collections
 import numpy as np
 import pytest
 
-from brats_gan import data, files, io, mixing, tables
+from brats_gan import data, files, io
+from brats_gan.experiments import mixing, tables
 from tests import nifti
 
 SUBJECTS = np.repeat(np.arange(8), 5)  # two real, six synthetic volumes

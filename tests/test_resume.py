@@ -294,8 +294,8 @@ def test_an_export_with_other_preprocessing_is_refused_with_the_difference(
     path = root / f"{export}.json"
     before = path.read_text()
     files.write_json(path, {**json.loads(before), key: value})
-    # In a process of its own: the flags of two scripts do not go together.
-    load = "import sys, build_dataset; build_dataset.load_models(*sys.argv[1:])"
+    load = "import sys; from brats_gan import trained_models; "
+    load += "trained_models.load_models(*sys.argv[1:])"
     arguments = [root / "structural", *[root / "multimodal"] * 2]
     try:
         done = subprocess.run(

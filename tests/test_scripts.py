@@ -25,9 +25,9 @@ from brats_gan import (
     structural,
     structure,
     styles,
-    tables,
     weights,
 )
+from brats_gan.experiments import tables
 from tests import nifti, scripts
 
 train_structural = scripts.module("train_structural")

@@ -9,6 +9,7 @@ one.
 from brats_gan.data.batches import (
     CANDIDATES,
     LESION_FREE,
+    draw_labels,
     in_order,
     multimodal_batches,
     segmentation_batches,
@@ -24,6 +25,7 @@ __all__ = [
     "LESION_FREE",
     "LEVELS",
     "LabelPool",
+    "draw_labels",
     "Slices",
     "in_order",
     "load_split",
