@@ -14,6 +14,7 @@ import numpy as np
 from absl import flags, logging
 
 from brats_gan import (
+    common_flags,
     data,
     figures,
     progress,
@@ -28,16 +29,12 @@ from brats_gan import (
 )
 from brats_gan.lazy import tf
 
-_DATA = flags.DEFINE_string(
-    "data_dir",
-    None,
+_DATA = common_flags.data_dir(
     "Real BraTS folder: labels come from it. Not needed with --structural_run="
-    "pretrained, which brings labels.",
+    "pretrained, which brings labels."
 )
-_LAYOUT = flags.DEFINE_string("layout", None, "Layout of data_dir; default: look.")
-_SPLIT = flags.DEFINE_string(
-    "split", None, "A split.json to keep to; default: that of --structural_run."
-)
+_LAYOUT = common_flags.layout()
+_SPLIT = common_flags.split("that of --structural_run")
 _STRUCTURAL = flags.DEFINE_string(
     "structural_run",
     None,
@@ -80,9 +77,9 @@ _LESION_FREE = flags.DEFINE_float(
     1,
 )
 _BATCH = flags.DEFINE_integer("batch_size", 16, "Attempts in flight.", 1)
-_SEED = flags.DEFINE_integer("seed", 0, "Seeds codes and labels.")
-_CACHE = flags.DEFINE_string("cache_dir", None, "Keeps decoded slices for later runs.")
-_CHECK = flags.DEFINE_bool("check", True, "Check the data first.")
+_SEED = common_flags.seed("Seeds codes and labels.")
+_CACHE = common_flags.cache_dir()
+_CHECK = common_flags.check("Check the data first.")
 _NEAREST = flags.DEFINE_bool(
     "nearest_report",
     False,

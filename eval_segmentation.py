@@ -12,12 +12,11 @@ import numpy as np
 from absl import flags, logging
 
 from brats_gan import (
+    common_flags,
     data,
     figures,
     io,
     lesion_components,
-    losses,
-    precision,
     runs,
     segmentation,
     spec,
@@ -27,8 +26,8 @@ from brats_gan import (
 from brats_gan.experiments import mixing, runner, tables
 from brats_gan.lazy import tf
 
-_DATA = flags.DEFINE_string("data_dir", None, "Real BraTS folder, see data/README.md.")
-_RUN = flags.DEFINE_string("run_dir", None, "Folder of this run; resumed if it exists.")
+_DATA = common_flags.data_dir("Real BraTS folder, see data/README.md.")
+_RUN = common_flags.run_dir()
 _TABLE = flags.DEFINE_list("table", [], "Tables of the paper to fill: 1, 2, or 1,2.")
 _EXPERIMENT = flags.DEFINE_list(
     "experiment", [], "Rows of Table 2 to fill: numbers of 1 to 25, or all."
@@ -36,7 +35,7 @@ _EXPERIMENT = flags.DEFINE_list(
 _REPEATS = flags.DEFINE_integer(
     "repeats", 4, "Runs of each row, seeds --seed and up (Section 3.4).", 1
 )
-_LAYOUT = flags.DEFINE_string("layout", None, "Layout of data_dir; default: look.")
+_LAYOUT = common_flags.layout()
 _SYNTHETIC = flags.DEFINE_string("synthetic_dir", None, "Output of build_dataset.py.")
 _SYNTHETIC_DIRS = flags.DEFINE_list(
     "synthetic_dirs",
@@ -50,16 +49,12 @@ _TRAIN_ON = flags.DEFINE_enum(
     ["real", "synthetic", "both"],
     "Of a single run, no table; without --synthetic_dir: real.",
 )
-_SPLIT = flags.DEFINE_string(
-    "split",
-    None,
-    "A split.json to keep to; default: that of --synthetic_dir, or drawn.",
-)
-_SPLIT_SEED = flags.DEFINE_integer("split_seed", 0, "Seeds the split by subject.")
-_HELD_OUT = flags.DEFINE_float("held_out", 0.1, "Share of subjects held out.", 0, 1)
-_SLICES = flags.DEFINE_string("slices", "55:105", "Axial slices, half-open (D15).")
-_CACHE = flags.DEFINE_string("cache_dir", None, "Keeps decoded slices for later runs.")
-_CHECK = flags.DEFINE_bool("check", True, "Check the data before the first step.")
+_SPLIT = common_flags.split("that of --synthetic_dir, or drawn")
+_SPLIT_SEED = common_flags.split_seed()
+_HELD_OUT = common_flags.held_out()
+_SLICES = common_flags.slices()
+_CACHE = common_flags.cache_dir()
+_CHECK = common_flags.check()
 _SCHEME = flags.DEFINE_enum(
     "scheme",
     "multiple",
@@ -75,8 +70,8 @@ _EPOCHS = flags.DEFINE_float(
     "Passes over the real training slices, without --iterations (Section 3.4).",
 )
 _BATCH = flags.DEFINE_integer("batch_size", 1, "Slices a step (Section 3.4).", 1)
-_SIZE = flags.DEFINE_integer("image_size", 192, "Pixels a side, a multiple of 4.", 4)
-_WIDTH = flags.DEFINE_integer("width", 64, "Base width n of the networks.", 1)
+_SIZE = common_flags.image_size(4)
+_WIDTH = common_flags.width()
 _RATE = flags.DEFINE_float("learning_rate", 1e-4, "Adam's (Section 3.4).")
 _FINAL_RATE = flags.DEFINE_float(
     "final_rate",
@@ -87,33 +82,16 @@ _BETA_1 = flags.DEFINE_float("beta_1", 0.5, "Adam's (Section 3.4).")
 _DROPOUT = flags.DEFINE_float(
     "dropout", segmentation.INPUT_DROPOUT, "Of the input (Section 3.4)."
 )
-_LABEL_LOSS = flags.DEFINE_enum(
-    "label_loss", "weighted", list(losses.LABEL_LOSSES), "Lesion loss (D12)."
-)
-_INIT_FROM = flags.DEFINE_string(
-    "init_from", None, f"Of a single run. {weights.INIT_FROM}"
-)
+_LABEL_LOSS = common_flags.label_loss()
+_INIT_FROM = common_flags.init_from("Of a single run. ")
 _ENHANCED = flags.DEFINE_bool(
     "enhanced", False, "Of a single run: move every slice anew each time it is seen."
 )
-_PRECISION = flags.DEFINE_enum(
-    "precision", precision.AUTO, precision.CHOICES, precision.HELP
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, noise, choice and order.")
-# Not False, or flags.txt of a run from before there was this flag would not fit.
-_DETERMINISTIC = flags.DEFINE_bool("deterministic", None, runs.DETERMINISTIC)
-_CHECKPOINT_SECONDS = flags.DEFINE_float(
-    "checkpoint_seconds",
-    runs.CHECKPOINT_SECONDS,
-    "Between checkpoints; a kill costs no more.",
-)
-_STEPS_PER_CALL = flags.DEFINE(
-    runs.StepsPerCall(),
-    "steps_per_call",
-    "auto",
-    runs.STEPS_PER_CALL,
-    serializer=flags.ArgumentSerializer(),
-)
+_PRECISION = common_flags.precision()
+_SEED = common_flags.seed("Seeds weights, noise, choice and order.")
+_DETERMINISTIC = common_flags.deterministic()
+_CHECKPOINT_SECONDS = common_flags.checkpoint_seconds()
+_STEPS_PER_CALL = common_flags.steps_per_call()
 _KEEP = flags.DEFINE_bool(
     "keep_checkpoints",
     False,
@@ -266,12 +244,8 @@ def main(argv):
     heaviest = lesion_components.heaviest_convolution(
         _SCHEME.value, _SIZE.value, _WIDTH.value, _BATCH.value
     )
-    runs.set_up(
-        lambda: precision.settle(
-            _PRECISION, _RUN.value, _DETERMINISTIC.value, heaviest
-        ),
-        _SEED.value,
-        _DETERMINISTIC.value,
+    common_flags.set_up(
+        _PRECISION, _RUN.value, _DETERMINISTIC.value, _SEED.value, heaviest
     )
     asked = wanted()
     if asked and _INIT_FROM.value:
@@ -310,7 +284,7 @@ def main(argv):
         precision=_PRECISION.value,
         deterministic=bool(_DETERMINISTIC.value),
         checkpoint_seconds=_CHECKPOINT_SECONDS.value,
-        steps_per_call=runs.per_call(_STEPS_PER_CALL, _DETERMINISTIC),
+        steps_per_call=common_flags.per_call(_STEPS_PER_CALL, _DETERMINISTIC),
     )
     if asked:
         runner.fill_tables(

@@ -10,6 +10,7 @@ import numpy as np
 from absl import flags, logging
 
 from brats_gan import (
+    common_flags,
     data,
     figures,
     fusion,
@@ -17,7 +18,6 @@ from brats_gan import (
     lesion_components,
     losses,
     multimodal,
-    precision,
     runs,
     spec,
     structure,
@@ -26,49 +26,34 @@ from brats_gan import (
 )
 from brats_gan.lazy import tf
 
-_DATA = flags.DEFINE_string("data_dir", None, "BraTS folder, see data/README.md.")
-_RUN = flags.DEFINE_string("run_dir", None, "Folder of this run; resumed if it exists.")
-_LAYOUT = flags.DEFINE_string("layout", None, "Layout of data_dir; default: look.")
-_SPLIT = flags.DEFINE_string(
-    "split", None, "A split.json to keep to; default: drawn from --split_seed."
-)
-_SPLIT_SEED = flags.DEFINE_integer("split_seed", 0, "Seeds the split by subject.")
-_HELD_OUT = flags.DEFINE_float("held_out", 0.1, "Share of subjects held out.", 0, 1)
-_SLICES = flags.DEFINE_string("slices", "55:105", "Axial slices, half-open (D15).")
-_CACHE = flags.DEFINE_string("cache_dir", None, "Keeps decoded slices for later runs.")
-_CHECK = flags.DEFINE_bool("check", True, "Check the data before the first step.")
-_INIT_FROM = flags.DEFINE_string("init_from", None, weights.INIT_FROM)
-_STEPS = flags.DEFINE_integer("steps", None, "Training steps; default: by --epochs.")
+_DATA = common_flags.data_dir()
+_RUN = common_flags.run_dir()
+_LAYOUT = common_flags.layout()
+_SPLIT = common_flags.split()
+_SPLIT_SEED = common_flags.split_seed()
+_HELD_OUT = common_flags.held_out()
+_SLICES = common_flags.slices()
+_CACHE = common_flags.cache_dir()
+_CHECK = common_flags.check()
+_INIT_FROM = common_flags.init_from()
+_STEPS = common_flags.steps()
 _EPOCHS = flags.DEFINE_float("epochs", 40, "Passes over the slices, without --steps.")
 _BATCH = flags.DEFINE_integer("batch_size", 1, "Sets of four slices a step.", 1)
-_SIZE = flags.DEFINE_integer("image_size", 192, "Pixels a side, a multiple of 32.", 32)
-_WIDTH = flags.DEFINE_integer("width", 64, "Base width n of the networks.", 1)
+_SIZE = common_flags.image_size(32)
+_WIDTH = common_flags.width()
 _LESION_WIDTH = flags.DEFINE_integer(
     "lesion_width", None, "Base width of the lesion components; default: --width.", 1
 )
 _SCHEME = flags.DEFINE_enum(
     "scheme", "multiple", lesion_components.SCHEMES, "Lesion components (Section 2.7)."
 )
-_BETA = flags.DEFINE_float("beta", structure.BETA, "Threshold of Algorithm 1 (D3).")
-_RATE = flags.DEFINE_float("learning_rate", 5e-4, "Adam's peak rate.")
-_PRECISION = flags.DEFINE_enum(
-    "precision", precision.AUTO, precision.CHOICES, precision.HELP
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, noise and the order of slices.")
-# Not False, or flags.txt of a run from before there was this flag would not fit.
-_DETERMINISTIC = flags.DEFINE_bool("deterministic", None, runs.DETERMINISTIC)
-_CHECKPOINT_SECONDS = flags.DEFINE_float(
-    "checkpoint_seconds",
-    runs.CHECKPOINT_SECONDS,
-    "Between checkpoints; a kill costs no more.",
-)
-_STEPS_PER_CALL = flags.DEFINE(
-    runs.StepsPerCall(),
-    "steps_per_call",
-    "auto",
-    runs.STEPS_PER_CALL,
-    serializer=flags.ArgumentSerializer(),
-)
+_BETA = common_flags.beta()
+_RATE = common_flags.learning_rate()
+_PRECISION = common_flags.precision()
+_SEED = common_flags.seed()
+_DETERMINISTIC = common_flags.deterministic()
+_CHECKPOINT_SECONDS = common_flags.checkpoint_seconds()
+_STEPS_PER_CALL = common_flags.steps_per_call()
 _PAIRS = flags.DEFINE_bool(
     "all_pairs", False, "Every translation each step, not two drawn ones (D18)."
 )
@@ -78,9 +63,7 @@ _NORM = flags.DEFINE_enum(
 _CATEGORY = flags.DEFINE_enum(
     "category", "entropy", list(losses.CATEGORY_LOSSES), "Modality loss of D (D10)."
 )
-_LABEL_LOSS = flags.DEFINE_enum(
-    "label_loss", "weighted", list(losses.LABEL_LOSSES), "Lesion loss (D12)."
-)
+_LABEL_LOSS = common_flags.label_loss()
 _CONDITIONAL = flags.DEFINE_bool(
     "conditional_norm", True, "The modality enters every norm of DC (D16)."
 )
@@ -122,12 +105,7 @@ _RAMP = flags.DEFINE_float(
     multimodal.RAMP,
     "Share of the steps after the first phase until late terms weigh in fully (D9).",
 )
-_WEIGHTS = {
-    name: flags.DEFINE_float(
-        f"weight_{name}", value, f"Weight of the loss {name} (D9)."
-    )
-    for name, value in multimodal.WEIGHTS.items()
-}
+_WEIGHTS = common_flags.loss_weights(multimodal.WEIGHTS)
 flags.mark_flags_as_required(["data_dir", "run_dir"])
 
 SHOWN = 4  # rows of a sheet
@@ -185,12 +163,8 @@ def main(argv):
     heaviest = multimodal.heaviest_convolution(
         _SIZE.value, _WIDTH.value, _BATCH.value, _PAIRS.value
     )
-    runs.set_up(
-        lambda: precision.settle(
-            _PRECISION, _RUN.value, _DETERMINISTIC.value, heaviest
-        ),
-        _SEED.value,
-        _DETERMINISTIC.value,
+    common_flags.set_up(
+        _PRECISION, _RUN.value, _DETERMINISTIC.value, _SEED.value, heaviest
     )
     run_dir = runs.start(_RUN.value, free=runs.LENGTH)
     logging.info("stage 2: %s, trained on %s", run_dir, _DATA.value)
@@ -313,7 +287,7 @@ def main(argv):
             slices.names,
             sheet=lambda step: draw_generated(nets, shown, options),
             checkpoint_seconds=_CHECKPOINT_SECONDS.value,
-            steps_per_call=runs.per_call(_STEPS_PER_CALL, _DETERMINISTIC),
+            steps_per_call=common_flags.per_call(_STEPS_PER_CALL, _DETERMINISTIC),
             wait=bool(_DETERMINISTIC.value),
             phase=of_phase,
             started=started,

@@ -2,15 +2,7 @@
 
 import numpy as np
 
-from brats_gan import (
-    data,
-    fusion,
-    lesion_components,
-    losses,
-    metrics,
-    runs,
-    spec,
-)
+from brats_gan import data, fusion, lesion_components, losses, metrics, runs, spec
 from brats_gan.lazy import tf
 
 INPUT_DROPOUT = 0.1  # Section 3.4

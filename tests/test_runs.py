@@ -15,7 +15,7 @@ import tensorflow as tf
 from absl import flags
 
 import brats_gan
-from brats_gan import figures, files, runs, schedules
+from brats_gan import common_flags, figures, files, runs, schedules
 from tests import scripts
 
 loop_overhead = scripts.module("benchmarks.loop_overhead")
@@ -174,7 +174,10 @@ def test_no_checkpoint_is_written_after_a_loss_that_is_not_finite(
 
 def test_a_deterministic_run_has_one_step_a_call():
     asked, on, off = (types.SimpleNamespace(value=v) for v in (7, True, None))
-    assert (runs.per_call(asked, on), runs.per_call(asked, off)) == (1, 7)
+    assert (common_flags.per_call(asked, on), common_flags.per_call(asked, off)) == (
+        1,
+        7,
+    )
 
 
 @pytest.mark.parametrize("steps_per_call", [2, 5, 100])
@@ -218,7 +221,7 @@ def test_auto_puts_only_short_steps_together_and_says_how_long_it_takes(
 
 @pytest.mark.parametrize("text", ["0", "-1", "2.5", "some"])
 def test_steps_per_call_is_auto_or_a_number_above_0(text):
-    parser = runs.StepsPerCall()
+    parser = common_flags.StepsPerCall()
     assert parser.parse("auto") == "auto" and parser.parse("12") == 12
     with pytest.raises(ValueError, match="neither auto nor a number above 0"):
         parser.parse(text)

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from brats_gan import (
-    addons,
-    lesion_components,
-    losses,
-    runs,
-    structure,
-)
+from brats_gan import addons, lesion_components, losses, runs, structure
 from brats_gan.lazy import tf
 from brats_gan.multimodal.nets import lesion_nets, variables
 from brats_gan.multimodal.passes import (

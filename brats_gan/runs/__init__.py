@@ -26,23 +26,16 @@ from brats_gan.runs.process import (
 )
 from brats_gan.runs.training import (
     CHECKPOINT_SECONDS,
-    DETERMINISTIC,
-    STEPS_PER_CALL,
-    StepsPerCall,
     loop,
-    per_call,
     seconds_logged,
 )
 
 __all__ = [
     "CHECKPOINT_SECONDS",
-    "DETERMINISTIC",
     "EXIT_BAD_INPUT",
     "LENGTH",
     "LOCK",
-    "STEPS_PER_CALL",
     "RunError",
-    "StepsPerCall",
     "Stopped",
     "adam",
     "export",
@@ -55,7 +48,6 @@ __all__ = [
     "main",
     "newest_checkpoint",
     "parse_flags",
-    "per_call",
     "restore",
     "revision",
     "save",

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from absl import flags, logging
+from absl import logging
 
 from brats_gan import files, progress
 from brats_gan.lazy import tf
@@ -17,17 +17,6 @@ from brats_gan.runs.process import RunError, Stopped, signals_held, writing
 CHECKPOINT_SECONDS = 300
 CALL_SECONDS = 0.05  # of several steps in one call
 
-DETERMINISTIC = (
-    "Equal losses to the last bit, run again or resumed, on the same machine and "
-    "versions. A step takes 1.6 times as long in float32, 24 times in mixed_bfloat16 "
-    "(docs/performance.md)."
-)
-
-STEPS_PER_CALL = (
-    "Steps in one call of TensorFlow: a number, or auto, which puts short ones "
-    "together. Batches and draws are the same; sums may be in another order, so with "
-    "--deterministic it is one."
-)
 
 SHOWN_WHILE_TRAINING = (
     "generator",
@@ -35,26 +24,6 @@ SHOWN_WHILE_TRAINING = (
     "lesion_component",
     "segmentation",
 )
-
-
-class StepsPerCall(flags.ArgumentParser):
-    """What --steps_per_call takes: "auto", or a number above 0."""
-
-    def parse(self, argument):
-        if argument == "auto":
-            return argument
-        if not str(argument).isdecimal() or not int(argument):
-            raise ValueError(f"{argument} is neither auto nor a number above 0")
-        return int(argument)
-
-
-def per_call(asked, deterministic):
-    """`loop`'s steps_per_call by two flags.
-
-    TensorFlow optimises the graph of a loop of steps otherwise than that of one, and in
-    large networks the last bits differ.
-    """
-    return 1 if deterministic.value else asked.value
 
 
 def _keep_lines_until(path, step):
