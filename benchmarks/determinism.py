@@ -28,7 +28,7 @@ _STEPS = flags.DEFINE_integer(
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds; the median is shown.")
 _ALONE = flags.DEFINE_bool("alone", False, "Time one process: what a round calls.")
 _PRECISION = flags.DEFINE_string("precision", "float32", "Of the convolutions.")
-_DETERMINISTIC = flags.DEFINE_bool("deterministic", None, common_flags.DETERMINISTIC)
+_DETERMINISTIC = common_flags.deterministic()
 
 
 def timed():
