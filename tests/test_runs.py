@@ -618,7 +618,7 @@ def length(script, tmp_path):
             values[name].unparse()
         values(["train.py", *arguments])
         given = [flag for flag in (values["steps"], values["epochs"]) if flag.value]
-        runs.key_flags = lambda: {flag.name: flag.serialize() for flag in given}
+        runs.folder.key_flags = lambda: {flag.name: flag.serialize() for flag in given}
         runs.start(tmp_path, free=runs.LENGTH)
         return runs.total_steps(tmp_path, steps, epochs, 50, 10, 1.0)
 
@@ -685,7 +685,7 @@ def test_fewer_steps_than_are_done_are_refused_and_the_run_is_left_as_it_is(
 
 def test_a_run_whose_length_is_not_free_keeps_it(length, tmp_path):
     length("--steps=100")
-    runs.key_flags = lambda: {"steps": "--steps=200"}
+    runs.folder.key_flags = lambda: {"steps": "--steps=200"}
     with pytest.raises(runs.RunError, match="--steps=100  ->  --steps=200"):
         runs.start(tmp_path)
 
