@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from brats_gan import (
-    lesion_components,
-    networks,
-    spec,
-    styles,
-)
+from brats_gan import lesion_components, networks, spec, styles
 from brats_gan.multimodal.settings import DISCRIMINATOR_SIDE, GENERATOR_SIDE
 from brats_gan.spec import NUM_MODALITIES
 

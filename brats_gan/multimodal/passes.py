@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from brats_gan import (
-    fusion,
-    networks,
-    spec,
-    structure,
-)
+from brats_gan import fusion, networks, spec, structure
 from brats_gan.lazy import tf
 from brats_gan.multimodal.settings import Options
 from brats_gan.spec import NUM_MODALITIES

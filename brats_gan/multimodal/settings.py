@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from brats_gan import (
-    fusion,
-    structure,
-)
+from brats_gan import fusion, structure
 
 # Weights of the terms each side is trained on, by their names in losses.py (D9).
 GENERATOR_WEIGHTS = {
@@ -29,7 +26,6 @@ GENERATOR_WEIGHTS = {
     "background": 5.0,
     "lesion": 0.5,
 }
-
 DISCRIMINATOR_WEIGHTS = {
     "d_real": 1.0,
     "d_generated": 1.0,
@@ -54,6 +50,7 @@ RAMP = 0.1  # share of the full steps until they have their full weight
 FIRST_PHASE_WEIGHTS = ("reconstruction", "self_reconstruction", "code_tie")
 FIRST_PHASE = 0.6  # share of the steps
 FULL_RATE = 0.5  # share of the peak rate that the full steps start with
+
 GENERATOR_SIDE = ("EC_R", "EC", "DC")
 DISCRIMINATOR_SIDE = ("D", "FD")
 

@@ -16,8 +16,6 @@ from brats_gan.runs.process import RunError, Stopped, signals_held, writing
 
 CHECKPOINT_SECONDS = 300
 CALL_SECONDS = 0.05  # of several steps in one call
-
-
 SHOWN_WHILE_TRAINING = (
     "generator",
     "discriminator",
