@@ -12,7 +12,7 @@ LONGEST = 400  # lines of a module
 # A module imports only from rows above its own. A package stands below its modules,
 # which it gives by their names; those that stand on it are below it.
 ROWS = """
-lazy spec files progress
+lazy spec files progress shipped
 addons layers losses schedules code_bank styles
 fusion metrics structure figures networks
 io.streams
@@ -49,7 +49,7 @@ trained_models reports
 experiments.mixing experiments.tables
 experiments.runner
 experiments
-common_flags
+common_flags commands
 """
 ROW = {
     name: number

@@ -11,19 +11,24 @@ from pathlib import Path
 from absl import logging
 
 import brats_gan
-from brats_gan import files
+from brats_gan import files, shipped
 from brats_gan.lazy import tf
 from brats_gan.runs.folder import key_flags
 from brats_gan.runs.process import RunError, writing
 
 
 def revision():
-    """The git revision of this code, "-dirty" where it was changed; None without."""
+    """The git revision of this code, "-dirty" where it was changed; None without.
+
+    An installed package has none: a repository around its environment is another's.
+    """
+    if shipped.CHECKOUT is None or not (shipped.CHECKOUT / ".git").exists():
+        return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(
             command,
-            cwd=Path(__file__).parent,
+            cwd=shipped.CHECKOUT,
             capture_output=True,
             check=True,
             text=True,

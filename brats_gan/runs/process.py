@@ -7,7 +7,7 @@ import sys
 
 from absl import app, flags, logging
 
-from brats_gan import files
+from brats_gan import files, shipped
 from brats_gan.lazy import tf
 
 EXIT_BAD_INPUT = 1
@@ -59,10 +59,16 @@ def main(run_script):
 
 
 def parse_flags(argv):
-    """For app.run: as absl does it, but to be asked for help is no failure."""
+    """For app.run: as absl does it, but to be asked for help is no failure.
+
+    --flagfile also takes the name of a flagfile that comes with the package.
+    """
+    argv = shipped.with_flagfiles(argv)
     try:
         return flags.FLAGS(argv)
     except SystemExit:  # by --help and its kin, which absl ends with exit code 1
+        if "--helpxml" not in argv:
+            print(f"\n{shipped.flagfiles_help()}")
         sys.exit(0)
     except flags.Error:
         return app.parse_flags_with_usage(argv)  # says what is wrong, and ends
