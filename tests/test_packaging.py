@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import brats_gan
 from brats_gan import commands, runs, shipped
 from tests import nifti
 
@@ -260,3 +262,18 @@ def test_the_installed_command_makes_sets_by_the_weights_in_it(installed, tmp_pa
     run(command, *given, cwd=tmp_path, path=installed)
     assert (tmp_path / "made" / "manifest.csv").exists()
     assert (tmp_path / "made/synth-00001/synth-00001_flair.nii.gz").exists()
+
+
+# --- What goes along with it ----------------------------------------------------------
+
+
+def test_the_citation_is_of_this_version():
+    lines = (ROOT / "CITATION.cff").read_text().splitlines()
+    assert f"version: {brats_gan.__version__}" in lines
+
+
+def test_continuous_integration_calls_targets_that_there_are():
+    workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text()
+    called = set(re.findall(r"run: make ([\w-]+) PYTHON=", workflow))
+    made = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert called == {"setup", "lint", "test", "test-latest"} and called <= made
