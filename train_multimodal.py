@@ -159,7 +159,8 @@ def draw_translations(nets, batch, options, path=None):
 
 def main(argv):
     del argv  # checked by runs.main
-    runs.share_cores()
+    if not _DETERMINISTIC.value:
+        runs.share_cores()
     heaviest = multimodal.heaviest_convolution(
         _SIZE.value, _WIDTH.value, _BATCH.value, _PAIRS.value
     )
@@ -288,7 +289,6 @@ def main(argv):
             sheet=lambda step: draw_generated(nets, shown, options),
             checkpoint_seconds=_CHECKPOINT_SECONDS.value,
             steps_per_call=common_flags.per_call(_STEPS_PER_CALL, _DETERMINISTIC),
-            wait=bool(_DETERMINISTIC.value),
             phase=of_phase,
             started=started,
         )

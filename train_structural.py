@@ -177,7 +177,6 @@ def main(argv):
         sheet=sheet,
         checkpoint_seconds=_CHECKPOINT_SECONDS.value,
         steps_per_call=common_flags.per_call(_STEPS_PER_CALL, _DETERMINISTIC),
-        wait=bool(_DETERMINISTIC.value),
     )
 
     found = structural.fit(nets, known_maps(slices, _BETA.value, FITTED))

@@ -449,14 +449,21 @@ from brats_gan import runs
 print("begun with", *sys.argv[1:], flush=True)
 runs.set_up("float32", 0, True)
 print("oneDNN", os.environ["TF_ENABLE_ONEDNN_OPTS"])
+import tensorflow as tf
+print("at a time", tf.config.threading.get_inter_op_parallelism_threads())
+print(tf.config.optimizer.get_experimental_options()["disable_meta_optimizer"])
 """
 
 
-def test_a_deterministic_run_begins_once_more_without_onednn():
+def test_a_deterministic_run_has_neither_onednn_nor_another_order_of_operations():
     known = {k: v for k, v in os.environ.items() if k != "TF_ENABLE_ONEDNN_OPTS"}
     command = [sys.executable, "-c", BEGIN, "--flag=a b"]
     said = subprocess.run(command, env=known, capture_output=True, text=True).stdout
-    assert said.splitlines() == ["begun with --flag=a b"] * 2 + ["oneDNN 0"]
+    assert said.splitlines() == ["begun with --flag=a b"] * 2 + [
+        "oneDNN 0",
+        "at a time 1",
+        "True",
+    ]
 
 
 HOLD = """

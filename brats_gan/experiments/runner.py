@@ -98,7 +98,6 @@ class Segmentors:
             slices.names,
             checkpoint_seconds=training.checkpoint_seconds,
             steps_per_call=training.steps_per_call,
-            wait=training.deterministic,
         )
         return begun
 

@@ -118,9 +118,15 @@ def writing(path):
 def set_up(precision, seed, deterministic=False):
     """Precision of the layers made from here on, all seeds, and the order of sums.
 
-    Deterministic operations are not enough: those of oneDNN differ in the last bit from
-    one process to the next, and are chosen for good as TensorFlow is imported. So a
-    process that has them begins once more without.
+    Deterministic operations are not enough, for three reasons.
+    - Those of oneDNN differ in the last bit from one process to the next, and are
+      chosen for good as TensorFlow is imported, so a process that has them begins once
+      more without.
+    - TensorFlow's graph optimiser does not rewrite a graph alike in every process (of
+      16, nine had one kind of stage-2 step and seven another): it is left out.
+    - Where several operations run at a time, a sum of gradients begins with whichever
+      of them nobody reads any more, and who is ready first decides that: it is one
+      operation at a time, on all cores.
 
     Args:
         precision: a Keras policy by name, or a function that returns it, called when
@@ -133,6 +139,8 @@ def set_up(precision, seed, deterministic=False):
             os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
         tf.config.experimental.enable_op_determinism()
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+        tf.config.threading.set_inter_op_parallelism_threads(1)
     if callable(precision):
         precision = precision()
     tf.keras.mixed_precision.set_global_policy(precision)

@@ -95,7 +95,6 @@ def loop(
     steps_per_call=1,
     phase="",
     started=None,
-    wait=False,
 ):
     """Trains from the newest checkpoint to `steps`.
 
@@ -121,8 +120,6 @@ def loop(
         phase: what these steps are of a run that has others after them, for messages.
         started: time.monotonic() of this process's first step, where that was in
             another phase; the clock of losses.jsonl.
-        wait: look at the losses after every call, as a deterministic run must: without,
-            the last bits of stage 2 were seen to differ from one run to the next.
 
     Raises:
         RunError: a loss or a weight is not finite (names it, the step and the subjects
@@ -179,8 +176,6 @@ def loop(
             else:
                 losses.add(done, *several(iterator, done, count))
             done, calls = done + count, calls + 1
-            if wait:
-                losses.look()
             measured = pace.seconds is None and (calls in (1, 3) or calls > pace.pieces)
             if measured:
                 losses.look()  # waits until it is done
