@@ -40,13 +40,13 @@ class BuildWithScripts(build_py):
 
     def run(self):
         super().run()
-        if getattr(self, "editable_mode", False):
-            return
         for source, target in self._targets().items():
             self.mkpath(str(Path(target).parent))
             self.copy_file(source, target, preserve_mode=False)
 
     def _targets(self):
+        if getattr(self, "editable_mode", False):
+            return {}
         return {
             source: str(Path(self.build_lib, "brats_gan", target))
             for source, target in SHIPPED.items()

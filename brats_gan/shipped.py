@@ -9,8 +9,7 @@ import textwrap
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
-# Either place; a checkout of the repository is known by what builds the package.
-CHECKOUT = _PACKAGE.parent if (_PACKAGE.parent / "setup.py").exists() else None
+CHECKOUT = None if (_PACKAGE / "scripts").is_dir() else _PACKAGE.parent
 SCRIPTS = _PACKAGE / "scripts" if CHECKOUT is None else CHECKOUT
 CONFIGS = (_PACKAGE if CHECKOUT is None else CHECKOUT) / "configs"
 
