@@ -1,6 +1,6 @@
 """Draws docs/architecture.png: four stages, their networks, and what goes between.
 
-    python -m benchmarks.architecture [--output=docs/architecture.png]
+    python -m benchmarks.architecture [--figure=docs/architecture.png]
 
 Networks go by their names in the code, which are the paper's symbols.
 """
@@ -15,7 +15,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from brats_gan import files
 
-_OUTPUT = flags.DEFINE_string("output", "docs/architecture.png", "PNG to write.")
+_FIGURE = flags.DEFINE_string("figure", "docs/architecture.png", "PNG to write.")
 
 # Colours of the fill; what is not listed is a tensor, white.
 COLOURS = {
@@ -304,8 +304,8 @@ def main(argv):
     content = BytesIO()
     # Without the version of matplotlib in it: the same bytes as long as it is the same.
     draw().savefig(content, format="png", dpi=100, metadata={"Software": None})
-    files.write_atomically(_OUTPUT.value, content.getbuffer())
-    print(_OUTPUT.value)
+    files.write_atomically(_FIGURE.value, content.getbuffer())
+    print(_FIGURE.value)
 
 
 if __name__ == "__main__":

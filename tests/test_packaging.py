@@ -227,41 +227,38 @@ def test_the_installed_command_makes_a_phantom_from_another_folder(installed, tm
 
 
 @pytest.mark.once
-def test_the_installed_command_trains_as_the_script_does(installed, tmp_path):
+def test_the_installed_command_trains_deterministically(installed, tmp_path):
     """--deterministic starts the process once more, by the command it began with."""
     for number in range(2):
         nifti.write_subject(tmp_path / "data", f"s{number}", (160, 160, 6), number)
     given = "--deterministic --image_size=32 --width=4 --batch_size=2 --steps=2".split()
-    given += ["--slices=1:5", "--held_out=0.5", f"--data_dir={tmp_path / 'data'}"]
-    script = [sys.executable, ROOT / "train_structural.py"]
+    given += ["--slices=1:5", "--held_out=0.5", "--data_dir=data", "--run_dir=run"]
     command = [installed / "bin" / "brats-gan", "train-structural"]
-    run(script, *given, "--run_dir=script", cwd=tmp_path)
-    run(command, *given, "--run_dir=command", cwd=tmp_path, path=installed)
-
-    def losses(name):
-        lines = (tmp_path / name / "losses.jsonl").read_text().splitlines()
-        return [{**json.loads(line), "seconds": 0} for line in lines]
-
-    def flags_of(name):
-        lines = (tmp_path / name / "flags.txt").read_text().splitlines()
-        return [line for line in lines if not line.startswith("--run_dir")]
-
-    assert losses("command") == losses("script")
-    assert flags_of("command") == flags_of("script")
-    described = tmp_path / "command" / "export" / "structure.json"
+    run(command, *given, cwd=tmp_path, path=installed)
+    losses = (tmp_path / "run" / "losses.jsonl").read_text().splitlines()
+    assert json.loads(losses[-1])["step"] == 2
+    lines = (tmp_path / "run" / "flags.txt").read_text().splitlines()
+    assert lines[0] == "# train_structural.py" and {*given} <= {*lines}
+    described = tmp_path / "run" / "export" / "structure.json"
     described = json.loads(described.read_text())
     assert described["script"] == "train_structural.py"
     assert described["revision"] is None
 
 
 @pytest.mark.once
-def test_the_installed_command_makes_sets_by_the_weights_in_it(installed, tmp_path):
-    command = [installed / "bin" / "brats-gan", "build-dataset"]
-    given = ["--structural_run=pretrained", "--multimodal_run=pretrained"]
-    given += ["--output_dir=made", "--samples=2", "--nofilter"]
-    run(command, *given, cwd=tmp_path, path=installed)
-    assert (tmp_path / "made" / "manifest.csv").exists()
-    assert (tmp_path / "made/synth-00001/synth-00001_flair.nii.gz").exists()
+def test_the_installed_package_has_weights_and_labels(installed, tmp_path):
+    code = (
+        "from brats_gan import weights; "
+        "print(weights.folder_of('pretrained', 'structural')); "
+        "print(weights.folder_of('pretrained', 'multimodal')); "
+        "print(weights.labels_of('pretrained'))"
+    )
+    out, _ = run([sys.executable, "-c", code], cwd=tmp_path, path=installed)
+    for path, end in zip(
+        out.split(), ("structural", "multimodal", "labels.npz"), strict=True
+    ):
+        assert Path(path) == installed / "brats_gan" / "pretrained" / end
+        assert Path(path).exists()
 
 
 # --- What goes along with it ----------------------------------------------------------
