@@ -89,5 +89,5 @@ lint: $(READY)
 	$(BIN)/python -m compileall -q *.py brats_gan tests benchmarks
 
 clean:
-	rm -rf .venv $(DEMO) $(DEMO_SCRATCH) *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv $(DEMO) $(DEMO_SCRATCH) build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -4,9 +4,6 @@ Writes the BraTS 2018-21 layout, 50 samples a volume, with manifest.csv and
 dataset_description.json. Start the same command again to continue.
 """
 
-import csv
-import functools
-import io
 import itertools
 import json
 import sys
@@ -16,33 +13,28 @@ from pathlib import Path
 import numpy as np
 from absl import flags, logging
 
-import brats_gan
 from brats_gan import (
-    brats,
+    common_flags,
     data,
     figures,
-    multimodal,
-    privacy,
     progress,
-    registration,
+    reports,
     runs,
-    structural,
+    spec,
     structure,
     synthesis,
+    synthetic_dataset,
+    trained_models,
     weights,
 )
 from brats_gan.lazy import tf
 
-_DATA = flags.DEFINE_string(
-    "data_dir",
-    None,
+_DATA = common_flags.data_dir(
     "Real BraTS folder: labels come from it. Not needed with --structural_run="
-    "pretrained, which brings labels.",
+    "pretrained, which brings labels."
 )
-_LAYOUT = flags.DEFINE_string("layout", None, "Layout of data_dir; default: look.")
-_SPLIT = flags.DEFINE_string(
-    "split", None, "A split.json to keep to; default: that of --structural_run."
-)
+_LAYOUT = common_flags.layout()
+_SPLIT = common_flags.split("that of --structural_run")
 _STRUCTURAL = flags.DEFINE_string(
     "structural_run",
     None,
@@ -85,9 +77,9 @@ _LESION_FREE = flags.DEFINE_float(
     1,
 )
 _BATCH = flags.DEFINE_integer("batch_size", 16, "Attempts in flight.", 1)
-_SEED = flags.DEFINE_integer("seed", 0, "Seeds codes and labels.")
-_CACHE = flags.DEFINE_string("cache_dir", None, "Keeps decoded slices for later runs.")
-_CHECK = flags.DEFINE_bool("check", True, "Check the data first.")
+_SEED = common_flags.seed("Seeds codes and labels.")
+_CACHE = common_flags.cache_dir()
+_CHECK = common_flags.check("Check the data first.")
 _NEAREST = flags.DEFINE_bool(
     "nearest_report",
     False,
@@ -96,133 +88,7 @@ _NEAREST = flags.DEFINE_bool(
 flags.mark_flags_as_required(["structural_run", "multimodal_run", "output_dir"])
 
 SHOWN = 8  # rows of samples.png
-MEASURED = 200  # sets whose registration is measured, and as many real ones
-DICE_THRESHOLD = 0.95  # Section 2.8
 HOPELESS = 50  # samples left out in a row before --accepted_only gives up
-
-
-@functools.lru_cache  # the generator and the segmentors are parts of one folder
-def _networks(folder):
-    stored = weights.read(folder)
-    spare = {*structural.DISCRIMINATOR_SIDE, *multimodal.DISCRIMINATOR_SIDE}
-    return stored, weights.networks(stored, lambda nets: nets.keys() - spare)
-
-
-def read_weights(folder, *stages):
-    """weights.Stored of a folder, and its networks without discriminators.
-
-    Raises:
-        RunError: they are of none of the stages, or see weights.read.
-    """
-    stored, nets = _networks(folder)
-    if stored.description["stage"] not in stages:
-        raise runs.RunError(
-            f"{folder} holds weights of stage {stored.description['stage']}, where "
-            f"{' or '.join(stages)} is asked for; exchange the folders"
-        )
-    return stored, nets
-
-
-def load_maps(run):
-    """Models.structure and its description, of a run's export or of weights."""
-    folder = weights.folder_of(run, "structural")
-    if folder is None:
-        export, described = runs.load_export(run, "structure")
-        return synthesis.maps_by(export), described
-    stored, nets = read_weights(folder, "structural")
-    if stored.found is None:
-        raise runs.RunError(
-            f"{folder} does not say how noise becomes a map (no fit.npz): its stage 1 "
-            "has not finished; give weights that a finished run wrote"
-        )
-    return synthesis.maps_of(nets, stored.found), stored.description
-
-
-def load_images(run):
-    """Models.images and its description, of a run's export or of weights."""
-    folder = weights.folder_of(run, "multimodal")
-    if folder is None:
-        export, described = runs.load_export(run, "generator")
-        return synthesis.images_by(export, described), described
-    stored, nets = read_weights(folder, "multimodal")
-    return synthesis.images_of(nets, weights.options(stored)), stored.description
-
-
-def load_segment(run):
-    """Models.segment and its description, of a run's export or of weights."""
-    folder = weights.folder_of(run, "segmentation")
-    if folder is None:
-        export, described = runs.load_export(run, "segmentor")
-        return synthesis.labels_by(export), described
-    stored, nets = read_weights(folder, "segmentation", "multimodal")
-    components = multimodal.lesion_nets(nets)
-    return synthesis.labels_of(components), stored.description
-
-
-def guide(run):
-    """The lesion scheme that guided a generator."""
-    folder = weights.folder_of(run, "multimodal")
-    if folder is None:
-        return runs.export_description(run, "segmentor")["scheme"]
-    return read_weights(folder, "multimodal")[0].description["build"]["scheme"]
-
-
-def dice_threshold(run):
-    """What the weights in `run` say that their samples reach, or the paper's."""
-    folder = weights.folder_of(run, "multimodal")
-    if folder is None:
-        return DICE_THRESHOLD
-    described = read_weights(folder, "multimodal")[0].description
-    return float(described.get("dice_threshold", DICE_THRESHOLD))
-
-
-def load_models(structural_run, multimodal_run, segmentor_run):
-    """The trained stages as synthesis.Models, and their description.
-
-    Returns:
-        synthesis.Models, the description of `structure`, the lesion scheme that guided
-        the generator, and the names of all subjects that any of the models has seen.
-
-    Raises:
-        RunError: a run is not finished, or the runs do not go together.
-    """
-    maps, of_maps = load_maps(structural_run)
-    images, of_generator = load_images(multimodal_run)
-    segment, of_segmentor = load_segment(segmentor_run)
-    # Of each export, as a file has it; and what those that say it must have in common.
-    ours = data.preprocessing(of_maps.get("image_size"), of_maps.get("slices", ()))
-    ours = json.loads(json.dumps(ours))
-    common = {key: of_maps[key] for key in ("beta", "training_subjects")}
-    for run, other in (
-        (structural_run, of_maps),
-        (multimodal_run, of_generator),
-        (segmentor_run, of_segmentor),
-    ):
-        differs = [
-            f"  {key}: {other.get(key, '(not said)')}  instead of  {value}"
-            for key, value in {**ours, **common}.items()
-            if (key in ours or key in other) and other.get(key) != value
-        ]
-        if differs:
-            raise runs.RunError(
-                f"what {run} exported does not go together with that of "
-                f"{structural_run} and with this version:\n"
-                + "\n".join(differs)
-                + "\nTrain both with the same --image_size, --slices, --beta, data and "
-                "split."
-            )
-
-    models = synthesis.Models(
-        of_maps["code_dim"],
-        maps,
-        images,
-        segment,
-        synthesis.styles_of(of_generator),
-    )
-    seen = list(of_maps["training_subjects"])
-    for described in (of_maps, of_generator, of_segmentor):
-        seen += weights.inherited(described)
-    return models, of_maps, guide(multimodal_run), list(dict.fromkeys(seen))
 
 
 def find_labels(output_dir, of_maps, seen):
@@ -249,8 +115,8 @@ def find_labels(output_dir, of_maps, seen):
             )
         split = {"seed": None, "train": seen, "test": []}
         if of_run.exists():
-            split = brats.load_split(of_run)
-        brats.save_split(output_dir / "split.json", split)
+            split = data.load_split(of_run)
+        data.save_split(output_dir / "split.json", split)
         return data.LabelPool(pool, of_maps["image_size"]), []
     if folder is not None and not of_run.exists():
         of_run = None
@@ -281,142 +147,33 @@ def find_labels(output_dir, of_maps, seen):
     return slices, held_out
 
 
-def description(of_maps, scheme, rows, split, seen):
-    """dataset_description.json, after the BIDS derivatives.
-
-    Attempts and rejections are counted over all samples, those left out included.
-    """
-    kept = [row for row in rows if row["id"]]
-    accepted = sum(int(row["accepted"]) for row in kept)
-    attempts = sum(int(row["tries"]) for row in rows)
-    rejected = {
-        # A manifest that was begun before blank slices were counted has none.
-        name: sum(int(row.get(f"rejected_{name}") or 0) for row in rows)
-        for name in ("structure", "label", "dice", "blank")
-    }
-    return {
-        "Name": "Synthetic registered multi-modal brain MRI with lesions",
-        "BIDSVersion": "1.9.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [
-            {
-                "Name": "brats_gan",
-                "Version": brats_gan.__version__,
-                "Revision": runs.revision(),
-            }
-        ],
-        "Prepared": True,
-        "Labels": dict(enumerate(brats.LABELS)),
-        "ImageSize": of_maps["image_size"],
-        "Flags": runs.key_flags(),
-        "TrainingSubjects": list(dict.fromkeys([*split["train"], *seen])),
-        "HeldOutSubjects": split["test"],
-        "LesionScheme": scheme,
-        "RealData": bool(_DATA.value),
-        "Filtered": _FILTER.value,
-        "Samples": len(kept),
-        "Accepted": accepted,
-        "Fallbacks": len(kept) - accepted,
-        "LeftOut": len(rows) - len(kept),
-        "Attempts": attempts,
-        "Rejected": rejected,
-    }
-
-
 def draw(group, path):
     """Figure 9: map, mask, label, the four slices, and the label found in FLAIR."""
     rows = [
         [s.structure, s.background, s.label, *s.images, s.found[-1]]
         for s in group[:SHOWN]
     ]
-    titles = ["f_g", "mask_g", "label", *brats.MODALITIES, "found"]
+    titles = ["f_g", "mask_g", "label", *spec.MODALITIES, "found"]
     figures.sheet(rows, titles, path, label_columns=("label", "found"))
-
-
-def registration_report(output_dir, count, training, beta):
-    """How well `count` generated sets are registered, beside real ones, for JSON.
-
-    `training` are data.Slices, or data.LabelPool where there are no real ones.
-    """
-
-    def spread(count):  # at most MEASURED of so many positions, evenly
-        return np.unique(np.linspace(0, count - 1, MEASURED).round().astype(int))
-
-    picked = set(spread(count))
-    sets = synthesis.volumes(output_dir, training.image_size)
-    made = itertools.chain.from_iterable(images for _, images in sets)
-    made = np.stack([x for position, x in enumerate(made) if position in picked])
-    real = None
-    reference = "none: made without --data_dir; read the scores beside those of the "
-    reference += "generated sets with their contrasts shifted"
-    if isinstance(training, data.Slices):
-        real = training.intensities(spread(len(training)))
-        reference = "slices of training subjects; they must be registered for this to "
-        reference += "mean anything"
-    return {
-        "GeneratedSets": len(made),
-        "RealSlices": 0 if real is None else len(real),
-        "Reference": reference,
-        "Scores": registration.compare(made, real, beta),
-    }
-
-
-def nearest_report(output_dir, training, held_out, first_slice):
-    """The nearest training slice of all that was made, for JSON; draws nearest.png."""
-    places, vectors = [], []
-    for volume_id, images in synthesis.volumes(output_dir, training.image_size):
-        places += [(volume_id, position) for position in range(len(images))]
-        vectors.append(privacy.describe(images))
-    known = privacy.describe_slices(training)
-    made = privacy.nearest(np.concatenate(vectors), known)
-    real = privacy.nearest(privacy.describe_slices(held_out), known)
-    order, closest = privacy.closest(made), []
-    for position in order:
-        subject, number = training.index[made.row[position]]
-        closest.append(
-            {
-                "id": places[position][0],
-                "slice": places[position][1],
-                "training_subject": training.names[subject],
-                "training_slice": int(number) + first_slice,
-                "correlation": round(float(made.correlation[position]), 4),
-            }
-        )
-    shown = {(pair["id"], pair["slice"]): None for pair in closest}
-    for volume_id, images in synthesis.volumes(output_dir, training.image_size):
-        for place in shown:
-            if place[0] == volume_id:
-                shown[place] = images[place[1]]
-    partners = training.intensities(made.row[order])
-    figures.sheet(
-        [[*x, *y] for x, y in zip(shown.values(), partners, strict=True)],
-        [*brats.MODALITIES, *(f"training {name}" for name in brats.MODALITIES)],
-        output_dir / "nearest.png",
-        row_titles=[f"{pair['correlation']:.3f}" for pair in closest],
-    )
-    return {**privacy.summary(made, real), "closest": closest}
 
 
 def main(argv):
     del argv  # checked by runs.main
     runs.set_up("float32", _SEED.value)
     segmentor_run = _SEGMENTOR.value or _MULTIMODAL.value
-    models, of_maps, scheme, seen = load_models(
+    models, of_maps, scheme, seen = trained_models.load_models(
         _STRUCTURAL.value, _MULTIMODAL.value, segmentor_run
     )
     if _DICE.value is None:  # what flags.txt and the description will say
-        flags.FLAGS[_DICE.name].value = dice_threshold(_MULTIMODAL.value)
+        flags.FLAGS[_DICE.name].value = trained_models.dice_threshold(_MULTIMODAL.value)
     output_dir = runs.start(_OUTPUT.value, free=("nearest_report",))
     labels = _DATA.value or _STRUCTURAL.value
     logging.info("stage 3: %s, with labels of %s", output_dir, labels)
     slices, held_out = find_labels(output_dir, of_maps, seen)
-    split = brats.load_split(output_dir / "split.json")
+    split = data.load_split(output_dir / "split.json")
 
-    manifest = output_dir / "manifest.csv"
-    rows = []
-    if manifest.exists():
-        with manifest.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+    rows = synthetic_dataset.rows_so_far(output_dir)
+    if rows:
         logging.info("%s: going on after %d samples", output_dir, len(rows))
 
     kept = sum(bool(row["id"]) for row in rows)
@@ -446,7 +203,7 @@ def main(argv):
     group, pending, hopeless = [], [], 0  # not yet written: samples, and all rows
     while kept + len(group) < _SAMPLES.value:
         sample = next(made)
-        volume_id = f"synth-{kept // synthesis.PER_VOLUME + 1:05d}"
+        volume_id = f"synth-{kept // synthetic_dataset.PER_VOLUME + 1:05d}"
         # Samples without a lesion pass the filters more often: they must not crowd.
         is_healthy = not sample.label.any()
         crowds = is_healthy and healthy >= _LESION_FREE.value * (kept + len(group) + 1)
@@ -464,33 +221,32 @@ def main(argv):
         else:
             place = "", ""
             hopeless += not sample.accepted
-        pending.append(synthesis.manifest_row(sample, *place, _SEED.value))
+        pending.append(synthetic_dataset.manifest_row(sample, *place, _SEED.value))
         if hopeless == HOPELESS:
             raise runs.RunError(
                 f"{output_dir}: {HOPELESS} samples in a row did not pass both filters "
                 f"in {_TRIES.value} attempts each; train longer, or give a higher "
                 "--max_tries or --mae_threshold or a lower --dice_threshold"
             )
-        if len(group) < synthesis.PER_VOLUME and kept + len(group) < _SAMPLES.value:
+        if (
+            len(group) < synthetic_dataset.PER_VOLUME
+            and kept + len(group) < _SAMPLES.value
+        ):
             continue
-        # The manifest last: what it names is whole, and what it does not name is made
-        # again, to the same bytes.
-        synthesis.write_volume(output_dir, volume_id, group)
+        synthetic_dataset.write_volume(output_dir, volume_id, group)
         if not kept:
             draw(group, output_dir / "samples.png")
         rows += pending
         kept += len(group)
-        table = io.StringIO()
-        writer = csv.DictWriter(table, synthesis.COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-        brats.write_atomically(manifest, table.getvalue().encode())
+        synthetic_dataset.write_manifest(output_dir, rows)
         group, pending = [], []
 
-    summary = description(of_maps, scheme, rows, split, seen)
-    described = output_dir / "dataset_description.json"
-    runs.write_json(described, summary)  # finished, whatever becomes of the reports
-    summary["Registration"] = registration_report(
+    summary = synthetic_dataset.description(
+        of_maps, scheme, rows, split, seen, bool(_DATA.value), _FILTER.value
+    )
+    # Finished, whatever becomes of the reports.
+    synthetic_dataset.write_description(output_dir, summary)
+    summary["Registration"] = reports.registration_report(
         output_dir, kept, slices, float(of_maps["beta"])
     )
     if _NEAREST.value:
@@ -500,10 +256,10 @@ def main(argv):
             tuple(of_maps["slices"]),
             cache_dir=_CACHE.value,
         )
-        summary["NearestTraining"] = nearest_report(
+        summary["NearestTraining"] = reports.nearest_report(
             output_dir, slices, others, of_maps["slices"][0]
         )
-    runs.write_json(described, summary)
+    synthetic_dataset.write_description(output_dir, summary)
     shown = ("Samples", "Accepted", "Fallbacks", "LeftOut", "Attempts", "Rejected")
     print(json.dumps({key: summary[key] for key in shown}))
     dice = np.array([float(row["dice"]) for row in rows if row["id"]])

@@ -5,32 +5,29 @@ the real subjects that no stage has seen: one run, or the rows of Tables 1 and 2
 the same command again to continue.
 """
 
-import csv
 import json
-import os
-import shutil
-import time
 from pathlib import Path
 
 import numpy as np
 from absl import flags, logging
 
 from brats_gan import (
-    brats,
+    common_flags,
     data,
     figures,
-    losses,
-    mixing,
-    precision,
+    io,
+    lesion_components,
     runs,
     segmentation,
-    tables,
+    spec,
+    synthetic_dataset,
     weights,
 )
+from brats_gan.experiments import mixing, runner, tables
 from brats_gan.lazy import tf
 
-_DATA = flags.DEFINE_string("data_dir", None, "Real BraTS folder, see data/README.md.")
-_RUN = flags.DEFINE_string("run_dir", None, "Folder of this run; resumed if it exists.")
+_DATA = common_flags.data_dir("Real BraTS folder, see data/README.md.")
+_RUN = common_flags.run_dir()
 _TABLE = flags.DEFINE_list("table", [], "Tables of the paper to fill: 1, 2, or 1,2.")
 _EXPERIMENT = flags.DEFINE_list(
     "experiment", [], "Rows of Table 2 to fill: numbers of 1 to 25, or all."
@@ -38,7 +35,7 @@ _EXPERIMENT = flags.DEFINE_list(
 _REPEATS = flags.DEFINE_integer(
     "repeats", 4, "Runs of each row, seeds --seed and up (Section 3.4).", 1
 )
-_LAYOUT = flags.DEFINE_string("layout", None, "Layout of data_dir; default: look.")
+_LAYOUT = common_flags.layout()
 _SYNTHETIC = flags.DEFINE_string("synthetic_dir", None, "Output of build_dataset.py.")
 _SYNTHETIC_DIRS = flags.DEFINE_list(
     "synthetic_dirs",
@@ -52,20 +49,16 @@ _TRAIN_ON = flags.DEFINE_enum(
     ["real", "synthetic", "both"],
     "Of a single run, no table; without --synthetic_dir: real.",
 )
-_SPLIT = flags.DEFINE_string(
-    "split",
-    None,
-    "A split.json to keep to; default: that of --synthetic_dir, or drawn.",
-)
-_SPLIT_SEED = flags.DEFINE_integer("split_seed", 0, "Seeds the split by subject.")
-_HELD_OUT = flags.DEFINE_float("held_out", 0.1, "Share of subjects held out.", 0, 1)
-_SLICES = flags.DEFINE_string("slices", "55:105", "Axial slices, half-open (D15).")
-_CACHE = flags.DEFINE_string("cache_dir", None, "Keeps decoded slices for later runs.")
-_CHECK = flags.DEFINE_bool("check", True, "Check the data before the first step.")
+_SPLIT = common_flags.split("that of --synthetic_dir, or drawn")
+_SPLIT_SEED = common_flags.split_seed()
+_HELD_OUT = common_flags.held_out()
+_SLICES = common_flags.slices()
+_CACHE = common_flags.cache_dir()
+_CHECK = common_flags.check()
 _SCHEME = flags.DEFINE_enum(
     "scheme",
     "multiple",
-    [*segmentation.SCHEMES, "four_channel"],
+    [*lesion_components.SCHEMES, "four_channel"],
     "Section 2.7; four_channel sees the four registered modalities at once.",
 )
 _ITERATIONS = flags.DEFINE_integer(
@@ -77,8 +70,8 @@ _EPOCHS = flags.DEFINE_float(
     "Passes over the real training slices, without --iterations (Section 3.4).",
 )
 _BATCH = flags.DEFINE_integer("batch_size", 1, "Slices a step (Section 3.4).", 1)
-_SIZE = flags.DEFINE_integer("image_size", 192, "Pixels a side, a multiple of 4.", 4)
-_WIDTH = flags.DEFINE_integer("width", 64, "Base width n of the networks.", 1)
+_SIZE = common_flags.image_size(4)
+_WIDTH = common_flags.width()
 _RATE = flags.DEFINE_float("learning_rate", 1e-4, "Adam's (Section 3.4).")
 _FINAL_RATE = flags.DEFINE_float(
     "final_rate",
@@ -89,33 +82,16 @@ _BETA_1 = flags.DEFINE_float("beta_1", 0.5, "Adam's (Section 3.4).")
 _DROPOUT = flags.DEFINE_float(
     "dropout", segmentation.INPUT_DROPOUT, "Of the input (Section 3.4)."
 )
-_LABEL_LOSS = flags.DEFINE_enum(
-    "label_loss", "weighted", list(losses.LABEL_LOSSES), "Lesion loss (D12)."
-)
-_INIT_FROM = flags.DEFINE_string(
-    "init_from", None, f"Of a single run. {weights.INIT_FROM}"
-)
+_LABEL_LOSS = common_flags.label_loss()
+_INIT_FROM = common_flags.init_from("Of a single run. ")
 _ENHANCED = flags.DEFINE_bool(
     "enhanced", False, "Of a single run: move every slice anew each time it is seen."
 )
-_PRECISION = flags.DEFINE_enum(
-    "precision", precision.AUTO, precision.CHOICES, precision.HELP
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, noise, choice and order.")
-# Not False, or flags.txt of a run from before there was this flag would not fit.
-_DETERMINISTIC = flags.DEFINE_bool("deterministic", None, runs.DETERMINISTIC)
-_CHECKPOINT_SECONDS = flags.DEFINE_float(
-    "checkpoint_seconds",
-    runs.CHECKPOINT_SECONDS,
-    "Between checkpoints; a kill costs no more.",
-)
-_STEPS_PER_CALL = flags.DEFINE(
-    runs.StepsPerCall(),
-    "steps_per_call",
-    "auto",
-    runs.STEPS_PER_CALL,
-    serializer=flags.ArgumentSerializer(),
-)
+_PRECISION = common_flags.precision()
+_SEED = common_flags.seed("Seeds weights, noise, choice and order.")
+_DETERMINISTIC = common_flags.deterministic()
+_CHECKPOINT_SECONDS = common_flags.checkpoint_seconds()
+_STEPS_PER_CALL = common_flags.steps_per_call()
 _KEEP = flags.DEFINE_bool(
     "keep_checkpoints",
     False,
@@ -140,69 +116,16 @@ FREE = (
 SHOWN = 6  # rows of segmentation.png
 
 
-def synthetic_subjects(folder, held_out, filtered=None, scheme=None):
-    """The subjects of a synthetic data set that has not seen `held_out`.
-
-    Args:
-        folder: output of build_dataset.py.
-        held_out: brats.Subject that are scored.
-        filtered: whether Section 2.8's filters must have been at work; None: either.
-        scheme: lesion scheme that must have guided its generator; None: any.
-
-    Raises:
-        RunError: its models were trained on a subject that is to be scored, or it is
-            not the data set that is asked for.
-    """
-    described = os.path.join(folder, "dataset_description.json")
-    if not os.path.exists(described):
-        raise runs.RunError(
-            f"{folder} is not a finished synthetic data set: it has no "
-            "dataset_description.json; start its build_dataset.py command again"
-        )
-    description = brats.read_json(described)
-    trained_on = description.get("TrainingSubjects")
-    if not isinstance(trained_on, list):
-        raise runs.RunError(
-            f'{described} has no list of "TrainingSubjects", so what its models have '
-            "seen is not known; make the data set by build_dataset.py"
-        )
-    leaked = sorted({subject.name for subject in held_out}.intersection(trained_on))
-    if leaked:
-        raise runs.RunError(
-            f"{folder} was made by models trained on {', '.join(leaked)}, which "
-            f"this run holds out; give --split={folder}/split.json"
-        )
-    if filtered is not None and filtered != description.get("Filtered", True):
-        raise runs.RunError(
-            f"{folder} was made {'without' if filtered else 'with'} the filters, which "
-            f"Table {2 if filtered else 1} does not ask for; make it by "
-            f"build_dataset.py {'without' if filtered else 'with'} --nofilter"
-        )
-    made_by = description.get("LesionScheme")
-    if scheme and made_by != scheme:
-        raise runs.RunError(
-            f"--synthetic_dirs={scheme}:{folder}: its generator was guided by "
-            f"{made_by}; train it by train_multimodal.py --scheme={scheme}"
-        )
-    return brats.find_subjects(folder)
-
-
-def made_without_data(folder):
-    """Whether a data set needed no real one, so that its split is not of ours."""
-    path = Path(folder, "dataset_description.json")
-    return path.exists() and brats.read_json(path).get("RealData") is False
-
-
 def draw(nets, slices, path):
     """The held-out slices with the largest lesions: images, label, what was found."""
     lesion = [np.count_nonzero(slices.labels([row])) for row in range(len(slices))]
     rows = sorted(np.argsort(lesion)[-40::7])[:SHOWN]
     x = slices.intensities(rows)
-    found = segmentation.segment(nets, tf.constant(x[..., None]))
+    found = lesion_components.segment(nets, tf.constant(x[..., None]))
     found = np.argmax(found, -1)[:, -1]
     label = slices.labels(rows)
     cells = [[*x[i], label[i], found[i]] for i in range(len(rows))]
-    titles = [*brats.MODALITIES, "label", "found"]
+    titles = [*spec.MODALITIES, "label", "found"]
     figures.sheet(cells, titles, path, label_columns=("label", "found"))
 
 
@@ -211,102 +134,20 @@ def as_slices(subjects):
     return data.Slices(
         subjects,
         _SIZE.value,
-        brats.parse_slices(_SLICES.value),
+        io.parse_slices(_SLICES.value),
         cache_dir=_CACHE.value,
     )
 
 
-class Segmentors:
-    """The networks of --scheme with their step; one trace serves all repeats.
-
-    Attributes:
-        nets: networks by name.
-        find: x [b, 4, H, W, 1] -> labels [b, M, H, W], see segmentation.segment.
-    """
-
-    def __init__(self, iterations, augment=False):
-        self.iterations = iterations
-        self.build = {
-            "scheme": _SCHEME.value,
-            "image_size": _SIZE.value,
-            "width": _WIDTH.value,
-        }
-        self.nets = segmentation.build(**self.build)
-        variables = [v for net in self.nets.values() for v in net.trainable_variables]
-        self._adam = runs.adam(
-            variables, _RATE.value, iterations, _BETA_1.value, _FINAL_RATE.value
-        )
-        self._train_step = segmentation.make_train_step(
-            self.nets,
-            {"segmentation": self._adam},
-            _LABEL_LOSS.value,
-            _DROPOUT.value,
-            augment,
-        )
-        self.find = tf.function(
-            lambda x: tf.argmax(segmentation.segment(self.nets, x), -1),
-            autograph=False,
-        )
-
-    def train(self, run_dir, slices, plan, seed, begin=lambda: None):
-        """Trains from fresh weights, or the run's checkpoint, on mixing.Phase.
-
-        `begin` is called between, may put others in place of the fresh ones, and what
-        it returns is returned.
-        """
-        runs.set_up(_PRECISION.value, seed, _DETERMINISTIC.value)
-        fresh = segmentation.build(**self.build)
-        for name, net in self.nets.items():
-            net.set_weights(fresh[name].get_weights())
-        self._adam.restart()
-        drawn = mixing.drawer(plan, _BATCH.value, seed)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        begun = begin()
-        runs.write_json(run_dir / "samples.json", mixing.described(plan, slices))
-        runs.loop(
-            run_dir,
-            self._train_step,
-            lambda first: data.segmentation_batches(
-                slices, _BATCH.value, seed, first, drawn
-            ),
-            self.iterations,
-            {**self.nets, "optimizer": self._adam},
-            seed,
-            slices.names,
-            checkpoint_seconds=_CHECKPOINT_SECONDS.value,
-            steps_per_call=runs.per_call(_STEPS_PER_CALL, _DETERMINISTIC),
-        )
-        return begun
-
-
-def result(key, run_dir, seed, plan, scores):
-    """A line of results.jsonl. `key` is by tables.KEY."""
-    of_subjects = (scores["by_subject"] or {}).get("mean", {})
-    return {
-        **dict(zip(tables.KEY, key, strict=True)),
-        "scheme": _SCHEME.value,
-        "seed": seed,
-        "iterations": sum(phase.steps for phase in plan),
-        **{name: scores["by_slice"]["mean"][name] for name in ("mse", "dice_index")},
-        **{f"dice_{name}": of_subjects.get(f"dice_{name}") for name in brats.REGIONS},
-        "phases": [
-            {"sources": x.sources, "samples": len(x.items), "steps": x.steps}
-            for x in plan
-        ],
-        "seconds": round(runs.seconds_logged(run_dir), 1),
-        "revision": runs.revision(),
-        "flags": runs.key_flags(),
-        **scores,
-    }
-
-
-def single_run(run_dir, results, real, held_out):
+def single_run(training, run_dir, results, real, held_out):
     """One run on everything there is, with a sheet and an export."""
     key = (None, run_dir.name, 0)
     train_on = _TRAIN_ON.value if _SYNTHETIC.value else "real"
     sources = real if train_on != "synthetic" else []
     if train_on != "real":
-        sources = sources + synthetic_subjects(_SYNTHETIC.value, held_out)
+        sources = sources + synthetic_dataset.verified_subjects(
+            _SYNTHETIC.value, held_out
+        )
     slices = as_slices(sources)
     held_out_slices = as_slices(held_out)
     if train_on == "synthetic":
@@ -319,7 +160,7 @@ def single_run(run_dir, results, real, held_out):
     )
     items = np.stack([np.arange(len(slices)), np.zeros(len(slices), int)], 1)
     plan = [mixing.Phase((train_on,), items, iterations)]
-    segmentors = Segmentors(iterations, _ENHANCED.value)
+    segmentors = runner.Segmentors(training, iterations, _ENHANCED.value)
 
     def begin():
         return weights.begin(
@@ -336,7 +177,7 @@ def single_run(run_dir, results, real, held_out):
     nets = segmentors.nets
     draw(nets, held_out_slices, run_dir / "segmentation.png")
     description = {
-        **data.preprocessing(_SIZE.value, brats.parse_slices(_SLICES.value)),
+        **data.preprocessing(_SIZE.value, io.parse_slices(_SLICES.value)),
         "training_subjects": [subject.name for subject in real],
         "data_fingerprint": slices.fingerprint,
         "initialised_from": begun["initialised_from"],
@@ -346,12 +187,12 @@ def single_run(run_dir, results, real, held_out):
         run_dir,
         "segmentor",
         list(nets.values()),
-        {"segment": segmentation.endpoint(nets, _SIZE.value)},
+        {"segment": lesion_components.endpoint(nets, _SIZE.value)},
         description,
     )
     weights.finish(run_dir, nets, description, iterations)
     line = {
-        **result(key, run_dir, _SEED.value, plan, scores),
+        **runner.result(key, training.scheme, run_dir, _SEED.value, plan, scores),
         "train_on": train_on,
         "held_out": [subject.name for subject in held_out],
     }
@@ -377,7 +218,7 @@ def wanted():
     for flag, values, allowed in (
         ("table", _TABLE.value, [*known]),
         ("experiment", _EXPERIMENT.value, [*names, "all"]),
-        ("synthetic_dirs", [*test_sets()], segmentation.SCHEMES),
+        ("synthetic_dirs", [*test_sets()], lesion_components.SCHEMES),
     ):
         for value in values:
             if value not in allowed:
@@ -398,104 +239,13 @@ def test_sets():
     return dict(pair.partition(":")[::2] for pair in _SYNTHETIC_DIRS.value)
 
 
-def accepted(folder, slices):
-    """Positions of the samples of a data set that passed both filters (Section 2.8)."""
-    with open(os.path.join(folder, "manifest.csv"), newline="") as file:
-        passed = {
-            (row["id"], int(row["slice"]))
-            for row in csv.DictReader(file)
-            if row["id"] and int(row["accepted"])
-        }
-    return [
-        position
-        for position, (subject, number) in enumerate(slices.index)
-        if (slices.names[subject], int(number)) in passed
-    ]
-
-
-def fill_tables(run_dir, results, real, held_out, asked):
-    """Runs every repeat of the rows that has no line yet; writes the tables.
-
-    Raises:
-        RunError: a data set is missing or not the one that is asked for.
-        DataError: there are fewer samples than a row asks for.
-    """
-    rows = {n: tables.TABLE2[1 if table == 1 else n] for table, n in asked}
-    synthetic = []
-    if any(row.synthetic for row in rows.values()):
-        if not _SYNTHETIC.value:
-            raise runs.RunError(
-                "rows of Table 2 with synthetic data need --synthetic_dir, made by "
-                "build_dataset.py --accepted_only"
-            )
-        synthetic = synthetic_subjects(_SYNTHETIC.value, held_out, filtered=True)
-    slices = as_slices(real + synthetic)
-    in_real = np.flatnonzero(slices.index[:, 0] < len(real))
-    usable = accepted(_SYNTHETIC.value, slices) if synthetic else []
-    iterations = _ITERATIONS.value or default_iterations(len(in_real))
-    plans = {}
-    for name, row in rows.items():  # all of them before the first step
-        try:
-            items = mixing.choose(row, slices.index[:, 0], in_real, usable, _SEED.value)
-        except brats.DataError as error:
-            raise brats.DataError(
-                f"--experiment={name}, {_SYNTHETIC.value}: {error}"
-            ) from error
-        plans[name] = mixing.phases(items, row.mode, iterations)
-    scored_on = {"real": as_slices(held_out)}
-    for scheme, folder in test_sets().items():
-        if (1, scheme) in asked:
-            scored_on[scheme] = as_slices(
-                synthetic_subjects(folder, held_out, filtered=False, scheme=scheme)
-            )
-
-    done = {tuple(x[n] for n in tables.KEY) for x in tables.read(results)}
-    jobs = [(*row, k) for row in asked for k in range(1, _REPEATS.value + 1)]
-    open_jobs = [job for job in jobs if job not in done]
-    logging.info("%d of %d repeats are done", len(jobs) - len(open_jobs), len(jobs))
-    segmentors = Segmentors(iterations)
-    started = time.monotonic()
-    for number, (table, name, repeat) in enumerate(open_jobs):
-        passed = time.monotonic() - started
-        left = passed / number * (len(open_jobs) - number) if number else None
-        logging.info(
-            "table %d, row %s, repeat %d: %d to go%s",
-            table,
-            name,
-            repeat,
-            len(open_jobs) - number,
-            "" if left is None else f", about {left / 60:.0f} minutes",
-        )
-        seed = _SEED.value + repeat - 1
-        row = 1 if table == 1 else name
-        folder = run_dir / f"row-{row:02d}" / f"repeat-{repeat}"
-        segmentors.train(folder, slices, plans[name], seed)
-        test_set = name if table == 1 else "real"
-        scores = segmentation.score(
-            segmentors.find, scored_on[test_set], test_set == "real"
-        )
-        key = (table, name, repeat)
-        tables.record(results, result(key, folder, seed, plans[name], scores))
-        if row != 1 and not _KEEP.value:
-            shutil.rmtree(folder / "checkpoints")
-        tables.write(table, tables.read(results), run_dir)
-    for table in sorted({table for table, _ in asked}):
-        tables.write(table, tables.read(results), run_dir)
-        print((run_dir / f"table{table}.md").read_text())
-    print(f"results: {results}")
-
-
 def main(argv):
     del argv  # checked by runs.main
-    heaviest = segmentation.heaviest_convolution(
+    heaviest = lesion_components.heaviest_convolution(
         _SCHEME.value, _SIZE.value, _WIDTH.value, _BATCH.value
     )
-    runs.set_up(
-        lambda: precision.settle(
-            _PRECISION, _RUN.value, _DETERMINISTIC.value, heaviest
-        ),
-        _SEED.value,
-        _DETERMINISTIC.value,
+    common_flags.set_up(
+        _PRECISION, _RUN.value, _DETERMINISTIC.value, _SEED.value, heaviest
     )
     asked = wanted()
     if asked and _INIT_FROM.value:
@@ -514,16 +264,46 @@ def main(argv):
         given=given,
         layout=_LAYOUT.value,
         check=_CHECK.value,
-        slices=brats.parse_slices(_SLICES.value),
+        slices=io.parse_slices(_SLICES.value),
         held_out=_HELD_OUT.value,
-        strict=bool(_SPLIT.value) or not made_without_data(_SYNTHETIC.value or ""),
+        strict=bool(_SPLIT.value)
+        or not synthetic_dataset.made_without_data(_SYNTHETIC.value or ""),
     )
     beside = run_dir if asked else run_dir.parent
     results = Path(_RESULTS.value or beside / "results.jsonl")
+    training = runner.Training(
+        scheme=_SCHEME.value,
+        image_size=_SIZE.value,
+        width=_WIDTH.value,
+        batch_size=_BATCH.value,
+        rate=_RATE.value,
+        beta_1=_BETA_1.value,
+        final_rate=_FINAL_RATE.value,
+        label_loss=_LABEL_LOSS.value,
+        dropout=_DROPOUT.value,
+        precision=_PRECISION.value,
+        deterministic=bool(_DETERMINISTIC.value),
+        checkpoint_seconds=_CHECKPOINT_SECONDS.value,
+        steps_per_call=common_flags.per_call(_STEPS_PER_CALL, _DETERMINISTIC),
+    )
     if asked:
-        fill_tables(run_dir, results, real, held_out, asked)
+        runner.fill_tables(
+            training,
+            asked,
+            run_dir,
+            results,
+            real,
+            held_out,
+            as_slices,
+            lambda count: _ITERATIONS.value or default_iterations(count),
+            _SYNTHETIC.value,
+            test_sets(),
+            _SEED.value,
+            _REPEATS.value,
+            _KEEP.value,
+        )
     else:
-        single_run(run_dir, results, real, held_out)
+        single_run(training, run_dir, results, real, held_out)
 
 
 if __name__ == "__main__":

@@ -18,18 +18,18 @@ import sys
 
 from absl import app, flags
 
-from brats_gan import brats, progress, runs
+from brats_gan import files, io, progress, runs, spec
 
 _DATA = flags.DEFINE_string("data_dir", None, "Folder to check or to convert.")
 _OUTPUT = flags.DEFINE_string("output_dir", None, "Folder that convert, phantom write.")
 _LAYOUT = flags.DEFINE_enum(
     "layout",
     None,
-    brats.LAYOUTS,
+    io.LAYOUTS,
     "Of --data_dir; recognised by its files if not given.",
 )
 _SLICES = flags.DEFINE_string(
-    "slices", ":".join(map(str, brats.SLICES)), "Half-open range of axial slices used."
+    "slices", ":".join(map(str, spec.SLICES)), "Half-open range of axial slices used."
 )
 _JSON = flags.DEFINE_bool("json", False, "check prints JSON instead of the table.")
 _SUBJECTS = flags.DEFINE_integer("subjects", 4, "How many phantoms.", lower_bound=1)
@@ -37,9 +37,9 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the phantoms: the same files for the
 
 
 def check():
-    from brats_gan import checks
+    from brats_gan.io import checks
 
-    slices = brats.parse_slices(_SLICES.value)
+    slices = io.parse_slices(_SLICES.value)
     shown = progress.Line(f"checking {_DATA.value}", "subject")
     report = checks.check(_DATA.value, _LAYOUT.value, slices, progress=shown)
     print(json.dumps(report.as_dict(), indent=2) if _JSON.value else report.as_text())
@@ -47,7 +47,7 @@ def check():
 
 
 def convert():
-    from brats_gan import convert
+    from brats_gan.io import convert
 
     done, problems = convert.convert(_DATA.value, _OUTPUT.value, _LAYOUT.value)
     for name, message in problems:
@@ -85,7 +85,7 @@ def main(argv):
             raise app.UsageError(f"{argv[1]} needs --{flag.name}.")
     try:
         return command()
-    except brats.DataError as error:
+    except files.DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 VERSION = next(
@@ -10,6 +11,54 @@ VERSION = next(
     for line in (HERE / "brats_gan" / "__init__.py").read_text().splitlines()
     if line.startswith("__version__")
 )
+
+# They stay at the top level of the repository, and are the only copies there.
+SHIPPED = {
+    **{
+        name: f"scripts/{name}"
+        for name in (
+            "prepare_data.py",
+            "train_structural.py",
+            "train_multimodal.py",
+            "build_dataset.py",
+            "eval_segmentation.py",
+        )
+    },
+    **{
+        path.relative_to(HERE).as_posix(): path.relative_to(HERE).as_posix()
+        for path in sorted(HERE.glob("configs/*/*.flags"))
+    },
+}
+
+
+class BuildWithScripts(build_py):
+    """Puts the scripts and flagfiles into the package that is built.
+
+    brats_gan/shipped.py finds them there; the command brats-gan runs them. An editable
+    installation uses those of the checkout.
+    """
+
+    def run(self):
+        super().run()
+        for source, target in self._targets().items():
+            self.mkpath(str(Path(target).parent))
+            self.copy_file(source, target, preserve_mode=False)
+
+    def _targets(self):
+        if getattr(self, "editable_mode", False):
+            return {}
+        return {
+            source: str(Path(self.build_lib, "brats_gan", target))
+            for source, target in SHIPPED.items()
+        }
+
+    def get_outputs(self, include_bytecode=True):
+        return super().get_outputs(include_bytecode) + [*self._targets().values()]
+
+    def get_source_files(self):
+        """What goes into a source distribution."""
+        return super().get_source_files() + [*SHIPPED]
+
 
 # tensorflow-addons 0.23 is its last release: TensorFlow 2.13-2.15, Python up to 3.11,
 # no wheel for Windows. brats_gan/addons.py does without it where it is missing.
@@ -25,14 +74,9 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["brats_gan", "brats_gan.*"]),
-    package_data={"brats_gan": ["pretrained/*", "pretrained/*/*"]},
-    py_modules=[
-        "prepare_data",
-        "train_structural",
-        "train_multimodal",
-        "build_dataset",
-        "eval_segmentation",
-    ],
+    package_data={"brats_gan": ["py.typed", "pretrained/*", "pretrained/*/*"]},
+    cmdclass={"build_py": BuildWithScripts},
+    entry_points={"console_scripts": ["brats-gan = brats_gan.commands:main"]},
     install_requires=[
         f"tensorflow==2.15.1; {OLD}",
         f"tensorflow-addons==0.23.0; {OLD} and platform_system != 'Windows'",
@@ -60,6 +104,8 @@ setup(
             "nilearn>=0.10",
             "pytest>=7.4",
             "pytest-xdist>=3.8",
+            "setuptools>=64",  # a test builds the package, without a download
+            "wheel",
         ],
         "dev": ["ruff>=0.6", "pre-commit>=3.5"],
         "gpu": [

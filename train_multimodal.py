@@ -10,64 +10,50 @@ import numpy as np
 from absl import flags, logging
 
 from brats_gan import (
-    brats,
+    common_flags,
     data,
     figures,
     fusion,
+    io,
+    lesion_components,
     losses,
     multimodal,
-    precision,
     runs,
-    segmentation,
+    spec,
     structure,
     styles,
     weights,
 )
 from brats_gan.lazy import tf
 
-_DATA = flags.DEFINE_string("data_dir", None, "BraTS folder, see data/README.md.")
-_RUN = flags.DEFINE_string("run_dir", None, "Folder of this run; resumed if it exists.")
-_LAYOUT = flags.DEFINE_string("layout", None, "Layout of data_dir; default: look.")
-_SPLIT = flags.DEFINE_string(
-    "split", None, "A split.json to keep to; default: drawn from --split_seed."
-)
-_SPLIT_SEED = flags.DEFINE_integer("split_seed", 0, "Seeds the split by subject.")
-_HELD_OUT = flags.DEFINE_float("held_out", 0.1, "Share of subjects held out.", 0, 1)
-_SLICES = flags.DEFINE_string("slices", "55:105", "Axial slices, half-open (D15).")
-_CACHE = flags.DEFINE_string("cache_dir", None, "Keeps decoded slices for later runs.")
-_CHECK = flags.DEFINE_bool("check", True, "Check the data before the first step.")
-_INIT_FROM = flags.DEFINE_string("init_from", None, weights.INIT_FROM)
-_STEPS = flags.DEFINE_integer("steps", None, "Training steps; default: by --epochs.")
+_DATA = common_flags.data_dir()
+_RUN = common_flags.run_dir()
+_LAYOUT = common_flags.layout()
+_SPLIT = common_flags.split()
+_SPLIT_SEED = common_flags.split_seed()
+_HELD_OUT = common_flags.held_out()
+_SLICES = common_flags.slices()
+_CACHE = common_flags.cache_dir()
+_CHECK = common_flags.check()
+_INIT_FROM = common_flags.init_from()
+_STEPS = common_flags.steps()
 _EPOCHS = flags.DEFINE_float("epochs", 40, "Passes over the slices, without --steps.")
 _BATCH = flags.DEFINE_integer("batch_size", 1, "Sets of four slices a step.", 1)
-_SIZE = flags.DEFINE_integer("image_size", 192, "Pixels a side, a multiple of 32.", 32)
-_WIDTH = flags.DEFINE_integer("width", 64, "Base width n of the networks.", 1)
+_SIZE = common_flags.image_size(32)
+_WIDTH = common_flags.width()
 _LESION_WIDTH = flags.DEFINE_integer(
     "lesion_width", None, "Base width of the lesion components; default: --width.", 1
 )
 _SCHEME = flags.DEFINE_enum(
-    "scheme", "multiple", segmentation.SCHEMES, "Lesion components (Section 2.7)."
+    "scheme", "multiple", lesion_components.SCHEMES, "Lesion components (Section 2.7)."
 )
-_BETA = flags.DEFINE_float("beta", structure.BETA, "Threshold of Algorithm 1 (D3).")
-_RATE = flags.DEFINE_float("learning_rate", 5e-4, "Adam's peak rate.")
-_PRECISION = flags.DEFINE_enum(
-    "precision", precision.AUTO, precision.CHOICES, precision.HELP
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, noise and the order of slices.")
-# Not False, or flags.txt of a run from before there was this flag would not fit.
-_DETERMINISTIC = flags.DEFINE_bool("deterministic", None, runs.DETERMINISTIC)
-_CHECKPOINT_SECONDS = flags.DEFINE_float(
-    "checkpoint_seconds",
-    runs.CHECKPOINT_SECONDS,
-    "Between checkpoints; a kill costs no more.",
-)
-_STEPS_PER_CALL = flags.DEFINE(
-    runs.StepsPerCall(),
-    "steps_per_call",
-    "auto",
-    runs.STEPS_PER_CALL,
-    serializer=flags.ArgumentSerializer(),
-)
+_BETA = common_flags.beta()
+_RATE = common_flags.learning_rate()
+_PRECISION = common_flags.precision()
+_SEED = common_flags.seed()
+_DETERMINISTIC = common_flags.deterministic()
+_CHECKPOINT_SECONDS = common_flags.checkpoint_seconds()
+_STEPS_PER_CALL = common_flags.steps_per_call()
 _PAIRS = flags.DEFINE_bool(
     "all_pairs", False, "Every translation each step, not two drawn ones (D18)."
 )
@@ -77,9 +63,7 @@ _NORM = flags.DEFINE_enum(
 _CATEGORY = flags.DEFINE_enum(
     "category", "entropy", list(losses.CATEGORY_LOSSES), "Modality loss of D (D10)."
 )
-_LABEL_LOSS = flags.DEFINE_enum(
-    "label_loss", "weighted", list(losses.LABEL_LOSSES), "Lesion loss (D12)."
-)
+_LABEL_LOSS = common_flags.label_loss()
 _CONDITIONAL = flags.DEFINE_bool(
     "conditional_norm", True, "The modality enters every norm of DC (D16)."
 )
@@ -121,12 +105,7 @@ _RAMP = flags.DEFINE_float(
     multimodal.RAMP,
     "Share of the steps after the first phase until late terms weigh in fully (D9).",
 )
-_WEIGHTS = {
-    name: flags.DEFINE_float(
-        f"weight_{name}", value, f"Weight of the loss {name} (D9)."
-    )
-    for name, value in multimodal.WEIGHTS.items()
-}
+_WEIGHTS = common_flags.loss_weights(multimodal.WEIGHTS)
 flags.mark_flags_as_required(["data_dir", "run_dir"])
 
 SHOWN = 4  # rows of a sheet
@@ -144,10 +123,10 @@ def draw_generated(nets, batch, options, path=None):
     """Figure 9 on maps of real slices: map, label, four modalities, label found."""
     p = multimodal.forward(nets, batch, tf.constant([9, 9]), options)
     images = multimodal.generate(nets, p.f, p.placed, batch["style"], options)
-    found = segmentation.segment(multimodal.lesion_nets(nets), images)
+    found = lesion_components.segment(multimodal.lesion_nets(nets), images)
     found = np.argmax(found, -1)[:, -1]  # of FLAIR, where the whole lesion shows
     columns = [p.f[..., 0], p.placed, *(images[:, i, ..., 0] for i in range(4)), found]
-    titles = ["f", "label", *brats.MODALITIES, "found"]
+    titles = ["f", "label", *spec.MODALITIES, "found"]
     rows = list(zip(*(np.asarray(c) for c in columns), strict=True))
     return figures.sheet(rows, titles, path, label_columns=("label", "found"))
 
@@ -167,7 +146,7 @@ def draw_translations(nets, batch, options, path=None):
 
     code = nets["EC"](x, training=False)
     columns, titles = [x, decode(code, modality, style)], ["x", "x_r"]
-    for target, name in enumerate(brats.MODALITIES):
+    for target, name in enumerate(spec.MODALITIES):
         to = tf.fill(modality.shape, target)
         translated = decode(code, to, tf.gather(style, to))
         columns.append(translated)
@@ -175,7 +154,7 @@ def draw_translations(nets, batch, options, path=None):
     columns.append(decode(nets["EC"](translated, training=False), modality, style))
     titles.append("and back")
     rows = list(zip(*(np.asarray(c)[..., 0] for c in columns), strict=True))
-    return figures.sheet(rows, titles, path, row_titles=brats.MODALITIES)
+    return figures.sheet(rows, titles, path, row_titles=spec.MODALITIES)
 
 
 def main(argv):
@@ -185,16 +164,12 @@ def main(argv):
     heaviest = multimodal.heaviest_convolution(
         _SIZE.value, _WIDTH.value, _BATCH.value, _PAIRS.value
     )
-    runs.set_up(
-        lambda: precision.settle(
-            _PRECISION, _RUN.value, _DETERMINISTIC.value, heaviest
-        ),
-        _SEED.value,
-        _DETERMINISTIC.value,
+    common_flags.set_up(
+        _PRECISION, _RUN.value, _DETERMINISTIC.value, _SEED.value, heaviest
     )
     run_dir = runs.start(_RUN.value, free=runs.LENGTH)
     logging.info("stage 2: %s, trained on %s", run_dir, _DATA.value)
-    in_range = brats.parse_slices(_SLICES.value)
+    in_range = io.parse_slices(_SLICES.value)
     training, held_out = data.split_subjects(
         _DATA.value,
         run_dir,
@@ -313,7 +288,7 @@ def main(argv):
             slices.names,
             sheet=lambda step: draw_generated(nets, shown, options),
             checkpoint_seconds=_CHECKPOINT_SECONDS.value,
-            steps_per_call=runs.per_call(_STEPS_PER_CALL, _DETERMINISTIC),
+            steps_per_call=common_flags.per_call(_STEPS_PER_CALL, _DETERMINISTIC),
             phase=of_phase,
             started=started,
         )
@@ -345,7 +320,7 @@ def export(run_dir, nets, options, description, fitted):
 
     def generate_in_style(structure, label, style):
         images = multimodal.generate(nets, structure, label, style, options)
-        return {name: images[:, i] for i, name in enumerate(brats.MODALITIES)}
+        return {name: images[:, i] for i, name in enumerate(spec.MODALITIES)}
 
     def generate(structure, label):
         style = tf.repeat(fitted.mean[None], tf.shape(label)[0], 0)
@@ -372,7 +347,7 @@ def export(run_dir, nets, options, description, fitted):
         run_dir,
         "segmentor",
         list(components.values()),
-        {"segment": segmentation.endpoint(components, size)},
+        {"segment": lesion_components.endpoint(components, size)},
         {**description, "scheme": _SCHEME.value},
     )
 

@@ -7,13 +7,13 @@ import numpy as np
 from absl import flags, logging
 
 from brats_gan import (
-    brats,
     code_bank,
+    common_flags,
     data,
     figures,
+    io,
     losses,
     networks,
-    precision,
     runs,
     structural,
     structure,
@@ -21,30 +21,28 @@ from brats_gan import (
 )
 from brats_gan.lazy import tf
 
-_DATA = flags.DEFINE_string("data_dir", None, "BraTS folder, see data/README.md.")
-_RUN = flags.DEFINE_string("run_dir", None, "Folder of this run; resumed if it exists.")
-_LAYOUT = flags.DEFINE_string("layout", None, "Layout of data_dir; default: look.")
-_SPLIT = flags.DEFINE_string(
-    "split", None, "A split.json to keep to; default: drawn from --split_seed."
-)
-_SPLIT_SEED = flags.DEFINE_integer("split_seed", 0, "Seeds the split by subject.")
-_HELD_OUT = flags.DEFINE_float("held_out", 0.1, "Share of subjects held out.", 0, 1)
-_SLICES = flags.DEFINE_string("slices", "55:105", "Axial slices, half-open (D15).")
-_CACHE = flags.DEFINE_string("cache_dir", None, "Keeps decoded slices for later runs.")
-_CHECK = flags.DEFINE_bool("check", True, "Check the data before the first step.")
-_INIT_FROM = flags.DEFINE_string("init_from", None, weights.INIT_FROM)
-_STEPS = flags.DEFINE_integer("steps", None, "Training steps; default: by --epochs.")
+_DATA = common_flags.data_dir()
+_RUN = common_flags.run_dir()
+_LAYOUT = common_flags.layout()
+_SPLIT = common_flags.split()
+_SPLIT_SEED = common_flags.split_seed()
+_HELD_OUT = common_flags.held_out()
+_SLICES = common_flags.slices()
+_CACHE = common_flags.cache_dir()
+_CHECK = common_flags.check()
+_INIT_FROM = common_flags.init_from()
+_STEPS = common_flags.steps()
 _EPOCHS = flags.DEFINE_float("epochs", 150, "Passes over the slices, without --steps.")
 _BATCH = flags.DEFINE_integer("batch_size", 16, "Slices a step.", 1)
-_SIZE = flags.DEFINE_integer("image_size", 192, "Pixels a side, a multiple of 32.", 32)
-_WIDTH = flags.DEFINE_integer("width", 64, "Base width n of the networks.", 1)
+_SIZE = common_flags.image_size(32)
+_WIDTH = common_flags.width()
 _MASK_WIDTH = flags.DEFINE_integer(
     "mask_width", None, "Base width of MASK; default: --width.", 1
 )
 _CODE = flags.DEFINE_integer(
     "code_channels", 4, "Numbers of the code for each 8 x 8 pixels (D26).", 1
 )
-_BETA = flags.DEFINE_float("beta", structure.BETA, "Threshold of Algorithm 1 (D3).")
+_BETA = common_flags.beta()
 _MAP_LOSS = flags.DEFINE_enum(
     "map_loss", "entropy", list(losses.MAP_LOSSES), "Loss of a rebuilt map (D27)."
 )
@@ -60,31 +58,13 @@ _JUDGE_REBUILT = flags.DEFINE_bool(
 _NOISE = flags.DEFINE_float(
     "input_noise", structural.Options().input_noise, "Noise on what D_f sees, sd."
 )
-_RATE = flags.DEFINE_float("learning_rate", 5e-4, "Adam's peak rate.")
-_PRECISION = flags.DEFINE_enum(
-    "precision", precision.AUTO, precision.CHOICES, precision.HELP
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, noise and the order of slices.")
-# Not False, or flags.txt of a run from before there was this flag would not fit.
-_DETERMINISTIC = flags.DEFINE_bool("deterministic", None, runs.DETERMINISTIC)
-_CHECKPOINT_SECONDS = flags.DEFINE_float(
-    "checkpoint_seconds",
-    runs.CHECKPOINT_SECONDS,
-    "Between checkpoints; a kill costs no more.",
-)
-_STEPS_PER_CALL = flags.DEFINE(
-    runs.StepsPerCall(),
-    "steps_per_call",
-    "auto",
-    runs.STEPS_PER_CALL,
-    serializer=flags.ArgumentSerializer(),
-)
-_WEIGHTS = {
-    name: flags.DEFINE_float(
-        f"weight_{name}", value, f"Weight of the loss {name} (D9)."
-    )
-    for name, value in structural.WEIGHTS.items()
-}
+_RATE = common_flags.learning_rate()
+_PRECISION = common_flags.precision()
+_SEED = common_flags.seed()
+_DETERMINISTIC = common_flags.deterministic()
+_CHECKPOINT_SECONDS = common_flags.checkpoint_seconds()
+_STEPS_PER_CALL = common_flags.steps_per_call()
+_WEIGHTS = common_flags.loss_weights(structural.WEIGHTS)
 flags.mark_flags_as_required(["data_dir", "run_dir"])
 
 SHOWN = 8  # rows of a sheet
@@ -116,16 +96,12 @@ def main(argv):
     heaviest = structural.heaviest_convolution(
         _SIZE.value, _WIDTH.value, _BATCH.value, _MASK_WIDTH.value
     )
-    runs.set_up(
-        lambda: precision.settle(
-            _PRECISION, _RUN.value, _DETERMINISTIC.value, heaviest
-        ),
-        _SEED.value,
-        _DETERMINISTIC.value,
+    common_flags.set_up(
+        _PRECISION, _RUN.value, _DETERMINISTIC.value, _SEED.value, heaviest
     )
     run_dir = runs.start(_RUN.value, free=runs.LENGTH)
     logging.info("stage 1: %s, trained on %s", run_dir, _DATA.value)
-    in_range = brats.parse_slices(_SLICES.value)
+    in_range = io.parse_slices(_SLICES.value)
     training, held_out = data.split_subjects(
         _DATA.value,
         run_dir,
@@ -200,7 +176,7 @@ def main(argv):
         slices.names,
         sheet=sheet,
         checkpoint_seconds=_CHECKPOINT_SECONDS.value,
-        steps_per_call=runs.per_call(_STEPS_PER_CALL, _DETERMINISTIC),
+        steps_per_call=common_flags.per_call(_STEPS_PER_CALL, _DETERMINISTIC),
     )
 
     found = structural.fit(nets, known_maps(slices, _BETA.value, FITTED))

@@ -7,7 +7,7 @@ of these needs a judge or a map of tissues.
 import numpy as np
 from scipy import ndimage
 
-from brats_gan import brats
+from brats_gan import spec
 
 QUANTILES = 8  # of a contrast, by which the others are described
 LEVELS = np.linspace(0.0, 1.0, 1001)  # quantiles that stand for a histogram
@@ -94,9 +94,9 @@ def tissue_ratios(images, labels):
         if inside.sum() < 3 * TISSUE_PIXELS:
             continue
         classes = {
-            by: three_classes(image[brats.MODALITIES.index(by)][inside]) for by in ORDER
+            by: three_classes(image[spec.MODALITIES.index(by)][inside]) for by in ORDER
         }
-        for channel, name in enumerate(brats.MODALITIES):
+        for channel, name in enumerate(spec.MODALITIES):
             by = TISSUES_BY[name]
             values = {
                 tissue: image[channel][inside][classes[by] == position]

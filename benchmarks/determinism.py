@@ -17,7 +17,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from benchmarks import rig
-from brats_gan import runs, structural
+from brats_gan import common_flags, runs, structural
 
 _SIZE = flags.DEFINE_integer("image_size", 64, "Pixels a side.")
 _WIDTH = flags.DEFINE_integer("width", 12, "Base width of the networks.")
@@ -28,7 +28,7 @@ _STEPS = flags.DEFINE_integer(
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds; the median is shown.")
 _ALONE = flags.DEFINE_bool("alone", False, "Time one process: what a round calls.")
 _PRECISION = flags.DEFINE_string("precision", "float32", "Of the convolutions.")
-_DETERMINISTIC = flags.DEFINE_bool("deterministic", None, runs.DETERMINISTIC)
+_DETERMINISTIC = common_flags.deterministic()
 
 
 def timed():

@@ -33,18 +33,20 @@ from absl import app, flags, logging
 
 from benchmarks import rig
 from brats_gan import (
-    brats,
     data,
+    io,
+    lesion_components,
     multimodal,
     phantom,
-    segmentation,
+    spec,
     structural,
     styles,
     synthesis,
+    synthetic_dataset,
 )
 
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder; a phantom if unset.")
-_SIZE = flags.DEFINE_integer("image_size", brats.CROP, "Pixels a side.")
+_SIZE = flags.DEFINE_integer("image_size", spec.CROP, "Pixels a side.")
 _WIDTHS = flags.DEFINE_list("widths", ["32", "64"], "Base widths.")
 _PARTS_WIDTH = flags.DEFINE_float(
     "parts_width", 0.5, "Width of MASK and segmentors, of the base width.", 0.01, 1.0
@@ -82,10 +84,10 @@ def build_models(size, width, precision):
 
     @tf.function
     def segment(x):
-        probabilities = segmentation.segment(multimodal.lesion_nets(nets), x)
+        probabilities = lesion_components.segment(multimodal.lesion_nets(nets), x)
         return tf.argmax(probabilities, -1, tf.int32)
 
-    numbers = np.zeros([len(brats.MODALITIES), len(styles.QUANTILES)], np.float32)
+    numbers = np.zeros([len(spec.MODALITIES), len(styles.QUANTILES)], np.float32)
     plain = styles.Styles(numbers, np.eye(numbers.size, dtype=np.float32))
     return synthesis.Models(code_dim, structure, images, segment, plain)
 
@@ -127,8 +129,8 @@ def end_to_end(models, slices, folder, count, first=0):
     group = []
     for done, sample in enumerate(made, 1):
         group.append(sample)
-        if len(group) == synthesis.PER_VOLUME or done == count:
-            synthesis.write_volume(folder, "synth-00001", group)
+        if len(group) == synthetic_dataset.PER_VOLUME or done == count:
+            synthetic_dataset.write_volume(folder, "synth-00001", group)
             group = []
             yield done
 
@@ -215,7 +217,7 @@ def main(argv):
     with tempfile.TemporaryDirectory() as scratch:
         if not _DATA.value:
             phantom.write_subjects(f"{scratch}/phantom", 2)
-        subjects = brats.find_subjects(_DATA.value or f"{scratch}/phantom")[:2]
+        subjects = io.find_subjects(_DATA.value or f"{scratch}/phantom")[:2]
         slices = data.Slices(subjects, size, cache_dir=f"{scratch}/cache")
         out = pathlib.Path(scratch, "synthetic")
         for width in map(int, _WIDTHS.value):
@@ -230,7 +232,7 @@ def main(argv):
                 }
                 for part, call in ours.items():
                     name = f"{part}, width {width}, {precision}"
-                    calls[name], contrasts[name] = call, len(brats.MODALITIES)
+                    calls[name], contrasts[name] = call, len(spec.MODALITIES)
                     full = batches_of(count) * _BATCH.value
                     samples[name] = count if part == "end to end" else full
         if _MONAI.value and util.find_spec("monai"):

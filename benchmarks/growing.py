@@ -18,7 +18,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from benchmarks import paired
-from brats_gan import brats, data, multimodal, runs, weights
+from brats_gan import data, io, multimodal, runs, weights
 
 _DATA = flags.DEFINE_string("data_dir", None, "Subjects.", required=True)
 _SPLIT = flags.DEFINE_string(
@@ -42,8 +42,8 @@ def main(argv):
     run = weights.find(_INIT_FROM.value, "multimodal")
     build = {**run.description["build"], "image_size": _SIZE.value}
     options = weights.options(run)
-    found = {s.name: s for s in brats.find_subjects(_DATA.value)}
-    split = brats.load_split(pathlib.Path(_SPLIT.value))
+    found = {s.name: s for s in io.find_subjects(_DATA.value)}
+    split = data.load_split(pathlib.Path(_SPLIT.value))
     training, held_out = (
         data.Slices(
             [found[name] for name in split[side]], _SIZE.value, cache_dir=_CACHE.value

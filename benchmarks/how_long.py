@@ -15,7 +15,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from benchmarks import rig
-from brats_gan import multimodal, runs, segmentation, structural
+from brats_gan import lesion_components, multimodal, runs, segmentation, structural
 
 _CONFIGS = flags.DEFINE_string(
     "configs", "configs/demo-scratch", "Folder of structural, multimodal, segmentation."
@@ -81,7 +81,7 @@ def of_multimodal(config):
 
 def of_segmentation(config):
     size, width = int(config["image_size"]), int(config["width"])
-    nets = segmentation.build(config["scheme"], size, width)
+    nets = lesion_components.build(config["scheme"], size, width)
     variables = [v for net in nets.values() for v in net.trainable_variables]
     adams = rig.adams({"segmentation": variables})
     step = segmentation.make_train_step(nets, adams)

@@ -17,20 +17,20 @@ import time
 from absl import app, flags, logging
 
 from benchmarks import rig
-from brats_gan import brats, data, phantom
+from brats_gan import data, files, io, phantom, spec
 
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder; a phantom if unset.")
 _COUNTS = flags.DEFINE_list("counts", ["10", "100"], "Subjects to stream.")
-_SIZE = flags.DEFINE_integer("image_size", brats.CROP, "Pixels a side.")
+_SIZE = flags.DEFINE_integer("image_size", spec.CROP, "Pixels a side.")
 _BATCH = flags.DEFINE_integer("batch_size", 4, "Slices of each stream a batch.")
 _STREAM = flags.DEFINE_integer("stream", 0, "Only this count, in this process.")
 
 
 def stream(folder, count):
     """Reads `count` subjects in this process: memory, and seconds of a sample."""
-    subjects = brats.find_subjects(folder)[:count]
+    subjects = io.find_subjects(folder)[:count]
     if len(subjects) < count:
-        raise brats.DataError(f"{folder}: {len(subjects)} subjects of {count}")
+        raise files.DataError(f"{folder}: {len(subjects)} subjects of {count}")
     slices = data.Slices(subjects, _SIZE.value)
     steps = len(slices) // _BATCH.value
     begin = time.perf_counter()

@@ -9,7 +9,7 @@ process, and hands out what a network is fed: float32 in [0, 1] and the label. M
 counted are the slices in range. Rounds are interleaved, so that all see the same
 machine; figures are medians over rounds. Files are in the page cache.
 
-cold        brats.read_subject, one subject after the other, no other thread
+cold        io.read_subject, one subject after the other, no other thread
 cold, pool  the same in as many threads as the pipeline uses
 first pass  data.Slices with an empty cache folder, then one pass of batches
 cached      one pass of batches from the cache, as training reads them
@@ -28,7 +28,7 @@ from importlib import util
 import numpy as np
 from absl import app, flags, logging
 
-from brats_gan import brats, data, phantom
+from brats_gan import data, io, phantom, spec
 
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder; a phantom if unset.")
 _SUBJECTS = flags.DEFINE_integer("subjects", 6, "Of the phantom, or at most.")
@@ -38,13 +38,13 @@ _BATCH = flags.DEFINE_integer("batch_size", 8, "Slices of four modalities a batc
 
 def read_cold(subjects):
     for subject in subjects:
-        images, label = brats.read_subject(subject)
+        images, label = io.read_subject(subject)
         assert images.shape[:3] == label.shape
 
 
 def read_cold_in_pool(subjects):
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for images, label in pool.map(brats.read_subject, subjects):
+        for images, label in pool.map(io.read_subject, subjects):
             assert images.shape[:3] == label.shape
 
 
@@ -75,8 +75,8 @@ def monai_reader(subjects):
     ]
     transform = transforms.Compose(
         [
-            transforms.LoadImaged(keys=[*brats.MODALITIES, "label"]),
-            transforms.ScaleIntensityd(keys=brats.MODALITIES),
+            transforms.LoadImaged(keys=[*spec.MODALITIES, "label"]),
+            transforms.ScaleIntensityd(keys=spec.MODALITIES),
         ]
     )
 
@@ -120,7 +120,7 @@ def main(argv):
         if not _DATA.value:
             phantom.write_subjects(f"{scratch}/phantom", _SUBJECTS.value)
         folder = _DATA.value or f"{scratch}/phantom"
-        subjects = brats.find_subjects(folder)[: _SUBJECTS.value]
+        subjects = io.find_subjects(folder)[: _SUBJECTS.value]
         cached = data.Slices(subjects, cache_dir=f"{scratch}/cache")
         contenders = {
             "cold": read_cold,
@@ -131,7 +131,7 @@ def main(argv):
             "TorchIO": torchio_reader(subjects),
         }
         contenders = {name: read for name, read in contenders.items() if read}
-        in_range = brats.SLICES[1] - brats.SLICES[0]
+        in_range = spec.SLICES[1] - spec.SLICES[0]
         counts = dict.fromkeys(contenders, len(subjects) * in_range)
         counts["cached"] = len(cached) // _BATCH.value * _BATCH.value
         seconds = {name: [] for name in contenders}

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from brats_gan import addons, brats, data, precision, runs
+from brats_gan import data, layers, precision, runs, spec
 
 CLASS_WEIGHTS = (0.7, 5.0, 2.0, 8.0, 4.0)  # lesions are small, rims smallest
 BATCH = 8  # slices a step, three of them with a lesion for certain
@@ -61,7 +61,7 @@ def build_unet(size, channels, width):
         x = layers.UpSampling2D(**mixed)(x)
         x = layers.Concatenate(**mixed)([x, skipped[level]])
         x = block(x, width * 2**level)
-    logits = layers.Conv2D(len(brats.LABELS), 1, dtype="float32")(x)
+    logits = layers.Conv2D(len(spec.LABELS), 1, dtype="float32")(x)
     return tf.keras.Model(images, logits)
 
 
@@ -69,7 +69,7 @@ def _loss(label, logits):
     """Cross-entropy, rare classes up, plus soft Dice of each lesion class and all."""
     entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
     entropy = tf.reduce_mean(entropy * tf.gather(CLASS_WEIGHTS, label))
-    found, truth = tf.nn.softmax(logits), tf.one_hot(label, len(brats.LABELS))
+    found, truth = tf.nn.softmax(logits), tf.one_hot(label, len(spec.LABELS))
     # Instead of the background, its complement: the whole lesion.
     found, truth = (tf.concat([1 - x[..., :1], x[..., 1:]], -1) for x in (found, truth))
     axes = [0, 1, 2]
@@ -95,7 +95,7 @@ def train(slices, sights, seed, steps, width):
     """
     tf.keras.utils.set_random_seed(seed)
     half = precision_of(slices.image_size, width) == "mixed_float16"
-    kind = addons.LossScaledAdam if half else tf.keras.optimizers.Adam
+    kind = layers.LossScaledAdam if half else tf.keras.optimizers.Adam
     nets, optimizers = {}, {}
     for sight in sights:
         nets[sight] = build_unet(slices.image_size, len(sight), width)

@@ -18,18 +18,18 @@ N           --steps_per_call=N
 import collections
 import contextlib
 import importlib.util
-import io
 import itertools
 import json
 import pathlib
 import tempfile
+from io import StringIO
 
 import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
 
 from benchmarks import rig
-from brats_gan import runs, segmentation, structural
+from brats_gan import lesion_components, runs, segmentation, structural
 
 _BEFORE = flags.DEFINE_string("before", None, "A checkout of the version before.")
 _SIZE = flags.DEFINE_integer("image_size", 16, "Pixels a side.")
@@ -95,7 +95,7 @@ def stage_1():
 
 def stage_4():
     """The same of one segmentor of four channels: one loss."""
-    nets = segmentation.build("four_channel", _SIZE.value, _WIDTH.value)
+    nets = lesion_components.build("four_channel", _SIZE.value, _WIDTH.value)
     adams = rig.adams({"segmentation": nets["SEG"].trainable_variables})
     step = segmentation.make_train_step(nets, adams)
     return step, nets | adams, rig.segmentation_batch(_SIZE.value, 1)
@@ -135,7 +135,7 @@ def measure(stage, root):
     rates, fetched = collections.defaultdict(list), {}
     for _ in range(_ROUNDS.value):
         for name, train in made.items():
-            with contextlib.redirect_stdout(io.StringIO()), fetches() as found:
+            with contextlib.redirect_stdout(StringIO()), fetches() as found:
                 rates[name].append(train())
             fetched[name] = sum(found.values()) / _STEPS.value
     return {name: (float(np.median(rates[name])), fetched[name]) for name in made}

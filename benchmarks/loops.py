@@ -12,17 +12,17 @@ import tensorflow as tf
 
 from brats_gan import (
     addons,
-    brats,
     fusion,
+    layers,
     losses,
     multimodal,
     networks,
     runs,
+    spec,
     structure,
 )
 
-layers = tf.keras.layers
-FOUR = range(multimodal.NUM_MODALITIES)
+FOUR = range(spec.NUM_MODALITIES)
 
 
 def terms(nets, batch, seed, options=multimodal.Options()):  # noqa: B008 - immutable
@@ -162,7 +162,7 @@ def _blurred(image, share, options):
 
 def _segment(components, image, i):
     """Class probabilities [1, H, W, 5] of one image of modality i."""
-    name = brats.MODALITIES[i]
+    name = spec.MODALITIES[i]
     if "EC_l" in components:
         code = components["EC_l"](image, training=True)
         logits = components[f"DC_l_{name}"](code, training=True)
@@ -205,9 +205,9 @@ def plain_layers():
     """
 
     def norm(**options):
-        options |= {"epsilon": addons.EPSILON, "dtype": "float32"}
+        options |= {"epsilon": layers.EPSILON, "dtype": "float32"}
         if addons.tfa is None:
-            return layers.GroupNormalization(groups=-1, **options)
+            return tf.keras.layers.GroupNormalization(groups=-1, **options)
         return addons.tfa.layers.InstanceNormalization(**options)
 
     def conditional_norm():
@@ -218,20 +218,20 @@ def plain_layers():
             return plain(x) * gain[:, None, None] + offset[:, None, None]
 
         # One layer, so that those around it keep their order, and their weights.
-        return layers.Lambda(apply, dtype="float32")
+        return tf.keras.layers.Lambda(apply, dtype="float32")
 
     def resize_convolution(filters, **options):
-        convolution = layers.Conv2D(filters, 3, padding="same", **options)
-        return lambda x: convolution(layers.UpSampling2D(2)(x))
+        convolution = tf.keras.layers.Conv2D(filters, 3, padding="same", **options)
+        return lambda x: convolution(tf.keras.layers.UpSampling2D(2)(x))
 
     with (
-        mock.patch.object(networks, "ResizeConv2D", resize_convolution),
         mock.patch.multiple(
-            addons,
+            networks,
+            ResizeConv2D=resize_convolution,
             instance_norm=norm,
             conditional_instance_norm=conditional_norm,
-            Adam=tf.keras.optimizers.Adam,
         ),
+        mock.patch.object(layers, "Adam", tf.keras.optimizers.Adam),
     ):
         yield
 

@@ -7,10 +7,10 @@ Needs no judge and nothing random.
 import numpy as np
 import tensorflow as tf
 
-from brats_gan import brats, fusion, structure, synthesis
+from brats_gan import fusion, spec, structure, synthesis
 
 WINDOW = 7  # pixels, of the Gaussian window of the SSIM
-SOURCE = brats.MODALITIES.index("t1")  # the contrast that the maps are taken from
+SOURCE = spec.MODALITIES.index("t1")  # the contrast that the maps are taken from
 
 
 def made_from(generate, images, labels, styles, beta, batch_size=16):

@@ -18,7 +18,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks import judges
-from brats_gan import brats, data, metrics, phantom
+from brats_gan import data, files, io, metrics, phantom
 
 _REAL = flags.DEFINE_string("real_dir", None, "In any layout; no real scores if unset.")
 _PHANTOM = flags.DEFINE_string(
@@ -69,16 +69,16 @@ def main(argv):
         if not _PHANTOM.value:
             phantom.write_subjects(folder, _TEST.value + max(counts))
         cache = pathlib.Path(scratch, "cache")
-        subjects = brats.find_subjects(folder)
+        subjects = io.find_subjects(folder)
         test, pool = subjects[: _TEST.value], subjects[_TEST.value :]
         if len(pool) < max(counts):
-            raise brats.DataError(
+            raise files.DataError(
                 f"{folder}: {len(subjects)} subjects, but {_TEST.value + max(counts)} "
                 "are needed; make more or lower --counts"
             )
         held_out = {"phantom": data.Slices(test, _SIZE.value, cache_dir=cache)}
         if _REAL.value:
-            real = brats.find_subjects(_REAL.value)
+            real = io.find_subjects(_REAL.value)
             held_out["real"] = data.Slices(real, _SIZE.value, cache_dir=cache)
         everything = data.Slices(pool, _SIZE.value, cache_dir=cache)
         rows = everything.index[everything.lesions, 0]

@@ -17,7 +17,7 @@ import tensorflow as tf
 from absl import app, flags
 from scipy import stats
 
-from brats_gan import brats, figures, phantom, structure
+from brats_gan import figures, io, phantom, spec, structure
 
 _REAL = flags.DEFINE_string("real_dir", None, "In any layout.", required=True)
 _PHANTOM = flags.DEFINE_string(
@@ -60,7 +60,7 @@ def describe(images, labels):
     healthy = brain & ~lesion
     tissue = tissue_classes(images, healthy)
     numbers, quantiles = {}, {}
-    for channel, name in enumerate(brats.MODALITIES):
+    for channel, name in enumerate(spec.MODALITIES):
         image = images[..., channel]
         white, grey, fluid = (np.median(image[healthy][tissue == c]) for c in range(3))
         numbers[f"grey / white, {name}"] = grey / white
@@ -109,8 +109,8 @@ def compare(real, made):
 
 def read_folder(folder):
     """Pairs of images and labels of every subject, in slices 55:105 at full size."""
-    subjects = brats.find_subjects(folder)
-    return [brats.read_subject(s, brats.SLICES, brats.CROP) for s in subjects]
+    subjects = io.find_subjects(folder)
+    return [io.read_subject(s, spec.SLICES, spec.CROP) for s in subjects]
 
 
 def draw_sheet(path, real, made):
@@ -123,7 +123,7 @@ def draw_sheet(path, real, made):
             shown = np.dstack([images[best], labels[best]])[4:-4, 16:-16]
             cells.append(list(np.moveaxis(shown, -1, 0)))
             names.append(f"{kind} {number}")
-    titles = [*brats.MODALITIES, "label"]
+    titles = [*spec.MODALITIES, "label"]
     if len(cells) % 2:
         cells.append([None] * len(titles))
         names.append("")

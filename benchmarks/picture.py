@@ -1,6 +1,6 @@
 """One picture of a scoreboard: spectra, histograms, and slices side by side."""
 
-import io
+from io import BytesIO
 
 import numpy as np
 from matplotlib import colors
@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks import appearance
-from brats_gan import brats, figures
+from brats_gan import figures, files, spec
 
 _LABEL_MAP = colors.ListedColormap(figures.LABEL_COLOURS)
 SHOWN = 6  # maps and sets of each side
@@ -23,7 +23,7 @@ def _spread(count):
 
 def _curves(figure, grid, sides):
     """Two rows of panels, a contrast each: power spectrum and histogram."""
-    for channel, name in enumerate(brats.MODALITIES):
+    for channel, name in enumerate(spec.MODALITIES):
         spectrum, histogram = (figure.add_subplot(grid[r, channel]) for r in (0, 1))
         for title, (images, _) in sides.items():
             style = {"color": COLOURS[title], "linewidth": 1.0, "label": title}
@@ -48,7 +48,7 @@ def _rows(sets, maps, side):
     if sets:
         images, labels = sets[side]
         chosen = _spread(len(images))
-        for i, name in enumerate(brats.MODALITIES):
+        for i, name in enumerate(spec.MODALITIES):
             rows.append((name, images[chosen, i], {"cmap": "gray", "vmax": 1}))
         options = {"cmap": _LABEL_MAP, "vmin": -0.5, "vmax": 4.5}
         rows.append(("label", labels[chosen], options))
@@ -87,6 +87,6 @@ def draw(path, sets=None, maps=None):
             if row == 0:
                 axis.set_title(side, fontsize=8)
     canvas.draw()
-    content = io.BytesIO()
+    content = BytesIO()
     figure.savefig(content, format="png", dpi=100)
-    brats.write_atomically(path, content.getbuffer())
+    files.write_atomically(path, content.getbuffer())

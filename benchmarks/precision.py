@@ -18,7 +18,14 @@ import tensorflow as tf
 from absl import app, flags
 
 from benchmarks import rig
-from brats_gan import multimodal, precision, runs, segmentation, structural
+from brats_gan import (
+    lesion_components,
+    multimodal,
+    precision,
+    runs,
+    segmentation,
+    structural,
+)
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed steps of each precision.")
 _STAGE = flags.DEFINE_enum("stage", None, ["1", "2", "4"], "What each process times.")
@@ -62,14 +69,14 @@ def build(stage):
             multimodal.heaviest_convolution(size, width, batch),
         )
     scheme = given["scheme"]
-    nets = segmentation.build(scheme, size, width)
+    nets = lesion_components.build(scheme, size, width)
     every = [v for net in nets.values() for v in net.trainable_variables]
     return (
         nets,
         {"segmentation": every},
         segmentation.make_train_step,
         rig.segmentation_batch(size, batch),
-        segmentation.heaviest_convolution(scheme, size, width, batch),
+        lesion_components.heaviest_convolution(scheme, size, width, batch),
     )
 
 

@@ -62,7 +62,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from benchmarks import judges, picture, scoring
-from brats_gan import brats, data, runs
+from brats_gan import data, files, io, runs, spec
 
 PARTS = (
     "maps",
@@ -118,7 +118,7 @@ flags.register_validator(
 
 
 def _each(title, *goal):
-    return {title.format(name): goal for name in brats.MODALITIES}
+    return {title.format(name): goal for name in spec.MODALITIES}
 
 
 # Row -> what of it is judged, and between what: its value, its share of the ceiling, or
@@ -224,7 +224,7 @@ def judges_of(training, in_range):
     """{sight: U-Net} by the flags."""
     subjects = training
     if _JUDGE_DATA.value:
-        found = brats.find_subjects(_JUDGE_DATA.value)
+        found = io.find_subjects(_JUDGE_DATA.value)
         subjects = data.Slices(found, training.image_size, in_range, _CACHE.value)
     return judges.trained(
         subjects,
@@ -307,12 +307,12 @@ def main(argv):
     # What is computed here is small: float32, whatever the runs had.
     tf.keras.mixed_precision.set_global_policy("float32")
     size, beta = int(settings["image_size"]), float(settings["beta"])
-    in_range = brats.parse_slices(settings["slices"])
-    split = brats.load_split(pathlib.Path(run_dir, "split.json"))
-    by_name = {subject.name: subject for subject in brats.find_subjects(_DATA.value)}
+    in_range = io.parse_slices(settings["slices"])
+    split = data.load_split(pathlib.Path(run_dir, "split.json"))
+    by_name = {subject.name: subject for subject in io.find_subjects(_DATA.value)}
     missing = sorted({*split["train"], *split["test"]} - by_name.keys())
     if missing:
-        raise brats.DataError(
+        raise files.DataError(
             f"{_DATA.value} lacks {', '.join(missing)}, which {run_dir}/split.json "
             "names; give the --data_dir that the run was trained on"
         )
@@ -348,7 +348,7 @@ def main(argv):
         result["by_run"] = [each.rows for each in tables]
     line = json.dumps(result)
     if _JSON.value:
-        brats.write_atomically(pathlib.Path(_JSON.value), f"{line}\n".encode())
+        files.write_atomically(pathlib.Path(_JSON.value), f"{line}\n".encode())
     print(line)
 
 

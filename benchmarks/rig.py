@@ -8,7 +8,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from brats_gan import brats, code_bank, data, multimodal, runs, styles
+from brats_gan import code_bank, data, multimodal, runs, spec, styles
 
 
 def resident_mb():
@@ -54,14 +54,14 @@ def _slices(rng, shape, size):
     label = np.zeros([*shape, size, size], np.uint8)
     inside = slice(2 * size // 5, 3 * size // 5)
     lesion = label[..., inside, inside]
-    lesion[...] = rng.integers(1, len(brats.LABELS), lesion.shape)
+    lesion[...] = rng.integers(1, len(spec.LABELS), lesion.shape)
     return images.astype(np.float32), label
 
 
 def multimodal_batch(size, batch_size=1, seed=0):
     """What data.multimodal_batches yields, drawn: for time, not for learning."""
     rng = np.random.default_rng(seed)
-    count = len(brats.MODALITIES)
+    count = len(spec.MODALITIES)
     images, label = _slices(rng, (batch_size, count + 1), size)
     _, candidates = _slices(rng, (batch_size, data.CANDIDATES), size)
     return {
@@ -85,7 +85,7 @@ def structural_batch(size, batch_size, seed=0):
 def segmentation_batch(size, batch_size, seed=0):
     """What data.segmentation_batches yields, drawn."""
     rng = np.random.default_rng(seed)
-    images, label = _slices(rng, (batch_size, len(brats.MODALITIES)), size)
+    images, label = _slices(rng, (batch_size, len(spec.MODALITIES)), size)
     return {"x": tf.constant(images[..., None]), "label": tf.constant(label[:, 0])}
 
 

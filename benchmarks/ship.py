@@ -10,8 +10,8 @@ card, is written by hand.
 Prints the size of every file and, last, their sum.
 """
 
-import io
 import json
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,13 @@ import tensorflow as tf
 from absl import flags
 
 from brats_gan import (
-    brats,
     data,
+    files,
+    io,
+    lesion_components,
     multimodal,
     runs,
-    segmentation,
+    spec,
     structural,
     synthesis,
     weights,
@@ -58,7 +60,7 @@ def public(stored):
 
 def label_pool(subjects, slices, count, seed):
     """The arrays of data.LabelPool: `count` labels, or all that there are."""
-    pool = data.Slices(subjects, brats.CROP, slices, cache_dir=_CACHE.value)
+    pool = data.Slices(subjects, spec.CROP, slices, cache_dir=_CACHE.value)
     order = np.random.default_rng(seed).permutation(pool.lesions)
     rows = np.sort(order[:count])
     where = pool.index[rows]
@@ -95,10 +97,10 @@ def expected(folder):
     fitted = synthesis.styles_of(slices.description)
     style = fitted.draw(rng.standard_normal((SAMPLES, fitted.mean.size), np.float32))
     images = multimodal.generate(generator, f, label, style, options)
-    for index, name in enumerate(brats.MODALITIES):
+    for index, name in enumerate(spec.MODALITIES):
         made[name] = images[:, index]
     components = weights.networks(slices, multimodal.lesion_nets)
-    made["segment"] = segmentation.segment(components, images)[..., 0]
+    made["segment"] = lesion_components.segment(components, images)[..., 0]
     return {name: _few(np.asarray(value)) for name, value in made.items()}
 
 
@@ -128,9 +130,9 @@ def main(argv):
                 )
     stored["multimodal"].description["dice_threshold"] = _DICE.value
     names = maps.description["training_subjects"]
-    by_name = {subject.name: subject for subject in brats.find_subjects(_DATA.value)}
+    by_name = {subject.name: subject for subject in io.find_subjects(_DATA.value)}
     if missing := sorted(set(names) - by_name.keys()):
-        raise brats.DataError(
+        raise files.DataError(
             f"{_DATA.value} has no {', '.join(missing[:5])}, which {maps.source} was "
             "trained on; give the folder it was trained on"
         )
@@ -142,10 +144,10 @@ def main(argv):
         _LABELS.value,
         _SEED.value,
     )
-    content = io.BytesIO()
+    content = BytesIO()
     np.savez_compressed(content, **pool)
-    brats.write_atomically(output / weights.LABELS, content.getvalue())
-    runs.write_json(output / "expected.json", expected(output))
+    files.write_atomically(output / weights.LABELS, content.getvalue())
+    files.write_json(output / "expected.json", expected(output))
     sizes = {
         str(path.relative_to(output)): path.stat().st_size
         for path in sorted(output.rglob("*"))

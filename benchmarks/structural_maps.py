@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from brats_gan import brats, figures, structure
+from brats_gan import figures, io, spec, structure
 
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "PNG to write.", required=True)
@@ -20,8 +20,8 @@ _BETAS = flags.DEFINE_list("betas", ["0.05", "0.07", "0.1", "0.12"], "Tried in t
 
 def main(argv):
     del argv
-    subjects = brats.find_subjects(_DATA.value)
-    images = [brats.read_subject(s, image_size=_SIZE.value)[0] for s in subjects]
+    subjects = io.find_subjects(_DATA.value)
+    images = [io.read_subject(s, image_size=_SIZE.value)[0] for s in subjects]
 
     rows = []
     for volume in images:
@@ -33,12 +33,12 @@ def main(argv):
             contour = structure.contour_background(f)
             rows.append([middle[..., channel], f, outside, contour])
     titles = ["x", "f (Alg. 1)", "mask (Alg. 2)", "m' (Alg. 3)"]
-    names = [f"{s.name} {m}" for s in subjects for m in brats.MODALITIES]
+    names = [f"{s.name} {m}" for s in subjects for m in spec.MODALITIES]
     figures.sheet(rows, titles, _OUTPUT.value, row_titles=names)
 
     print("beta   modality  closed  MAE median  density in the brain")
     for beta in map(float, _BETAS.value):
-        for channel, name in enumerate(brats.MODALITIES):
+        for channel, name in enumerate(spec.MODALITIES):
             x = tf.constant(np.concatenate(images)[..., channel : channel + 1])
             f = np.asarray(structure.structural_map(x, beta))[..., 0]
             outside = np.asarray(structure.background(x))[..., 0]

@@ -18,18 +18,18 @@ from torch.nn import functional as F
 
 from benchmarks import loops
 from brats_gan import (
-    brats,
     data,
     fusion,
     losses,
     multimodal,
     networks,
+    spec,
     structure,
     styles,
 )
 
-COUNT = multimodal.NUM_MODALITIES
-LABELS = networks.NUM_LABELS
+COUNT = spec.NUM_MODALITIES
+LABELS = spec.NUM_LABELS
 MAPS = networks.num_maps(label_modulation=True, map_modulation=True)
 STYLE = COUNT * len(styles.QUANTILES)
 EPSILON = 1e-5
@@ -62,7 +62,7 @@ class Conv(nn.Conv2d):
 
 
 class SpectralConv(Conv):
-    """Divided by its spectral norm, as networks.SpectralConv2D."""
+    """Divided by its spectral norm, as layers.SpectralConv2D."""
 
     def __init__(self, inputs, filters, kernel=3, stride=1):
         super().__init__(inputs, filters, kernel, stride, bias=True)
@@ -253,7 +253,7 @@ def build(width):
             "DC": ConditionalDecoder(width),
             "D": Discriminator(width),
             "FD": code_discriminator(width),
-            **{f"SEG_{name}": segmentor(width) for name in brats.MODALITIES},
+            **{f"SEG_{name}": segmentor(width) for name in spec.MODALITIES},
         }
     )
 
@@ -507,7 +507,7 @@ def terms(nets, batch, draws, options):
     guided = x_g
     if options.guidance_blur:
         guided = x_g + draws["share"] * (gaussian_blur(x_g) - x_g)
-    components = [nets[f"SEG_{name}"] for name in brats.MODALITIES]
+    components = [nets[f"SEG_{name}"] for name in spec.MODALITIES]
     label_r = [components[i](x[i::COUNT]) for i in four]
     label_g = [_fixed(components[i], guided[i::COUNT]) for i in four]
     back = x_cr.unflatten(0, (ways, translated))

@@ -37,7 +37,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from benchmarks import loops, rig
-from brats_gan import multimodal, runs, segmentation, structural
+from brats_gan import lesion_components, multimodal, runs, segmentation, structural
 
 _QUICK = flags.DEFINE_bool("quick", False, "Width 16, size 64, three rounds, no torch.")
 _WIDTHS = flags.DEFINE_list("widths", ["16", "32"], "Base widths.")
@@ -124,7 +124,7 @@ def other_stages(size, width):
     }
     optimizers = rig.adams({s: structural.variables(maps, n) for s, n in sides.items()})
     stage_1 = structural.make_train_step(maps, optimizers, rig.codes_of(maps))
-    nets = segmentation.build("multiple", size, width)
+    nets = lesion_components.build("multiple", size, width)
     of_nets = [v for net in nets.values() for v in net.trainable_variables]
     stage_4 = segmentation.make_train_step(nets, rig.adams({"segmentation": of_nets}))
     return {

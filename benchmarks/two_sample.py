@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import ndimage, stats
 
-from brats_gan import brats
+from brats_gan import spec
 
 SEEDS = 3  # of weights and of what is in which half
 EPOCHS = 12
@@ -192,6 +192,6 @@ def copies(images):
     """
     even = normalised(images)
     shown = {"": images, "normalised": even, "blurred": blurred(images)}
-    for channel, name in enumerate(brats.MODALITIES):
+    for channel, name in enumerate(spec.MODALITIES):
         shown[f"{name} alone, normalised"] = even[:, channel : channel + 1]
     return {name: np.moveaxis(each, 1, -1) for name, each in shown.items()}

@@ -6,5 +6,12 @@ __version__ = "0.1.0"
 
 # They need TensorFlow, or matplotlib, already to be imported.
 lazy.load(
-    __name__, "addons", "code_bank", "figures", "networks", "schedules", "synthesis"
+    __name__,
+    "addons",
+    "code_bank",
+    "figures",
+    "layers",
+    "networks",
+    "schedules",
+    "synthesis",
 )

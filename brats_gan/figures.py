@@ -1,14 +1,14 @@
 """Sheets of slices, as PNG and for TensorBoard. Knows nothing of the method."""
 
-import io
 import json
+from io import BytesIO
 
 import numpy as np
 from matplotlib import colors
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from brats_gan import brats
+from brats_gan import files
 
 LABEL_COLOURS = ("black", "crimson", "gold", "deepskyblue", "limegreen")
 _LABEL_MAP = colors.ListedColormap(LABEL_COLOURS)
@@ -138,6 +138,6 @@ def comparison(rows, labels, measures, path):
 
 
 def _save(figure, path):
-    content = io.BytesIO()
+    content = BytesIO()
     figure.savefig(content, format="png", facecolor=figure.get_facecolor(), dpi=100)
-    brats.write_atomically(path, content.getbuffer())
+    files.write_atomically(path, content.getbuffer())

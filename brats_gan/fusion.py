@@ -2,7 +2,7 @@
 
 import math
 
-from brats_gan import addons, brats
+from brats_gan import addons, spec
 from brats_gan.lazy import tf
 
 STRUCTURE_WEIGHT = 0.8  # D8
@@ -20,7 +20,7 @@ def fuse(f, label, structure_weight=STRUCTURE_WEIGHT, label_weight=LABEL_WEIGHT)
 
     [B, H, W, 1], [B, H, W] integers 0..4 -> [B, H, W, 5].
     """
-    onehot = tf.one_hot(tf.cast(label, tf.int32), len(brats.LABELS), dtype=f.dtype)
+    onehot = tf.one_hot(tf.cast(label, tf.int32), len(spec.LABELS), dtype=f.dtype)
     return structure_weight * f + label_weight * onehot
 
 

@@ -6,15 +6,15 @@ paper, or all slices of a subject [S, H, W] as in the field.
 
 import numpy as np
 
-from brats_gan import brats
+from brats_gan import spec
 from brats_gan.lazy import ndimage
 
 SMOOTH = 1e-5  # the authors': two empty labels then agree, Dice 1
 
 # What is scored: the regions of the field, and each class (enhancing is both).
 PARTS = {
-    **brats.REGIONS,
-    **{name: (value,) for value, name in enumerate(brats.LABELS) if value},
+    **spec.REGIONS,
+    **{name: (value,) for value, name in enumerate(spec.LABELS) if value},
 }
 
 

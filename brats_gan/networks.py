@@ -7,120 +7,20 @@ DC has no norm D29, the discriminators' spectral norm D31, the modulation by the
 and the style D33. Output layers compute in float32 under any precision policy.
 """
 
-import numpy as np
 import tensorflow as tf
 
-from brats_gan import addons, brats
+from brats_gan.layers import (
+    ResizeConv2D,
+    SpectralConv2D,
+    conditional_instance_norm,
+    instance_norm,
+)
+from brats_gan.spec import NUM_LABELS, NUM_MODALITIES
 
 layers = tf.keras.layers
 
-NUM_MODALITIES = len(brats.MODALITIES)
-NUM_LABELS = len(brats.LABELS)
 # A map per lesion class and modality.
 NUM_LESION_MAPS = (NUM_LABELS - 1) * NUM_MODALITIES
-# Row and column of each of the four pixels that come of one.
-PIXELS = ((0, 0), (0, 1), (1, 0), (1, 1))
-# Which of three taps of a larger image each of two taps of the small one stands for, by
-# pixel: the first sees its neighbour by one tap and itself by two, the second the other
-# way round. [pixel of two, tap of two, tap of three]
-ALONG = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
-# Along both sides: [tap, tap, pixel, pixel, tap of three, tap of three].
-TAPS = np.einsum("atu,bsv->tsabuv", ALONG, ALONG)
-
-
-@tf.custom_gradient
-def _interleave(x):
-    """Four images as one of twice the size: [B, h + 1, w + 1, 4C] -> [B, 2h, 2w, C].
-
-    Pixel (2y + a, 2x + b) is pixel (y + a, x + b) of image 2a + b. The gradient is
-    written out because the derived one adds up four images of zeros and a part each.
-    """
-    height, width = x.shape[1] - 1, x.shape[2] - 1
-    images = [
-        image[:, a : a + height, b : b + width]
-        for image, (a, b) in zip(tf.split(x, 4, -1), PIXELS, strict=True)
-    ]
-
-    def gradient(dy):
-        parts = tf.split(tf.nn.space_to_depth(dy, 2), 4, -1)
-        return tf.concat(
-            [
-                tf.pad(part, [[0, 0], [a, 1 - a], [b, 1 - b], [0, 0]])
-                for part, (a, b) in zip(parts, PIXELS, strict=True)
-            ],
-            -1,
-        )
-
-    return tf.nn.depth_to_space(tf.concat(images, -1), 2), gradient
-
-
-class ResizeConv2D(layers.Conv2D):
-    """A 3x3 convolution of an image made twice as large by repeating pixels.
-
-    [B, h, w, C] -> [B, 2h, 2w, filters], the numbers of UpSampling2D(2) and Conv2D with
-    padding "same". Three by three pixels of the larger image are two by two of the
-    small one, so each of the four pixels that come of one is a 2x2 convolution with
-    weights added up: 16 products where there are 36, and no larger image in between.
-    """
-
-    def __init__(self, filters, **kwargs):
-        super().__init__(filters, 3, padding="same", **kwargs)
-
-    def compute_output_shape(self, input_shape):
-        batch, height, width, _ = input_shape
-        return (batch, 2 * height, 2 * width, self.filters)
-
-    def call(self, x):
-        _, height, width, channels = x.shape
-        kernel = tf.convert_to_tensor(self.kernel)
-        taps = tf.constant(TAPS, kernel.dtype)
-        kernel = tf.einsum("tsabuv,uvio->tsiabo", taps, kernel)
-        kernel = tf.reshape(kernel, [2, 2, channels, 4 * self.filters])
-        around = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
-        y = tf.nn.conv2d(around, kernel, 1, "VALID")  # [B, h + 1, w + 1, 4 * filters]
-        y = _interleave(y)
-        return y if self.bias is None else y + self.bias
-
-
-class SpectralConv2D(layers.Conv2D):
-    """A convolution divided by its spectral norm (Miyato et al., 2018).
-
-    The norm of the kernel as a matrix [all inputs, filters], by one step of power
-    iteration a training call. A layer that only a discriminator has: it can see by how
-    much images differ, which an instance norm would take away, and yet no image can be
-    told with a slope that grows without bound (D31). Keras' SpectralNormalization
-    writes the divided kernel back, so that the gradient does not know of the norm.
-
-    [B, h, w, C] -> [B, h / strides, w / strides, filters]; padding "same".
-    """
-
-    def __init__(self, filters, kernel_size, strides=1, **kwargs):
-        super().__init__(filters, kernel_size, strides, padding="same", **kwargs)
-
-    def build(self, input_shape):
-        super().build(input_shape)
-        self.direction = self.add_weight(
-            name="direction",
-            shape=(1, self.filters),
-            initializer="random_normal",
-            trainable=False,
-            dtype="float32",
-        )
-
-    def call(self, x, training=False):
-        kernel = tf.cast(tf.convert_to_tensor(self.kernel), tf.float32)
-        matrix = tf.reshape(kernel, [-1, self.filters])
-        fixed = tf.stop_gradient(matrix)
-        # Keras reads variables in the compute precision, whatever theirs is.
-        u = tf.cast(tf.convert_to_tensor(self.direction), tf.float32)
-        v = tf.math.l2_normalize(tf.matmul(u, fixed, transpose_b=True))
-        if training:
-            u = tf.math.l2_normalize(tf.matmul(v, fixed))
-            self.direction.assign(u)
-        norm = tf.reduce_sum(tf.matmul(v, matrix) * u)
-        kernel = tf.cast(kernel / norm, x.dtype)
-        y = tf.nn.conv2d(x, kernel, self.strides, "SAME")
-        return y if self.bias is None else y + tf.cast(self.bias, y.dtype)
 
 
 def _conv(
@@ -141,7 +41,7 @@ def _block(x, filters, strides=1, norm=True, doubled=False):
     """Conv 3x3, instance norm, ReLU; doubled: of the image made twice as large."""
     x = _conv(x, filters, strides=strides, bias=not norm, doubled=doubled)
     if norm:
-        x = addons.instance_norm()(x)
+        x = instance_norm()(x)
     return layers.ReLU()(x)
 
 
@@ -155,7 +55,7 @@ def _leaky_block(x, filters, kernel, strides, norm=True):
     """Conv, instance norm, LeakyReLU(0.2): the block of the discriminators."""
     x = _conv(x, filters, kernel, strides, bias=not norm)
     if norm:
-        x = addons.instance_norm()(x)
+        x = instance_norm()(x)
     return layers.LeakyReLU(0.2)(x)
 
 
@@ -230,9 +130,6 @@ def build_segmentor(size, width=64, channels=1, name="SEG"):
     code = build_encoder(size, width, channels, name="EC_l")(image)
     logits = build_decoder(size // 4, width, NUM_LABELS)(code)
     return tf.keras.Model(image, logits, name=name)
-
-
-# --- Stage 1 --------------------------------------------------------------------------
 
 
 def build_mask(size, width=64, name="MASK"):
@@ -330,9 +227,6 @@ def build_map_code_discriminator(size, width=64, code_channels=4, name="FD_f"):
     return tf.keras.Model(code, _output(x, 1), name=name)
 
 
-# --- Stage 2 --------------------------------------------------------------------------
-
-
 def _conditional_block(
     x, filters, condition, maps, norm=True, doubled=False, style=None
 ):
@@ -361,13 +255,13 @@ def _conditional_block(
                 [offset, layers.Dense(filters, **by_style)(style)]
             )
         if norm:
-            x = addons.conditional_instance_norm()([x, gain, offset])
+            x = conditional_instance_norm()([x, gain, offset])
         else:
             everywhere = layers.Reshape((1, 1, filters), dtype="float32")
             x = layers.Multiply()([x, everywhere(gain)])
             x = layers.Add()([x, everywhere(offset)])
     elif norm:
-        x = addons.instance_norm()(x)
+        x = instance_norm()(x)
     if maps is not None:
         # Zero weights at the start: an unlearnt label leaves the image alone.
         local_gain = layers.Conv2D(

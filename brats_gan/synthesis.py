@@ -13,18 +13,18 @@ import numpy as np
 import tensorflow as tf
 
 from brats_gan import (
-    brats,
     data,
+    files,
     fusion,
+    lesion_components,
     metrics,
     multimodal,
-    segmentation,
+    spec,
     structural,
     structure,
     styles,
 )
 
-PER_VOLUME = 50  # samples, as many as a real subject has slices
 LABEL_CANDIDATES = 8  # labels offered to each map before it is given up
 FAINT = 0.02  # intensities below are no tissue: a sigmoid never says exactly 0
 
@@ -93,7 +93,7 @@ def images_by(export, description):
             made = export.generate_in_style(f, label, style)
         else:
             made = export.generate(f, label)
-        return tf.stack([made[name] for name in brats.MODALITIES], 1)
+        return tf.stack([made[name] for name in spec.MODALITIES], 1)
 
     return images
 
@@ -131,7 +131,7 @@ def images_of(nets, options):
 def labels_of(nets):
     """Models.segment of the networks of a lesion scheme."""
     return tf.function(
-        lambda x: tf.argmax(segmentation.segment(nets, x), -1, tf.int32),
+        lambda x: tf.argmax(lesion_components.segment(nets, x), -1, tf.int32),
         autograph=False,
     )
 
@@ -226,7 +226,7 @@ def samples(
             waiting.appendleft((number, attempt.attempt + 1))
             return
         if number not in best:
-            raise brats.DataError(
+            raise files.DataError(
                 f"sample {number}: all {max_tries} attempts have a slice that is "
                 "constant or not finite, so the generator has learnt nothing or has "
                 "diverged; look at its losses.jsonl, and train it longer or anew"
@@ -322,77 +322,3 @@ def _render(models, attempts, batch_size):
         whole = np.isfinite(raw).all() and (np.ptp(image, axis=(1, 2)) > 0).all()
         image = image[..., 0].astype(np.float32) if whole else None
         yield attempt, image, label.astype(np.uint8)
-
-
-def volumes(output_dir, image_size):
-    """Yields (id, images [S, 4, H, W] in [0, 1]) of what `write_volume` wrote."""
-    for subject in brats.find_subjects(output_dir, "brats2018"):
-        images, _ = brats.read_subject(
-            subject._replace(prepared=True), image_size=image_size, labels=False
-        )
-        yield subject.name, np.moveaxis(images, -1, 1)
-
-
-COLUMNS = (
-    "id",
-    "slice",
-    "number",
-    "seed",
-    "label_subject",
-    "lesion_pixels",
-    "tries",
-    "mae",
-    "dice",
-    "accepted",
-    "rejected_structure",
-    "rejected_label",
-    "rejected_dice",
-    "rejected_blank",
-)
-
-
-def manifest_row(sample, volume_id, position, seed):
-    """One line of manifest.csv, by COLUMNS."""
-    values = (
-        volume_id,
-        position,
-        sample.number,
-        seed,
-        sample.label_subject,
-        int(np.count_nonzero(sample.label)),
-        sample.tries,
-        f"{sample.mae:.5f}",
-        f"{sample.dice:.5f}",
-        int(sample.accepted),
-        sample.rejected_structure,
-        sample.rejected_label,
-        sample.rejected_dice,
-        sample.rejected_blank,
-    )
-    return dict(zip(COLUMNS, values, strict=True))
-
-
-def write_volume(output_dir, volume_id, group):
-    """Writes up to PER_VOLUME samples as the slices of a volume, BraTS 2018-21 layout.
-
-    Each file is whole or absent; the label comes last, so a volume with a label is
-    whole.
-    """
-    folder = brats.folder_within(output_dir, volume_id)
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def write(name, arrays, is_label=True, outside=0):
-        field = brats.place_back(np.stack(arrays) - outside, label=is_label) + outside
-        volume = np.moveaxis(field, 0, -1)  # [H, W, S]
-        path = folder / f"{volume_id}_{name}.nii.gz"
-        if is_label:
-            brats.write_nifti(path, volume, np.uint8)
-        else:
-            brats.write_nifti(path, volume, np.int16, slope=brats.IMAGE_SLOPE)
-
-    for index, modality in enumerate(brats.MODALITIES):
-        write(modality, [sample.images[index] for sample in group], is_label=False)
-    write("structure", [sample.structure for sample in group])
-    # 1 outside the brain: so is all that the full field adds around the slice.
-    write("background", [sample.background for sample in group], outside=1)
-    write("seg", [sample.label for sample in group])

@@ -28,6 +28,7 @@ from brats_gan import (  # noqa: F401 - imported before the first fork
     addons,
     code_bank,
     figures,
+    layers,
     multimodal,
     networks,
     runs,
@@ -35,8 +36,9 @@ from brats_gan import (  # noqa: F401 - imported before the first fork
     segmentation,
     structural,
     synthesis,
-    tables,
+    synthetic_dataset,
 )
+from brats_gan.experiments import tables  # noqa: F401
 
 UNITS = 5  # of that clock, two a step: a checkpoint every third step
 
@@ -55,7 +57,7 @@ def stop_at_step(kind, number, name):
         options |= {"log_every": 1, "checkpoint_seconds": UNITS}
         return real_loop(run_dir, watched, *arguments, **options)
 
-    runs.time = types.SimpleNamespace(monotonic=itertools.count().__next__)
+    runs.training.time = types.SimpleNamespace(monotonic=itertools.count().__next__)
     runs.loop = loop
 
 
@@ -88,12 +90,12 @@ def run(point, script, flags):
     else:
         number, name = where or (-1, "SIGKILL")
         stop_at_step(kind, int(number), name)
-    synthesis.PER_VOLUME = 2
+    synthetic_dataset.PER_VOLUME = 2
     sys.argv = [script, *flags]
     runpy.run_path(script, run_name="__main__")
 
 
-for late in (addons, code_bank, figures, networks, schedules, synthesis):
+for late in (addons, code_bank, figures, layers, networks, schedules, synthesis):
     vars(late)  # brats_gan/lazy.py would have each process load them
 points, script, *flags = sys.argv[1:]
 codes = []

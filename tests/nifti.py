@@ -1,6 +1,6 @@
 """Tiny subjects on disk, in every layout, for all tests.
 
-Written with nibabel and SimpleITK, not with `brats.write_nifti`, so that a mistake made
+Written with nibabel and SimpleITK, not with `io.write_nifti`, so that a mistake made
 both in reading and in writing does not cancel out.
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from brats_gan import brats
+from brats_gan import io, spec
 
 _BRIGHTNESS = {"t1": 600, "t2": 900, "t1ce": 700, "flair": 500}
 # How much each label changes a modality, relative to the brain around it.
@@ -55,7 +55,7 @@ def brain(shape=(32, 32, 8), seed=0, labels=(1, 2, 3, 4)):
     label = np.where(np.isin(label, (0, *labels)), label, 2).astype(np.uint8)
     label[~inside] = 0
     images = {}
-    for modality in brats.MODALITIES:
+    for modality in spec.MODALITIES:
         texture = 1 + 0.1 * grid[0] + 0.05 * rng.standard_normal(shape)
         change = np.array([1.0, *(_CONTRAST[modality][i] for i in (1, 2, 3, 4))])
         image = _BRIGHTNESS[modality] * texture * change[label]
@@ -125,7 +125,7 @@ def write_subject(
         name: of the subject.
         shape: (H, W, S).
         seed: of the brain.
-        layout: one of brats.LAYOUTS.
+        layout: one of io.LAYOUTS.
         axes: "LPS" or "RAS", how the voxels are stored.
         extension: ".nii.gz", ".nii" or ".mha"; None for that of the layout.
         label: whether there is a label file.
@@ -134,7 +134,7 @@ def write_subject(
         channels: order of the modalities in a 4-D MSD file.
     """
     folder = Path(folder)
-    mapping = brats.LABEL_MAPS[layout]
+    mapping = io.LABEL_MAPS[layout]
     drawn = [v for v in mapping.values() if v] if labels is None else labels
     images, ours = brain(shape, seed, drawn)
     stored = np.zeros(5, np.uint8)
@@ -161,7 +161,7 @@ def write_subject(
 def _write_msd(folder, name, volumes, axes, extension, channels):
     stacked = np.stack([volumes[m] for m in channels], axis=-1).astype(np.float32)
     path = write_volume(folder / "imagesTr" / f"{name}{extension}", stacked, axes)
-    files = dict.fromkeys(brats.MODALITIES, path)
+    files = dict.fromkeys(spec.MODALITIES, path)
     if "seg" in volumes:
         label_path = folder / "labelsTr" / f"{name}{extension}"
         files["seg"] = write_volume(label_path, volumes["seg"], axes)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brats_gan import addons
+from brats_gan import addons, layers
 
 needs_tfa = pytest.mark.skipif(
     addons.tfa is None, reason="tensorflow-addons exists for Python 3.10 and 3.11 only"
@@ -29,22 +29,22 @@ def test_instance_norm_and_transforms_agree_with_tensorflow_addons(
     with_tfa = [
         addons.projective_transform(images, transforms, interpolation, 7.0),
         addons.gaussian_blur(images),
-        addons.tfa.layers.InstanceNormalization(epsilon=addons.EPSILON)(images),
+        addons.tfa.layers.InstanceNormalization(epsilon=layers.EPSILON)(images),
     ]
     monkeypatch.setattr(addons, "tfa", None)
     without = [
         addons.projective_transform(images, transforms, interpolation, 7.0),
         addons.gaussian_blur(images),
-        addons.instance_norm()(images),
+        layers.instance_norm()(images),
     ]
     for one, other in zip(with_tfa, without, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 
 def test_instance_norm_agrees_with_keras_group_normalization(images):
-    keras_own = tf.keras.layers.GroupNormalization(groups=-1, epsilon=addons.EPSILON)
+    keras_own = tf.keras.layers.GroupNormalization(groups=-1, epsilon=layers.EPSILON)
     np.testing.assert_allclose(
-        addons.instance_norm()(images), keras_own(images), atol=2e-5
+        layers.instance_norm()(images), keras_own(images), atol=2e-5
     )
 
 
@@ -53,7 +53,7 @@ def test_adam_takes_the_steps_of_keras_adam(beta_1):
     schedule = tf.keras.optimizers.schedules.PolynomialDecay(0.1, 8, 0.01)
     optimizers = [
         kind(schedule, beta_1=beta_1)
-        for kind in (addons.Adam, tf.keras.optimizers.Adam)
+        for kind in (layers.Adam, tf.keras.optimizers.Adam)
     ]
     start = [tf.constant([[1.0, -2.0], [3.0, 0.5]]), tf.constant([0.25])]
     both = [[tf.Variable(each) for each in start] for _ in optimizers]
@@ -86,7 +86,7 @@ def test_gradients_of_the_norms_are_those_that_tensorflow_derives(images):
 
     def derived(x, gain, offset):
         mean, variance = tf.nn.moments(x, [1, 2], keepdims=True)
-        x = (x - mean) * tf.math.rsqrt(variance + addons.EPSILON)
+        x = (x - mean) * tf.math.rsqrt(variance + layers.EPSILON)
         return x * gain + offset
 
     def gradients(norm, *inputs):
@@ -95,7 +95,7 @@ def test_gradients_of_the_norms_are_those_that_tensorflow_derives(images):
             loss = tf.reduce_mean(tf.square(norm(*inputs) - target))
         return tape.gradient(loss, inputs)
 
-    layer = addons.instance_norm()
+    layer = layers.instance_norm()
     layer.build(images.shape)
     layer.set_weights([gain[0], offset[0]])
     with tf.GradientTape() as tape:
@@ -105,7 +105,7 @@ def test_gradients_of_the_norms_are_those_that_tensorflow_derives(images):
     for one, other in zip(shared, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
-    conditional = addons.conditional_instance_norm()
+    conditional = layers.conditional_instance_norm()
     for one, other in zip(
         gradients(lambda *inputs: conditional(list(inputs)), images, gain, offset),
         gradients(
@@ -121,7 +121,7 @@ def test_gradients_of_the_norms_are_those_that_tensorflow_derives(images):
 
 def test_norms_of_one_shape_share_a_trace():
     x = tf.random.stateless_normal([2, 3, 7, 5], [1, 2])  # a shape of no other test
-    norms = [addons.instance_norm() for _ in range(3)]
+    norms = [layers.instance_norm() for _ in range(3)]
     for norm in norms:
         norm.build(x.shape)
 
@@ -132,7 +132,7 @@ def test_norms_of_one_shape_share_a_trace():
             y = norms[2](norms[1](norms[0](x)))
         return tape.gradient(y, x)
 
-    halves = (addons._normalised, addons._normalised_gradient)
+    halves = (layers._normalised, layers._normalised_gradient)
     before = [half.experimental_get_tracing_count() for half in halves]
     gradient.get_concrete_function(x)
     after = [half.experimental_get_tracing_count() for half in halves]
@@ -141,19 +141,19 @@ def test_norms_of_one_shape_share_a_trace():
 
 def test_instance_norm_of_a_constant_channel_is_zero():
     x = tf.fill([1, 4, 4, 2], 1234.5)
-    np.testing.assert_allclose(addons.instance_norm()(x), np.zeros([1, 4, 4, 2]))
+    np.testing.assert_allclose(layers.instance_norm()(x), np.zeros([1, 4, 4, 2]))
 
 
 def test_conditional_norm_is_the_plain_one_with_a_gain_and_offset_an_image(images):
     gain = tf.random.stateless_normal([3, 4], [5, 6])
     offset = tf.random.stateless_normal([3, 4], [7, 8])
-    plain = addons.instance_norm()(images).numpy()
+    plain = layers.instance_norm()(images).numpy()
     expected = plain * gain[:, None, None] + offset[:, None, None]
-    made = addons.conditional_instance_norm()([images, gain, offset])
+    made = layers.conditional_instance_norm()([images, gain, offset])
     np.testing.assert_allclose(made, expected, atol=2e-5)
 
 
-class FewSteps(addons.LossScaledAdam):
+class FewSteps(layers.LossScaledAdam):
     INITIAL_SCALE = 8.0
     GROWTH_STEPS = 2
 
@@ -197,7 +197,7 @@ def test_a_step_that_is_not_finite_moves_nothing():
 
 def test_scaled_gradients_make_the_steps_of_adam():
     adam, weight = scaled_adam()
-    plain, other = addons.Adam(0.1, beta_1=0.5), tf.Variable([1.0, -2.0])
+    plain, other = layers.Adam(0.1, beta_1=0.5), tf.Variable([1.0, -2.0])
     plain.build([other])
     for number in range(5):  # the scale is doubled on the way
         gradient = tf.random.stateless_normal([2], [3, number])
@@ -222,7 +222,7 @@ def test_the_loss_scale_is_part_of_a_checkpoint(tmp_path):
     np.testing.assert_array_equal(weight, other)
 
 
-@pytest.mark.parametrize("kind", [addons.Adam, FewSteps])
+@pytest.mark.parametrize("kind", [layers.Adam, FewSteps])
 def test_an_optimizer_that_is_restarted_takes_its_first_steps_again(kind):
     weight = tf.Variable([1.0, -2.0])
     adam = kind(0.1, beta_1=0.5)
@@ -244,7 +244,7 @@ def test_an_optimizer_that_is_restarted_takes_its_first_steps_again(kind):
 def test_instance_norm_computes_in_float32_under_bfloat16():
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
-        layer = addons.instance_norm()
+        layer = layers.instance_norm()
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
     assert layer(tf.ones([1, 2, 2, 1], tf.bfloat16)).dtype == tf.float32

@@ -11,7 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from brats_gan import brats, checks
+from brats_gan import files, io
+from brats_gan.io import checks
 from tests import nifti
 
 ROOT = Path(__file__).parent.parent
@@ -443,9 +444,9 @@ def test_reading_bad_input_is_the_same_error(kind, tmp_path):
     spoil, message, _ = UNUSABLE[kind]
     folder = Folder(tmp_path / "data")
     spoil(folder)
-    with pytest.raises(brats.DataError) as caught:
-        for subject in brats.find_subjects(folder.path):
-            brats.read_subject(subject, SLICES)
+    with pytest.raises(files.DataError) as caught:
+        for subject in io.find_subjects(folder.path):
+            io.read_subject(subject, SLICES)
     assert _matches(message, str(caught.value))
 
 
@@ -459,7 +460,7 @@ def test_an_oddity_is_a_note(kind, tmp_path):
     assert any(_matches(message, m) for _, m in report.notes)
 
 
-@pytest.mark.parametrize("layout", brats.LAYOUTS)
+@pytest.mark.parametrize("layout", io.LAYOUTS)
 def test_a_good_folder_of_every_layout_is_usable(layout, tmp_path):
     for number, name in enumerate("AB"):
         nifti.write_subject(tmp_path, name, SHAPE, number, layout)
@@ -504,7 +505,7 @@ def test_the_quick_check_refuses_with_every_file(kind, tmp_path):
     folder.files["flair"].unlink()  # and B has a second problem, of its own
     nifti.write_subject(folder.path, "C", SHAPE, 2)
     (folder.path / "C" / "C_t2.nii.gz").write_bytes(b"")
-    with pytest.raises(brats.DataError, match="no flair image") as caught:
+    with pytest.raises(files.DataError, match="no flair image") as caught:
         checks.require_usable(folder.path, slices=SLICES)
     assert "C_t2.nii.gz: not a NIfTI file" in str(caught.value)
     assert "--nocheck" in str(caught.value)

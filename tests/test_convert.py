@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from brats_gan import brats, convert
+from brats_gan import files, io, spec
+from brats_gan.io import convert
 from tests import nifti
 
 ROOT = Path(__file__).parent.parent
@@ -18,16 +19,16 @@ SLICES = (2, 7)
 
 
 @pytest.mark.parametrize("axes", ["LPS", "RAS"])
-@pytest.mark.parametrize("layout", brats.LAYOUTS)
+@pytest.mark.parametrize("layout", io.LAYOUTS)
 def test_a_converted_subject_gives_equal_tensors(layout, axes, tmp_path):
     nifti.write_subject(tmp_path / "in", "A", SHAPE, layout=layout, axes=axes)
     done, problems = convert.convert(tmp_path / "in", tmp_path / "out")
     assert (done, problems) == (["A"], [])
-    (before,), (after,) = (brats.find_subjects(tmp_path / d) for d in ("in", "out"))
+    (before,), (after,) = (io.find_subjects(tmp_path / d) for d in ("in", "out"))
     assert after.layout == "brats2018"
     for one, other in zip(
-        brats.read_subject(before, SLICES),
-        brats.read_subject(after, SLICES),
+        io.read_subject(before, SLICES),
+        io.read_subject(after, SLICES),
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
@@ -36,7 +37,7 @@ def test_a_converted_subject_gives_equal_tensors(layout, axes, tmp_path):
 def test_files_have_the_names_of_brats_2018(tmp_path):
     nifti.write_subject(tmp_path / "in", "A", SHAPE, layout="brats2015")
     convert.convert(tmp_path / "in", tmp_path / "out")
-    roles = (*brats.MODALITIES, "seg")
+    roles = (*spec.MODALITIES, "seg")
     names = sorted(path.name for path in (tmp_path / "out" / "A").iterdir())
     assert names == sorted(f"A_{role}.nii.gz" for role in roles)
 
@@ -50,7 +51,7 @@ def test_every_voxel_stays_where_it_was_in_the_world(tmp_path):
     affine = np.diag([1.0, 1.0, 2.0, 1.0])
     affine[:2, :3] = turn
     affine[:3, 3] = (50, -20, 7)
-    for modality in brats.MODALITIES:
+    for modality in spec.MODALITIES:
         path = tmp_path / "in" / "A" / f"A_{modality}.nii"
         nifti.write_volume(path, volume, axes="RAS", placed=affine)
     convert.convert(tmp_path / "in", tmp_path / "out")
@@ -108,12 +109,12 @@ def test_a_bad_subject_does_not_stop_the_others(tmp_path):
 
 def test_a_disk_that_does_not_keep_voxels_is_noticed(tmp_path, monkeypatch):
     nifti.write_subject(tmp_path / "in", "A", SHAPE)
-    write_nifti = brats.write_nifti
+    write_nifti = io.write_nifti
 
     def forgetful(path, volume, *args, **kwargs):
         write_nifti(path, np.where(volume == volume.max(), 0, volume), *args, **kwargs)
 
-    monkeypatch.setattr(brats, "write_nifti", forgetful)
+    monkeypatch.setattr(io, "write_nifti", forgetful)
     done, ((_, message),) = convert.convert(tmp_path / "in", tmp_path / "out")
     assert done == []
     assert "does not read back as written" in message
@@ -135,7 +136,7 @@ def test_a_link_from_the_data_into_the_output_is_refused(tmp_path):
     nifti.write_subject(tmp_path / "out", "A")
     (tmp_path / "in").mkdir()
     (tmp_path / "in/A").symlink_to(tmp_path / "out/A")
-    with pytest.raises(brats.DataError, match="is a link into"):
+    with pytest.raises(files.DataError, match="is a link into"):
         convert.convert(tmp_path / "in", tmp_path / "out")
 
 
@@ -150,7 +151,7 @@ def test_a_folder_that_cannot_be_written_is_a_problem(tmp_path):
 @pytest.mark.parametrize("output", ["in", "in/out"])
 def test_the_folder_that_is_read_is_not_written_to(output, tmp_path):
     nifti.write_subject(tmp_path / "in", "A", SHAPE)
-    with pytest.raises(brats.DataError, match="inside the folder that is read"):
+    with pytest.raises(files.DataError, match="inside the folder that is read"):
         convert.convert(tmp_path / "in", tmp_path / output)
 
 
@@ -188,7 +189,7 @@ def test_convert_says_how_many_it_converted(tmp_path):
     run = _run("convert", *folders)
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout == f"1 of 1 subjects are in {tmp_path / 'out'}\n"
-    assert len(brats.find_subjects(tmp_path / "out")) == 1
+    assert len(io.find_subjects(tmp_path / "out")) == 1
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brats_gan import brats, data
+from brats_gan import data, files, io
 from tests import nifti
 
 SLICES = (1, 5)
@@ -24,13 +24,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def slices(folder):
-    return data.Slices(brats.find_subjects(folder), SIZE, SLICES)
+    return data.Slices(io.find_subjects(folder), SIZE, SLICES)
 
 
 def test_slices_are_what_the_reader_reads(folder, slices):
     assert len(slices) == 3 * 4
-    subject = brats.find_subjects(folder)[1]
-    images, labels = brats.read_subject(subject, SLICES, SIZE)
+    subject = io.find_subjects(folder)[1]
+    images, labels = io.read_subject(subject, SLICES, SIZE)
     position = next(
         i for i, (s, number) in enumerate(slices.index) if (s, number) == (1, 2)
     )
@@ -50,27 +50,27 @@ def test_background_is_exactly_zero_in_the_batches(slices):
 def test_slices_without_brain_are_left_out(tmp_path):
     files = nifti.write_subject(tmp_path, "s0", (160, 160, 6))
     for path in files.values():
-        volume, affine = brats.load_volume(path)
+        volume, affine = io.load_volume(path)
         volume = (
             np.moveaxis(np.array(volume), 0, -1) if volume.shape[0] == 6 else volume
         )
         volume = np.array(volume)
         volume[:, :, 2] = 0
         nifti.write_volume(path, volume)
-    made = data.Slices(brats.find_subjects(tmp_path), SIZE, (0, 6))
+    made = data.Slices(io.find_subjects(tmp_path), SIZE, (0, 6))
     assert 2 not in made.index[:, 1] and len(made) == 5
 
 
 def test_a_second_reading_takes_the_cache(folder, tmp_path, monkeypatch):
-    subjects = brats.find_subjects(folder)
+    subjects = io.find_subjects(folder)
     first = data.Slices(subjects, SIZE, SLICES, cache_dir=tmp_path)
-    monkeypatch.setattr(brats, "read_subject", None)  # would fail if called
+    monkeypatch.setattr(io, "read_subject", None)  # would fail if called
     again = data.Slices(subjects, SIZE, SLICES, cache_dir=tmp_path)
     np.testing.assert_array_equal(first.images([5]), again.images([5]))
 
 
 def test_the_cache_knows_changed_files_and_other_sizes(folder, tmp_path):
-    subjects = brats.find_subjects(folder)[:1]
+    subjects = io.find_subjects(folder)[:1]
     data.Slices(subjects, SIZE, SLICES, cache_dir=tmp_path)
     count = len(list(tmp_path.glob("*.images.npy")))
     data.Slices(subjects, 64, SLICES, cache_dir=tmp_path)
@@ -79,7 +79,7 @@ def test_the_cache_knows_changed_files_and_other_sizes(folder, tmp_path):
 
 
 def _read_through(folder, cache):
-    slices = data.Slices(brats.find_subjects(folder), SIZE, SLICES, cache)
+    slices = data.Slices(io.find_subjects(folder), SIZE, SLICES, cache)
     return slices.images(range(len(slices))), slices.labels(range(len(slices)))
 
 
@@ -95,10 +95,10 @@ def test_two_processes_may_build_one_cache(folder, slices, tmp_path):
 
 
 def test_a_cached_file_that_was_cut_off_is_named(folder, tmp_path):
-    made = data.Slices(brats.find_subjects(folder), SIZE, SLICES, tmp_path)
+    made = data.Slices(io.find_subjects(folder), SIZE, SLICES, tmp_path)
     for path in tmp_path.glob("*.images.npy"):
         path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(brats.DataError, match="images.npy: cut off; delete it"):
+    with pytest.raises(files.DataError, match="images.npy: cut off; delete it"):
         made.images(range(len(made)))
 
 
@@ -210,7 +210,7 @@ def test_no_subject_is_on_both_sides_and_the_split_stays(folder, tmp_path):
 
 def test_a_given_split_is_kept_to(folder, tmp_path):
     given = tmp_path / "given.json"
-    brats.save_split(given, {"seed": 0, "train": ["s2", "s0"], "test": ["s1"]})
+    data.save_split(given, {"seed": 0, "train": ["s2", "s0"], "test": ["s1"]})
     train, test = data.split_subjects(
         folder, tmp_path / "run", given=given, slices=SLICES
     )
@@ -219,15 +219,15 @@ def test_a_given_split_is_kept_to(folder, tmp_path):
 
 def test_a_split_of_another_folder_is_refused(folder, tmp_path):
     given = tmp_path / "given.json"
-    brats.save_split(given, {"seed": 0, "train": ["other"], "test": ["s1"]})
-    with pytest.raises(brats.DataError, match="given.json.*other"):
+    data.save_split(given, {"seed": 0, "train": ["other"], "test": ["s1"]})
+    with pytest.raises(files.DataError, match="given.json.*other"):
         data.split_subjects(folder, tmp_path / "run", given=given, slices=SLICES)
 
 
 def test_a_subject_without_label_is_named_where_labels_are_needed(tmp_path):
     nifti.write_subject(tmp_path, "blank", (160, 160, 6), label=False)
-    subjects = brats.find_subjects(tmp_path)
-    with pytest.raises(brats.DataError, match="blank has no label"):
+    subjects = io.find_subjects(tmp_path)
+    with pytest.raises(files.DataError, match="blank has no label"):
         data.Slices(subjects, SIZE, SLICES)
 
 

@@ -8,10 +8,10 @@ nibabel and Python's own gzip. `make fuzz` tries thousands, `make test` a few.
 import contextlib
 import faulthandler
 import gzip
-import io
 import json
 import shutil
 import warnings
+from io import StringIO
 from pathlib import Path
 
 import nibabel as nib
@@ -21,7 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nibabel import orientations
 
-from brats_gan import brats, checks, convert, data
+from brats_gan import data, files, io
+from brats_gan.io import checks, convert
 from tests import nifti
 
 SHAPE = (20, 18, 6)  # H, W, S
@@ -73,7 +74,7 @@ class Folder:
         """Whether a step succeeds; the only way not to is a clear DataError."""
         try:
             return step()
-        except brats.DataError as error:
+        except files.DataError as error:
             self._is_clear(str(error))
             return False
         finally:
@@ -85,8 +86,8 @@ class Folder:
         assert message.count(". ") >= 1 or "; " in message, message  # and a remedy
 
     def _read(self):
-        (subject,) = brats.find_subjects(self.path / "data")
-        images, label = brats.read_subject(subject, SLICES, SIZE)
+        (subject,) = io.find_subjects(self.path / "data")
+        images, label = io.read_subject(subject, SLICES, SIZE)
         assert images.shape == (SLICES[1] - SLICES[0], SIZE, SIZE, 4)
         assert np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1
         assert images.any((0, 1, 2)).all()
@@ -94,8 +95,8 @@ class Folder:
         return True
 
     def _cache(self):
-        subjects = brats.find_subjects(self.path / "data")
-        with contextlib.redirect_stdout(io.StringIO()):
+        subjects = io.find_subjects(self.path / "data")
+        with contextlib.redirect_stdout(StringIO()):
             data.Slices(subjects, SIZE, SLICES, self.path / "cache")
         return True
 
@@ -408,8 +409,8 @@ def test_any_split_is_refused_or_names_subjects(folders, split, spoil):
     content = json.dumps(split).encode()
     (folder / "split.json").write_bytes(spoil(content) if spoil else content)
     try:
-        found = brats.load_split(folder / "split.json")
-    except brats.DataError as error:
+        found = data.load_split(folder / "split.json")
+    except files.DataError as error:
         assert "split.json" in str(error)
     else:
         names = [*found["train"], *found["test"]]

@@ -9,7 +9,8 @@ import collections
 import numpy as np
 import pytest
 
-from brats_gan import brats, data, mixing, tables
+from brats_gan import data, files, io
+from brats_gan.experiments import mixing, tables
 from tests import nifti
 
 SUBJECTS = np.repeat(np.arange(8), 5)  # two real, six synthetic volumes
@@ -109,7 +110,7 @@ def test_enhanced_copies_come_of_every_real_slice_before_one_comes_again():
 
 
 def test_too_few_synthetic_samples_is_an_error_that_says_how_many_to_make():
-    with pytest.raises(brats.DataError, match="30 accepted.*29.*--samples=30"):
+    with pytest.raises(files.DataError, match="30 accepted.*29.*--samples=30"):
         mixing.choose(tables.TABLE2[5], SUBJECTS, REAL, SYNTHETIC[:29], 0)
 
 
@@ -124,7 +125,7 @@ def slices(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for number in range(2):
         nifti.write_subject(folder, f"s{number}", (160, 160, 4), number)
-    return data.Slices(brats.find_subjects(folder), 32, (0, 4))
+    return data.Slices(io.find_subjects(folder), 32, (0, 4))
 
 
 def test_batches_hold_real_slices_as_they_are_and_enhanced_ones_moved(slices):

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from brats_gan import (
     fusion,
+    lesion_components,
     losses,
     multimodal,
     runs,
@@ -423,10 +424,10 @@ def test_generated_images_depend_on_the_style_of_their_own_modality_only(nets, b
     assert differs.tolist() == [False, False, True, False]
 
 
-@pytest.mark.parametrize("scheme", [*segmentation.SCHEMES, "four_channel"])
+@pytest.mark.parametrize("scheme", [*lesion_components.SCHEMES, "four_channel"])
 def test_a_segmentation_step_lowers_its_loss(scheme, eagerly):
     tf.keras.utils.set_random_seed(2)
-    nets = segmentation.build(scheme, SIZE, WIDTH)
+    nets = lesion_components.build(scheme, SIZE, WIDTH)
     variables = [v for net in nets.values() for v in net.trainable_variables]
     adam = {"segmentation": runs.adam(variables, 3e-3, 1000)}
     step = segmentation.make_train_step(nets, adam, dropout=0.0)
@@ -434,7 +435,7 @@ def test_a_segmentation_step_lowers_its_loss(scheme, eagerly):
     batch = {"x": data["x"], "label": data["source_label"]}
     values = [float(step(batch, SEED)["segmentation"]) for _ in range(5)]
     assert values[-1] < values[0]
-    made = segmentation.segment(nets, batch["x"])
+    made = lesion_components.segment(nets, batch["x"])
     assert made.shape == (BATCH, 1 if scheme == "four_channel" else 4, SIZE, SIZE, 5)
     np.testing.assert_allclose(
         tf.reduce_sum(made, -1), np.ones(made.shape[:-1]), rtol=1e-5
@@ -445,11 +446,11 @@ def test_schemes_share_what_they_say_they_share():
     counts = {
         scheme: sum(
             net.count_params()
-            for net in segmentation.build(scheme, SIZE, WIDTH).values()
+            for net in lesion_components.build(scheme, SIZE, WIDTH).values()
         )
-        for scheme in segmentation.SCHEMES
+        for scheme in lesion_components.SCHEMES
     }
-    one_encoder = segmentation.build("shared_encoder", SIZE, WIDTH)[
+    one_encoder = lesion_components.build("shared_encoder", SIZE, WIDTH)[
         "EC_l"
     ].count_params()
     decoder = counts["single"] - one_encoder
@@ -459,4 +460,4 @@ def test_schemes_share_what_they_say_they_share():
 
 def test_an_unknown_scheme_is_refused():
     with pytest.raises(ValueError, match="one of"):
-        segmentation.build("double", SIZE, WIDTH)
+        lesion_components.build("double", SIZE, WIDTH)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brats_gan import networks
+from brats_gan import layers, networks
 
 # name: (builder, input shapes, output shapes, parameters). Counted from the layer
 # tables: a 3 x 3 block of a inputs and b outputs has 9ab + 2b, without norm 9ab + b.
@@ -174,7 +174,7 @@ def test_an_unlearnt_style_leaves_the_image_alone():
 
 def spectral(kernel):
     """A layer of this 1 x 1 kernel [inputs, filters] on one pixel."""
-    layer = networks.SpectralConv2D(kernel.shape[1], 1, use_bias=False)
+    layer = layers.SpectralConv2D(kernel.shape[1], 1, use_bias=False)
     pixel = np.ones([1, 1, 1, kernel.shape[0]], np.float32)
     layer(pixel)
     layer.kernel.assign(kernel[None, None])
@@ -249,12 +249,11 @@ def test_scores_and_images_are_float32_in_bfloat16(name):
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_resize_convolution_is_upsampling_and_a_convolution(bias):
-    layers = tf.keras.layers
     image = tf.keras.Input((3, 5, 2))
-    one = networks.ResizeConv2D(4, use_bias=bias)
-    other = layers.Conv2D(4, 3, padding="same", use_bias=bias)
+    one = layers.ResizeConv2D(4, use_bias=bias)
+    other = tf.keras.layers.Conv2D(4, 3, padding="same", use_bias=bias)
     short = tf.keras.Model(image, one(image))
-    long = tf.keras.Model(image, other(layers.UpSampling2D(2)(image)))
+    long = tf.keras.Model(image, other(tf.keras.layers.UpSampling2D(2)(image)))
     assert tuple(short.output.shape) == (None, 6, 10, 4)
     weights = [tf.random.stateless_normal([3, 3, 2, 4], [1, 2]), tf.range(4.0)]
     for layer in (one, other):

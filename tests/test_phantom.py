@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from brats_gan import phantom
-from brats_gan.brats import MODALITIES
+from brats_gan.spec import MODALITIES
 
 SLAB = (78, 90)  # 12 slices through the ventricles, a fifth of the usual cost
 
@@ -167,7 +167,7 @@ def test_inversion_recovery_is_null_at_t1_times_log_two():
 def head():
     """Grid, pose and anatomy of one narrow head without lesions."""
     rng = np.random.default_rng(5)
-    grid, pose = phantom.slab_grid((80, 84)), phantom.draw_pose(rng)
+    grid, pose = phantom.slab((80, 84)), phantom.draw_pose(rng)
     return grid, pose, phantom.build_anatomy(rng, phantom.Warp(rng, grid, pose, []))
 
 
@@ -217,7 +217,7 @@ def test_a_ring_has_oedema_outside_enhancement_and_necrosis_inside(head):
 
 
 def test_a_lesion_pushes_tissue_away_from_its_centre():
-    grid, centre = phantom.slab_grid((80, 84)), np.array([90.0, 120.0, 82.0])
+    grid, centre = phantom.slab((80, 84)), np.array([90.0, 120.0, 82.0])
     pose = phantom.draw_pose(np.random.default_rng(5))
     index = tuple(np.subtract([100, 120, 82], grid.start))  # 10 mm beside it
     places = []
@@ -233,7 +233,7 @@ def test_a_lesion_pushes_tissue_away_from_its_centre():
 
 def test_lesions_vary_in_number_size_and_composition():
     rng = np.random.default_rng(0)
-    grid, pose = phantom.slab_grid(phantom.SLICES), phantom.draw_pose(rng)
+    grid, pose = phantom.slab(phantom.SLICES), phantom.draw_pose(rng)
     draws = [phantom.draw_lesions(rng, grid, phantom.SLICES, pose) for _ in range(100)]
     lesions = [lesion for draw in draws for lesion in draw]
     assert {len(draw) for draw in draws} == {0, 1, 2}
@@ -245,7 +245,7 @@ def test_lesions_vary_in_number_size_and_composition():
 
 
 def test_smooth_noise_has_unit_deviation():
-    grid = phantom.Grid((0, 0, 0), (120, 120, 60))
+    grid = phantom.Box((0, 0, 0), (120, 120, 60))
     noise = phantom.smooth_noise(np.random.default_rng(0), grid, 5)
     # About 24 x 24 x 12 independent values: the deviation is good to a few per cent.
     assert noise.std() == pytest.approx(1, abs=0.08)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import flags
 
 from benchmarks import rig
-from brats_gan import multimodal, networks, precision, runs, segmentation, structural
+from brats_gan import layers, lesion_components, multimodal, precision, runs, structural
 from tests import nifti
 
 ROOT = Path(__file__).parents[1]
@@ -146,7 +146,7 @@ def products(net):
             _, *pixels, channels = layer.input.shape
             _, *made, filters = layer.output.shape
             taps = math.prod(layer.kernel_size)
-            if isinstance(layer, networks.ResizeConv2D):
+            if isinstance(layer, layers.ResizeConv2D):
                 made, taps, filters = [side + 1 for side in pixels], 4, 4 * filters
             yield math.prod(made) * taps * channels * filters
 
@@ -189,14 +189,14 @@ def images_decoded(all_pairs):
             multimodal.heaviest_convolution(64, 16, 1),
         ),
         (
-            lambda: segmentation.build("four_channel", 64, 16),
+            lambda: lesion_components.build("four_channel", 64, 16),
             {"SEG": 1},
-            segmentation.heaviest_convolution("four_channel", 64, 16, 1),
+            lesion_components.heaviest_convolution("four_channel", 64, 16, 1),
         ),
         (
-            lambda: segmentation.build("single", 64, 16),
+            lambda: lesion_components.build("single", 64, 16),
             {"SEG": 4},
-            segmentation.heaviest_convolution("single", 64, 16, 1),
+            lesion_components.heaviest_convolution("single", 64, 16, 1),
         ),
     ],
 )
@@ -238,7 +238,9 @@ def settled(tmp_path, monkeypatch):
         values(["train.py", *command])
         monkeypatch.setattr(flags, "FLAGS", values)
         monkeypatch.setattr(
-            runs, "key_flags", lambda: {f.name: f.serialize() for f in [values[name]]}
+            runs.folder,
+            "key_flags",
+            lambda: {f.name: f.serialize() for f in [values[name]]},
         )
         name = "precision"
         found = precision.settle(holder, tmp_path / "run", deterministic, CONVOLUTION)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from brats_gan import brats, data, privacy
+from brats_gan import data, io, privacy
 from tests import nifti
 
 SIZE = 64
@@ -16,7 +16,7 @@ def sides(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for number in range(5):
         nifti.write_subject(folder, f"s{number}", (160, 160, 4), number)
-    subjects = brats.find_subjects(folder)
+    subjects = io.find_subjects(folder)
     return [data.Slices(part, SIZE, (0, 4)) for part in (subjects[:3], subjects[3:])]
 
 

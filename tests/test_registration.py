@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from brats_gan import brats, data, registration
+from brats_gan import data, io, registration
 from tests import nifti
 
 
@@ -12,7 +12,7 @@ def real(tmp_path_factory):
     """Registered slices [N, 4, 64, 64] of a tiny subject."""
     folder = tmp_path_factory.mktemp("data")
     nifti.write_subject(folder, "A", (160, 160, 4))
-    slices = data.Slices(brats.find_subjects(folder), 64, (0, 4))
+    slices = data.Slices(io.find_subjects(folder), 64, (0, 4))
     return slices.intensities(range(len(slices)))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brats_gan import brats, data, runs
+from brats_gan import data, files, runs, spec
 from tests import nifti
 from tests.test_runs import shown
 
@@ -206,7 +206,7 @@ class Generator(tf.Module):
     )
     def generate(self, structure, label):
         image = 0.1 + 0.2 * tf.cast(label, tf.float32)[..., None] + 0.05 * structure
-        return {name: image for name in brats.MODALITIES}
+        return {name: image for name in spec.MODALITIES}
 
 
 class Segmentor(tf.Module):
@@ -221,7 +221,7 @@ def trained(folder, tmp_path_factory):
     """Flags of build_dataset.py for two finished runs of stand-ins for the networks."""
     root = tmp_path_factory.mktemp("runs")
     names = ["s0", "s1"]
-    brats.save_split(
+    data.save_split(
         root / "structural/split.json", {"seed": 0, "train": names, "test": ["s2"]}
     )
     described = {**data.preprocessing(SIZE, (1, 5)), "training_subjects": names}
@@ -231,7 +231,7 @@ def trained(folder, tmp_path_factory):
         ("multimodal/export/segmentor", Segmentor(), {"scheme": "multiple"}),
     ):
         tf.saved_model.save(module, str(root / path))
-        runs.write_json(root / f"{path}.json", {**described, **more})
+        files.write_json(root / f"{path}.json", {**described, **more})
     return root, [
         f"--data_dir={folder}",
         f"--structural_run={root / 'structural'}",
@@ -293,9 +293,9 @@ def test_an_export_with_other_preprocessing_is_refused_with_the_difference(
     root, _ = trained
     path = root / f"{export}.json"
     before = path.read_text()
-    runs.write_json(path, {**json.loads(before), key: value})
-    # In a process of its own: the flags of two scripts do not go together.
-    load = "import sys, build_dataset; build_dataset.load_models(*sys.argv[1:])"
+    files.write_json(path, {**json.loads(before), key: value})
+    load = "import sys; from brats_gan import trained_models; "
+    load += "trained_models.load_models(*sys.argv[1:])"
     arguments = [root / "structural", *[root / "multimodal"] * 2]
     try:
         done = subprocess.run(

@@ -15,7 +15,7 @@ import tensorflow as tf
 from absl import flags
 
 import brats_gan
-from brats_gan import brats, figures, runs, schedules
+from brats_gan import common_flags, figures, files, runs, schedules
 from tests import scripts
 
 loop_overhead = scripts.module("benchmarks.loop_overhead")
@@ -174,7 +174,10 @@ def test_no_checkpoint_is_written_after_a_loss_that_is_not_finite(
 
 def test_a_deterministic_run_has_one_step_a_call():
     asked, on, off = (types.SimpleNamespace(value=v) for v in (7, True, None))
-    assert (runs.per_call(asked, on), runs.per_call(asked, off)) == (1, 7)
+    assert (common_flags.per_call(asked, on), common_flags.per_call(asked, off)) == (
+        1,
+        7,
+    )
 
 
 @pytest.mark.parametrize("steps_per_call", [2, 5, 100])
@@ -202,7 +205,9 @@ def test_auto_puts_only_short_steps_together_and_says_how_long_it_takes(
 ):
     clock = itertools.count()
     monkeypatch.setattr(
-        runs, "time", types.SimpleNamespace(monotonic=lambda: next(clock) * seconds)
+        runs.training,
+        "time",
+        types.SimpleNamespace(monotonic=lambda: next(clock) * seconds),
     )
     python_calls.clear()
     options = {"log_every": 100, "steps_per_call": "auto"}
@@ -216,7 +221,7 @@ def test_auto_puts_only_short_steps_together_and_says_how_long_it_takes(
 
 @pytest.mark.parametrize("text", ["0", "-1", "2.5", "some"])
 def test_steps_per_call_is_auto_or_a_number_above_0(text):
-    parser = runs.StepsPerCall()
+    parser = common_flags.StepsPerCall()
     assert parser.parse("auto") == "auto" and parser.parse("12") == 12
     with pytest.raises(ValueError, match="neither auto nor a number above 0"):
         parser.parse(text)
@@ -241,10 +246,10 @@ def test_what_a_step_fetches_to_the_host_is_one_copy_a_logged_line(
 
 def test_batches_are_copied_to_a_gpu_and_left_as_they_are_without(monkeypatch):
     batches = tf.data.Dataset.range(3)
-    assert runs._on_device(batches) is batches
+    assert runs.training._on_device(batches) is batches
     stand_in = tf.config.list_logical_devices("CPU")
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: stand_in)
-    copied = runs._on_device(batches)
+    copied = runs.training._on_device(batches)
     assert copied is not batches
     assert [int(each) for each in copied] == [0, 1, 2]
 
@@ -395,10 +400,10 @@ def test_a_full_disk_leaves_the_export_that_was_there(tmp_path):
 
 
 def test_a_full_disk_leaves_the_file_that_was_there(tmp_path):
-    brats.write_atomically(tmp_path / "a.json", b"old")
+    files.write_atomically(tmp_path / "a.json", b"old")
     with disk_with(100):
-        with pytest.raises(brats.DataError, match="a.json: cannot be written.*room"):
-            brats.write_atomically(tmp_path / "a.json", b"new" * 100)
+        with pytest.raises(files.DataError, match="a.json: cannot be written.*room"):
+            files.write_atomically(tmp_path / "a.json", b"new" * 100)
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
 
 
@@ -416,7 +421,7 @@ def test_a_signal_stops_after_its_step_with_a_checkpoint(tmp_path, number):
 
 def test_a_signal_stops_after_its_call_with_a_checkpoint(tmp_path, monkeypatch):
     whole = train(tmp_path / "whole", 20, log_every=10, traced=True)
-    real = runs._several
+    real = runs.training._several
 
     def several(*arguments):
         call = real(*arguments)
@@ -428,7 +433,7 @@ def test_a_signal_stops_after_its_call_with_a_checkpoint(tmp_path, monkeypatch):
 
         return signalled
 
-    monkeypatch.setattr(runs, "_several", several)
+    monkeypatch.setattr(runs.training, "_several", several)
     options = {"log_every": 10, "steps_per_call": 5, "traced": True}
     with pytest.raises(runs.Stopped, match="SIGTERM after step 10 of 20"):
         train(tmp_path / "run", 20, **options)
@@ -464,7 +469,7 @@ def test_a_deterministic_run_has_neither_onednn_nor_another_order_of_operations(
 HOLD = """
 import sys
 from brats_gan import runs
-runs.key_flags = dict
+runs.folder.key_flags = dict
 runs.start(sys.argv[1])
 print("held", flush=True)
 sys.stdin.read()
@@ -475,7 +480,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(
     script, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(sys, "argv", ["-c"])
-    monkeypatch.setattr(runs, "key_flags", dict)
+    monkeypatch.setattr(runs.folder, "key_flags", dict)
     command = [sys.executable, "-c", HOLD, tmp_path / "run"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as first:
@@ -571,7 +576,7 @@ def script(monkeypatch):
     flags.DEFINE_bool("on", True, "", flag_values=values)
     monkeypatch.setattr(sys, "argv", ["/somewhere/train.py"])
     monkeypatch.setattr(
-        runs,
+        runs.folder,
         "key_flags",
         lambda: {f.name: f.serialize() for f in map(values.__getitem__, values)},
     )
@@ -620,7 +625,7 @@ def length(script, tmp_path):
             values[name].unparse()
         values(["train.py", *arguments])
         given = [flag for flag in (values["steps"], values["epochs"]) if flag.value]
-        runs.key_flags = lambda: {flag.name: flag.serialize() for flag in given}
+        runs.folder.key_flags = lambda: {flag.name: flag.serialize() for flag in given}
         runs.start(tmp_path, free=runs.LENGTH)
         return runs.total_steps(tmp_path, steps, epochs, 50, 10, 1.0)
 
@@ -687,7 +692,7 @@ def test_fewer_steps_than_are_done_are_refused_and_the_run_is_left_as_it_is(
 
 def test_a_run_whose_length_is_not_free_keeps_it(length, tmp_path):
     length("--steps=100")
-    runs.key_flags = lambda: {"steps": "--steps=200"}
+    runs.folder.key_flags = lambda: {"steps": "--steps=200"}
     with pytest.raises(runs.RunError, match="--steps=100  ->  --steps=200"):
         runs.start(tmp_path)
 

@@ -15,17 +15,19 @@ import pytest
 import tensorflow as tf
 
 from brats_gan import (
-    brats,
     data,
+    files,
+    io,
+    lesion_components,
     multimodal,
     runs,
-    segmentation,
+    spec,
     structural,
     structure,
     styles,
-    tables,
     weights,
 )
+from brats_gan.experiments import tables
 from tests import nifti, scripts
 
 train_structural = scripts.module("train_structural")
@@ -67,13 +69,13 @@ def chain(tmp_path_factory):
     Each script reads the same three patients from a folder of another layout.
     """
     root = tmp_path_factory.mktemp("chain")
-    for layout in brats.LAYOUTS:
+    for layout in io.LAYOUTS:
         for number in range(3):
             # Labels that every layout has.
             nifti.write_subject(
                 root / layout, f"s{number}", SHAPE, number, layout, labels=(2, 4)
             )
-    data = {layout: f"--data_dir={root / layout}" for layout in brats.LAYOUTS}
+    data = {layout: f"--data_dir={root / layout}" for layout in io.LAYOUTS}
     said = {}
     stages = [
         start("train_structural.py", data["brats2015"], "--code_channels=1",
@@ -176,8 +178,8 @@ def test_the_structure_export_gives_the_numbers_of_the_live_model(chain, tmp_pat
     made = load_elsewhere(
         tmp_path, root / "structural/export/structure", "generate", code=code
     )
-    split = brats.load_split(root / "structural/split.json")
-    subjects = {s.name: s for s in brats.find_subjects(root / "brats2015")}
+    split = data.load_split(root / "structural/split.json")
+    subjects = {s.name: s for s in io.find_subjects(root / "brats2015")}
     slices = data.Slices([subjects[name] for name in split["train"]], 32, (1, 5))
     known = train_structural.known_maps(slices, structure.BETA, train_structural.FITTED)
     found = structural.fit(nets, known)
@@ -199,11 +201,11 @@ def test_the_generator_export_gives_the_numbers_of_the_live_model(chain, tmp_pat
         structure=f,
         label=label,
     )
-    described = brats.read_json(root / "multimodal/export/generator.json")
+    described = files.read_json(root / "multimodal/export/generator.json")
     style = tf.constant([styles.from_json(described["style"]).mean] * 2)
     live = multimodal.generate(nets, tf.constant(f), tf.constant(label), style).numpy()
-    assert set(made.files) == set(brats.MODALITIES)
-    for i, name in enumerate(brats.MODALITIES):
+    assert set(made.files) == set(spec.MODALITIES)
+    for i, name in enumerate(spec.MODALITIES):
         np.testing.assert_allclose(made[name], live[:, i], atol=1e-5)
 
 
@@ -215,13 +217,13 @@ def test_a_segmentor_export_gives_the_numbers_of_the_live_model(
     chain, tmp_path, run_name, scheme
 ):
     root, _ = chain
-    nets = restored(root / run_name, segmentation.build(scheme, 32, 4))
+    nets = restored(root / run_name, lesion_components.build(scheme, 32, 4))
     images = np.random.default_rng(0).random([2, 32, 32, 4], np.float32)
     made = load_elsewhere(
         tmp_path, root / run_name / "export/segmentor", "segment", images=images
     )
     x = tf.constant(np.moveaxis(images, -1, 1)[..., None])
-    live = segmentation.segment(nets, x).numpy()
+    live = lesion_components.segment(nets, x).numpy()
     np.testing.assert_allclose(made["probabilities"], live, atol=1e-5)
     assert made["label"].shape == live.shape[:-1]
 
@@ -279,15 +281,15 @@ def test_preprocessing_constants_lie_beside_the_exports(chain):
     root, _ = chain
     described = json.loads((root / "multimodal/export/generator.json").read_text())
     assert described["image_size"] == 32 and described["slices"] == [1, 5]
-    assert described["modalities"] == list(brats.MODALITIES)
-    split = brats.load_split(root / "multimodal/split.json")
+    assert described["modalities"] == list(spec.MODALITIES)
+    split = data.load_split(root / "multimodal/split.json")
     assert described["training_subjects"] == split["train"]
 
 
 def test_all_stages_keep_to_one_split(chain):
     root, _ = chain
     names = ("structural", "multimodal", "synthetic", "segmentation")
-    splits = [brats.load_split(root / name / "split.json") for name in names]
+    splits = [data.load_split(root / name / "split.json") for name in names]
     assert all(split == splits[0] for split in splits)
 
 
@@ -301,8 +303,8 @@ def test_the_data_set_is_described_and_read_by_the_same_reader(chain):
     assert described["DatasetType"] == "derivative"
     held_out = set(described["HeldOutSubjects"])
     assert not held_out & {row["label_subject"] for row in rows}
-    (subject,) = brats.find_subjects(root / "synthetic")
-    images, labels = brats.read_subject(subject, image_size=32)
+    (subject,) = io.find_subjects(root / "synthetic")
+    images, labels = io.read_subject(subject, image_size=32)
     assert images.shape == (7, 32, 32, 4)
     lesion = np.count_nonzero(labels, axis=(1, 2))
     np.testing.assert_array_equal(lesion, [int(row["lesion_pixels"]) for row in rows])
@@ -312,7 +314,7 @@ def test_results_hold_a_line_with_scores_of_held_out_subjects(chain):
     root, _ = chain
     (line,) = map(json.loads, (root / "results.jsonl").read_text().splitlines())
     assert line["train_on"] == "both" and line["iterations"] == 2
-    assert line["held_out"] == brats.load_split(root / "structural/split.json")["test"]
+    assert line["held_out"] == data.load_split(root / "structural/split.json")["test"]
     for name in ("dice_index", "mse", "dice_whole", "dice_enhancing"):
         assert line[name] >= 0
 
@@ -372,8 +374,8 @@ def test_every_repeat_is_a_line_with_all_that_was_asked(filled):
         assert line["seed"] == line["repeat"] - 1
         assert line["iterations"] == 3 == sum(x["steps"] for x in line["phases"])
         assert line["flags"]["dropout"] == "--dropout=0.1" and line["seconds"] > 0
-        assert set(line["by_slice"]) == {*brats.MODALITIES, "mean"}
-        mean = np.mean([line["by_slice"][m]["mse"] for m in brats.MODALITIES])
+        assert set(line["by_slice"]) == {*spec.MODALITIES, "mean"}
+        mean = np.mean([line["by_slice"][m]["mse"] for m in spec.MODALITIES])
         assert line["mse"] == pytest.approx(mean) == line["by_slice"]["mean"]["mse"]
         # A volume of samples is no subject.
         assert (line["by_subject"] is None) == (line["experiment"] == "multiple")
@@ -410,7 +412,7 @@ def test_the_tables_are_rendered_and_rows_that_did_not_run_are_blank(filled):
 def test_held_out_subjects_are_seen_by_no_stage(filled):
     root, _ = filled
     stages = ("structural", "multimodal", "accepted", "unfiltered", "tables")
-    splits = [brats.load_split(root / name / "split.json") for name in stages]
+    splits = [data.load_split(root / name / "split.json") for name in stages]
     assert all(split == splits[0] for split in splits)
     held_out = set(splits[0]["test"])
     assert held_out
@@ -434,9 +436,9 @@ def test_held_out_subjects_are_seen_by_no_stage(filled):
 @pytest.mark.once
 def test_a_data_set_whose_generator_saw_the_held_out_is_refused(chain, tmp_path):
     root, _ = chain
-    split = brats.load_split(root / "structural/split.json")
+    split = data.load_split(root / "structural/split.json")
     turned = {"seed": 0, "train": split["test"], "test": split["train"]}
-    brats.save_split(tmp_path / "split.json", turned)
+    data.save_split(tmp_path / "split.json", turned)
     given = f"--split={tmp_path / 'split.json'}"
     for flags in (
         fill(root, tmp_path / "a", given, "--experiment=3"),
@@ -555,7 +557,7 @@ def run_module(name, *flags, pretrained=None, code=0):
 def test_what_ships_of_a_run_is_its_weights_as_float16_and_labels(shipped):
     root, said = shipped
     assert json.loads(said.splitlines()[-1])["labels"] == 8  # two subjects, four slices
-    split = brats.load_split(root / "structural/split.json")
+    split = data.load_split(root / "structural/split.json")
     for stage in ("structural", "multimodal"):
         found = weights.read(root / "shipped" / stage)
         kept = weights.read(root / stage / "weights")
@@ -567,7 +569,7 @@ def test_what_ships_of_a_run_is_its_weights_as_float16_and_labels(shipped):
                 assert error <= 1e-3 * np.abs(value).max(), (name, key)
     pool = data.LabelPool(root / "shipped" / weights.LABELS, 32)
     assert pool.names == split["train"]
-    subjects = {s.name: s for s in brats.find_subjects(root / "brats2015")}
+    subjects = {s.name: s for s in io.find_subjects(root / "brats2015")}
     slices = data.Slices([subjects[n] for n in pool.names], 32, (1, 5))
     for (subject, number), label in zip(
         pool.index, pool.labels(pool.lesions), strict=True
@@ -589,8 +591,8 @@ def test_a_data_set_is_made_of_what_ships_without_any_data(shipped, tmp_path):
     )
     assert "beside no real slices" in said
     described = json.loads((tmp_path / "set/dataset_description.json").read_text())
-    split = brats.load_split(root / "structural/split.json")
-    assert brats.load_split(tmp_path / "set/split.json") == split
+    split = data.load_split(root / "structural/split.json")
+    assert data.load_split(tmp_path / "set/split.json") == split
     assert described["TrainingSubjects"] == split["train"]
     assert described["ImageSize"] == 32 and not described["RealData"]
     found = described["Registration"]
@@ -613,12 +615,12 @@ def test_a_data_set_is_made_of_what_ships_without_any_data(shipped, tmp_path):
     for process in running:
         _, err = process.communicate(timeout=900)
         assert process.returncode == 0, err[-3000:]
-    assert brats.load_split(tmp_path / "same/split.json")["test"] == split["test"]
-    names = brats.load_split(tmp_path / "o/split.json")
+    assert data.load_split(tmp_path / "same/split.json")["test"] == split["test"]
+    names = data.load_split(tmp_path / "o/split.json")
     assert sorted(names["train"] + names["test"]) == ["x1", "x2"]
     assert len(weights.read(tmp_path / "o/weights").arrays) == 4
     # Held out by this split, but seen by the weights that made the data set.
-    brats.save_split(
+    data.save_split(
         tmp_path / "turned.json",
         {**split, "train": split["test"], "test": split["train"]},
     )
@@ -652,8 +654,8 @@ def test_what_ships_takes_labels_of_the_data_that_it_is_given(shipped, tmp_path)
         f"--output_dir={tmp_path / 'set'}",
     )
     described = json.loads((tmp_path / "set/dataset_description.json").read_text())
-    own = brats.load_split(tmp_path / "set/split.json")["train"]
-    seen = brats.load_split(root / "structural/split.json")["train"]
+    own = data.load_split(tmp_path / "set/split.json")["train"]
+    seen = data.load_split(root / "structural/split.json")["train"]
     assert described["TrainingSubjects"] == [*own, *seen] and described["RealData"]
     said = run(
         "build_dataset.py",
@@ -689,8 +691,8 @@ def test_stage_2_starts_from_the_weights_of_a_run_and_goes_on_without_them(
     (line,) = map(json.loads, (tmp_path / "run/losses.jsonl").open())
     # The losses of the first step are those of the weights it started from.
     kept = weights.find(root / "multimodal", "multimodal")
-    split = brats.load_split(root / "multimodal/split.json")
-    subjects = {s.name: s for s in brats.find_subjects(root / "brats2018")}
+    split = data.load_split(root / "multimodal/split.json")
+    subjects = {s.name: s for s in io.find_subjects(root / "brats2018")}
     slices = data.Slices([subjects[n] for n in split["train"]], 32, (1, 5))
     batch = next(iter(data.multimodal_batches(slices, 2, 0)))
     seed = tf.constant([0, 0], tf.int32)
@@ -727,14 +729,14 @@ def test_a_training_slice_planted_in_a_data_set_is_found(chain, tmp_path):
     flagfile.write_text(
         flagfile.read_text().replace(str(root / "synthetic"), str(tmp_path / "copy"))
     )
-    train = brats.load_split(root / "structural/split.json")["train"]
-    (planted,) = [s for s in brats.find_subjects(root / "msd") if s.name == train[0]]
-    images, _ = brats.read_subject(planted, (1, 5), 32)
-    for channel, modality in enumerate(brats.MODALITIES):
+    train = data.load_split(root / "structural/split.json")["train"]
+    (planted,) = [s for s in io.find_subjects(root / "msd") if s.name == train[0]]
+    images, _ = io.read_subject(planted, (1, 5), 32)
+    for channel, modality in enumerate(spec.MODALITIES):
         path = tmp_path / f"copy/synth-00001/synth-00001_{modality}.nii.gz"
-        volume, _ = brats.load_volume(path)
-        volume[:, :, 3] = brats.place_back(images[2:3, ..., channel])[0]
-        brats.write_nifti(path, volume, np.int16, slope=brats.IMAGE_SLOPE)
+        volume, _ = io.load_volume(path)
+        volume[:, :, 3] = io.place_back(images[2:3, ..., channel])[0]
+        io.write_nifti(path, volume, np.int16, slope=io.IMAGE_SLOPE)
     said = run("build_dataset.py", f"--flagfile={flagfile}", "--nearest_report")
     assert "correlation with the nearest training slice" in said
     described = json.loads((tmp_path / "copy/dataset_description.json").read_text())
@@ -763,8 +765,8 @@ def test_only_accepted_samples_are_kept_if_asked_for(chain):
     assert described["Fallbacks"] == 0 and described["LeftOut"] == len(left_out)
     assert described["Attempts"] == sum(int(row["tries"]) for row in rows)
     assert sum(described["Rejected"].values()) == described["Attempts"] - 9
-    (subject,) = brats.find_subjects(root / "accepted")
-    assert brats.read_subject(subject, image_size=32)[0].shape[0] == 9
+    (subject,) = io.find_subjects(root / "accepted")
+    assert io.read_subject(subject, image_size=32)[0].shape[0] == 9
 
 
 def refused_set(root, output, *filters):
@@ -894,9 +896,7 @@ def test_bad_input_is_refused_with_the_name_of_the_file(tmp_path):
         not_gzip,
     )
     # The broken one must be trained on: held-out subjects are not decoded in training.
-    seed = next(
-        s for s in range(9) if "a" in brats.split_subjects(["a", "b"], s)["train"]
-    )
+    seed = next(s for s in range(9) if "a" in data.random_split(["a", "b"], s)["train"])
     running = []
     for case in cases:
         folder = tmp_path / case.__name__

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brats_gan import brats, data, structure, styles, synthesis
+from brats_gan import (
+    data,
+    files,
+    io,
+    spec,
+    structure,
+    styles,
+    synthesis,
+    synthetic_dataset,
+)
 from tests import nifti
 
 SIZE = 64
@@ -15,7 +24,7 @@ def slices(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for number in range(2):
         nifti.write_subject(folder, f"s{number}", (160, 160, 4), number)
-    return data.Slices(brats.find_subjects(folder), SIZE, (0, 4))
+    return data.Slices(io.find_subjects(folder), SIZE, (0, 4))
 
 
 def disc(radius):
@@ -118,7 +127,7 @@ def test_a_generator_that_makes_nothing_else_is_an_error_that_says_so(slices):
     models = stand_ins()._replace(
         images=lambda f, label, style: tf.zeros([len(f), 4, SIZE, SIZE, 1])
     )
-    with pytest.raises(brats.DataError, match="all 3 attempts .*constant"):
+    with pytest.raises(files.DataError, match="all 3 attempts .*constant"):
         make(models, slices, range(2), max_tries=3)
 
 
@@ -182,10 +191,10 @@ def test_rejections_do_not_make_the_data_set_healthier(slices):
 
 def test_what_is_written_is_read_back_exactly(slices, tmp_path):
     made = make(stand_ins(), slices, range(5))
-    synthesis.write_volume(tmp_path, "synth-00001", made)
+    synthetic_dataset.write_volume(tmp_path, "synth-00001", made)
     (tmp_path / "dataset_description.json").write_text('{"Prepared": true}')
-    (subject,) = brats.find_subjects(tmp_path)
-    images, labels = brats.read_subject(subject, image_size=SIZE)
+    (subject,) = io.find_subjects(tmp_path)
+    images, labels = io.read_subject(subject, image_size=SIZE)
     assert images.shape == (5, SIZE, SIZE, 4)
     for sample, image, label in zip(made, images, labels, strict=True):
         np.testing.assert_array_equal(label, sample.label)
@@ -200,24 +209,24 @@ def test_no_volume_is_written_through_a_link_or_by_a_name_that_leads_out(
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out/synth-00001").symlink_to(tmp_path / "elsewhere")
     for name in ("synth-00001", "../elsewhere"):
-        with pytest.raises(brats.DataError, match="leads out of"):
-            synthesis.write_volume(tmp_path / "out", name, group)
+        with pytest.raises(files.DataError, match="leads out of"):
+            synthetic_dataset.write_volume(tmp_path / "out", name, group)
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_maps_and_backgrounds_are_written_to_the_full_field(slices, tmp_path):
     made = make(stand_ins(), slices, range(2))
-    synthesis.write_volume(tmp_path, "synth-00001", made)
+    synthetic_dataset.write_volume(tmp_path, "synth-00001", made)
     folder = tmp_path / "synth-00001"
-    background, affine = brats.load_volume(folder / "synth-00001_background.nii.gz")
-    assert sorted(background.shape) == [2, brats.FIELD, brats.FIELD]
+    background, affine = io.load_volume(folder / "synth-00001_background.nii.gz")
+    assert sorted(background.shape) == [2, spec.FIELD, spec.FIELD]
     assert np.asarray(background).reshape(2, -1)[0, 0] == 1  # the corner is outside
     np.testing.assert_allclose(np.abs(np.diag(affine)), 1.0)
 
 
 def test_a_manifest_row_has_every_column(slices):
     sample = make(stand_ins(), slices, range(1))[0]
-    row = synthesis.manifest_row(sample, "synth-00001", 0, seed=3)
-    assert tuple(row) == synthesis.COLUMNS
+    row = synthetic_dataset.manifest_row(sample, "synth-00001", 0, seed=3)
+    assert tuple(row) == synthetic_dataset.COLUMNS
     assert (row["id"], row["slice"], row["seed"]) == ("synth-00001", 0, 3)
     assert row["lesion_pixels"] == np.count_nonzero(sample.label)

@@ -6,7 +6,7 @@ from concurrent import futures
 
 import pytest
 
-from brats_gan import tables
+from brats_gan.experiments import tables
 
 
 def line(experiment, repeat, mse, dice, table=2, whole=0.5, **more):

@@ -15,11 +15,11 @@ import tensorflow as tf
 from absl import logging
 
 from brats_gan import (
-    brats,
     data,
+    files,
+    lesion_components,
     multimodal,
     runs,
-    segmentation,
     structural,
     weights,
 )
@@ -182,16 +182,16 @@ def test_a_discriminator_of_another_make_begins_anew_and_says_so(slices, lines):
 
 def test_segmentors_begin_with_the_lesion_components_of_stage_2(slices):
     build = {"scheme": "multiple", "image_size": 48, "width": 1}
-    nets = segmentation.build(**build)
+    nets = lesion_components.build(**build)
     assert len(weights.initialise(nets, slices, "segmentation", build)) == 4
     same(weights.arrays_of(nets), {name: slices.arrays[name] for name in nets})
     build["width"] = 2
     with pytest.raises(runs.RunError, match="would fit: --width=1$"):
-        nets = segmentation.build(**build)
+        nets = lesion_components.build(**build)
         weights.initialise(nets, slices, "segmentation", build)
     build["scheme"] = "four_channel"
     with pytest.raises(runs.RunError, match="here are SEG\n.*--scheme=multiple"):
-        nets = segmentation.build(**build)
+        nets = lesion_components.build(**build)
         weights.initialise(nets, slices, "segmentation", build)
 
 
@@ -221,7 +221,7 @@ def changed_bit(path):
 def test_a_damaged_folder_is_refused_with_the_file(maps, tmp_path, name, change, said):
     weights.write(tmp_path / "w", maps)
     change(tmp_path / "w" / name)
-    with pytest.raises((runs.RunError, brats.DataError), match=said) as error:
+    with pytest.raises((runs.RunError, files.DataError), match=said) as error:
         weights.read(tmp_path / "w")
     assert str(tmp_path / "w" / name) in str(error.value)
 
@@ -325,7 +325,7 @@ def test_it_is_said_if_weights_have_seen_what_a_run_holds_out(maps, tmp_path, li
 def test_a_place_without_weights_is_refused(tmp_path, monkeypatch):
     with pytest.raises(runs.RunError, match="neither a run nor a folder of weights"):
         weights.find(tmp_path, "structural")
-    monkeypatch.setattr(weights, "PRETRAINED", tmp_path)
+    monkeypatch.setattr(weights.folders, "PRETRAINED", tmp_path)
     with pytest.raises(runs.RunError, match=f"{tmp_path} has no weights of stage mul"):
         weights.find("pretrained", "multimodal")
 
@@ -333,7 +333,7 @@ def test_a_place_without_weights_is_refused(tmp_path, monkeypatch):
 def test_pretrained_is_the_folder_of_the_stage_in_the_package(
     maps, slices, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(weights, "PRETRAINED", tmp_path)
+    monkeypatch.setattr(weights.folders, "PRETRAINED", tmp_path)
     weights.write(tmp_path / "structural", maps, np.float16)
     weights.write(tmp_path / "multimodal", slices, np.float16)
     for stage, name in (
@@ -364,7 +364,7 @@ def portable():
     tf.keras.mixed_precision.set_global_policy("float32")
     # Wide enough that no layer is dead, behind which an exchange would not show.
     nets = structural.build(32, 4) | multimodal.build(32, 4)
-    nets |= segmentation.build("shared_encoder", 32, 2)
+    nets |= lesion_components.build("shared_encoder", 32, 2)
     found = {}
     for name in nets:
         net = filled(nets, name)
@@ -454,7 +454,7 @@ def test_labels_of_a_pool_are_those_with_a_lesion_at_the_size_that_is_asked(tmp_
 def test_a_damaged_pool_of_labels_is_named(tmp_path, write):
     path = tmp_path / "labels.npz"
     write(path)
-    with pytest.raises(brats.DataError, match="labels.npz.*give --data_dir"):
+    with pytest.raises(files.DataError, match="labels.npz.*give --data_dir"):
         data.LabelPool(path, 8)
 
 

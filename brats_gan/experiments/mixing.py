@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from brats_gan import brats, data
+from brats_gan import data, files
 
 FIRST = {
     "real first": ("real", "synthetic"),
@@ -53,7 +53,7 @@ def choose(row, subjects, real, synthetic, seed):
     real, synthetic = np.asarray(real, int), np.asarray(synthetic, int)
     asked = needed(row, len(real))
     if asked > len(synthetic):
-        raise brats.DataError(
+        raise files.DataError(
             f"{row.synthetic:g} times the {len(real)} real training slices are {asked} "
             f"accepted synthetic samples, and there are {len(synthetic)}; make them "
             f"with build_dataset.py --accepted_only --samples={asked}"

@@ -10,7 +10,7 @@ import hashlib
 import nibabel as nib
 import numpy as np
 
-from brats_gan import brats
+from brats_gan import files, io, spec
 
 _MIN_OVERLAP = 0.9  # Dice of two silhouettes; 0.83 for a brain with its axes swapped
 _MAX_OUTSIDE = 0.1  # part of a lesion that may lie where no modality shows brain
@@ -64,7 +64,7 @@ class Report:
             first, stop = self.slices
             lines = [
                 f"{self.data_dir}: {subjects} of layout {self.layout}, "
-                f"with {', '.join(brats.MODALITIES)}; {what} read",
+                f"with {', '.join(spec.MODALITIES)}; {what} read",
                 f"Slices are counted in range {first}:{stop}, voxels everywhere.",
                 "",
                 *_table([_row(subject) for subject in self.subjects]),
@@ -81,12 +81,12 @@ class Report:
         return "\n".join(lines)
 
 
-def check(data_dir, layout=None, slices=brats.SLICES, quick=False, progress=None):
+def check(data_dir, layout=None, slices=spec.SLICES, quick=False, progress=None):
     """Looks at every subject of a folder, and raises nothing about the data.
 
     Args:
         data_dir: the folder.
-        layout: one of brats.LAYOUTS, None to recognise it.
+        layout: one of io.LAYOUTS, None to recognise it.
         slices: half-open range of axial slices that is to be used.
         quick: headers and labels only, a few milliseconds a subject; otherwise every
             voxel of every file is decoded.
@@ -97,8 +97,8 @@ def check(data_dir, layout=None, slices=brats.SLICES, quick=False, progress=None
     """
     report = Report(str(data_dir), layout, tuple(slices), quick)
     try:
-        subjects, problems = brats.survey(data_dir, layout)
-    except brats.DataError as error:
+        subjects, problems = io.survey(data_dir, layout)
+    except files.DataError as error:
         report.problems.append(("", str(error)))
         return report
     report.problems += problems
@@ -113,12 +113,12 @@ def check(data_dir, layout=None, slices=brats.SLICES, quick=False, progress=None
     return report
 
 
-def require_usable(data_dir, layout=None, slices=brats.SLICES):
+def require_usable(data_dir, layout=None, slices=spec.SLICES):
     """The quick check as training scripts run it: DataError with every problem."""
     report = check(data_dir, layout, slices, quick=True)
     if not report.usable:
-        raise brats.DataError(
-            f"{brats.first_of(report.problems)}\n"
+        raise files.DataError(
+            f"{io.first_of(report.problems)}\n"
             f"{data_dir}: not usable; `python prepare_data.py check` says more, and "
             "--nocheck trains all the same."
         )
@@ -148,7 +148,7 @@ class _Check:
         """A DataError inside becomes a problem of the subject, said once."""
         try:
             yield
-        except brats.DataError as error:
+        except files.DataError as error:
             self.problem(error)
 
     def problem(self, message):
@@ -165,14 +165,14 @@ class _Check:
         first = None
         for path, channel in self.subject.images.values():
             with self.noting():
-                header = brats.read_header(path)
-                brats.require_channel(path, header, channel)
-                grid = brats.lps_grid(path, header)
-                brats.require_slices(path, grid.shape[2], self.slices)
+                header = io.read_header(path)
+                io.require_channel(path, header, channel)
+                grid = io.lps_grid(path, header)
+                io.require_slices(path, grid.shape[2], self.slices)
                 if first is None:
                     first = grid
                     self.describe(header, grid)
-                brats.require_same_grid(first, grid)
+                io.require_same_grid(first, grid)
         return first
 
     def describe(self, header, grid):
@@ -189,7 +189,7 @@ class _Check:
         if np.abs(spacing - 1).max() > 0.01:
             self.note(
                 f"{grid.path}: voxels of {_times(self.found.spacing)} mm, and the crop "
-                f"is {brats.CROP} pixels whatever their size. Resample to 1 mm."
+                f"is {spec.CROP} pixels whatever their size. Resample to 1 mm."
             )
 
     def label(self, grid):
@@ -199,9 +199,9 @@ class _Check:
             return None
         label = None
         with self.noting():
-            label = brats.load_label(self.subject, None, grid)
-            counts = [_voxels(label == i) for i in range(len(brats.LABELS))]
-            named = zip(brats.LABELS[1:], counts[1:], strict=True)
+            label = io.load_label(self.subject, None, grid)
+            counts = [_voxels(label == i) for i in range(len(spec.LABELS))]
+            named = zip(spec.LABELS[1:], counts[1:], strict=True)
             self.found.labels = dict(named)
             lesion = label[self.span()].any((1, 2))
             self.found.lesion_slices = _voxels(lesion)
@@ -217,17 +217,17 @@ class _Check:
         """Decodes every voxel of the images."""
         self.found.negative, self.found.nonfinite = {}, {}
         silhouettes, brain = {}, False
-        for path, wanted in brats.images_by_file(self.subject).items():
+        for path, wanted in io.images_by_file(self.subject).items():
             with self.noting():
                 channels = [channel for _, channel in wanted]
-                volumes, _ = brats.load_channels(path, channels)
+                volumes, _ = io.load_channels(path, channels)
                 for (modality, _), volume in zip(wanted, volumes, strict=True):
                     volume = volume.transpose(2, 0, 1)
                     self.count(path, modality, volume)
                     in_range = volume[self.span()]
                     brain |= in_range > 0
                     with self.noting():
-                        shown = brats.silhouette(path, modality, in_range)
+                        shown = io.silhouette(path, modality, in_range)
                         silhouettes[modality] = (path, shown)
         if self.failed:
             return
@@ -299,7 +299,7 @@ def _note_the_whole(report):
         report.notes.append(("", "no subject has a lesion in range."))
     if report.layout == "brats2018":
         third, fourth = (
-            any(subject.labels[brats.LABELS[index]] for subject in labelled)
+            any(subject.labels[spec.LABELS[index]] for subject in labelled)
             for index in (3, 4)
         )
         if third and not fourth:
@@ -315,7 +315,7 @@ def _note_the_whole(report):
 
 def _row(subject):
     """Column title -> text, of one subject."""
-    labels = subject.labels or dict.fromkeys(brats.LABELS[1:])
+    labels = subject.labels or dict.fromkeys(spec.LABELS[1:])
     return {
         "subject": subject.name,
         "shape": subject.shape and _times(subject.shape),

@@ -4,21 +4,14 @@ Knows nothing of the method: what it shows is what results.jsonl holds. A row th
 not run stays blank.
 """
 
-import contextlib
 import csv
-import io
 import json
-import os
+from io import StringIO
 from typing import NamedTuple
 
 import numpy as np
 
-from brats_gan import brats, figures
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from brats_gan import figures, files
 
 KEY = ("table", "experiment", "repeat")  # of a line in results.jsonl
 
@@ -105,26 +98,10 @@ def record(path, line):
     share it wait for each other.
     """
     key = [line[name] for name in KEY]
-    with _alone_in(path.parent):
+    with files.alone_in(path.parent):
         kept = [x for x in read(path) if [x.get(name) for name in KEY] != key]
         text = "".join(json.dumps(each) + "\n" for each in [*kept, line])
-        brats.write_atomically(path, text.encode())
-
-
-@contextlib.contextmanager
-def _alone_in(folder):
-    """One process at a time, where the file system has locks."""
-    if fcntl is None:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+        files.write_atomically(path, text.encode())
 
 
 def rows(table, lines):
@@ -172,17 +149,17 @@ def write(table, lines, folder):
     cells = rows(table, lines)
     stem = folder / f"table{table}"
 
-    text = io.StringIO()
+    text = StringIO()
     writer = csv.DictWriter(text, list(cells[0]))
     writer.writeheader()
     writer.writerows(cells)
-    brats.write_atomically(stem.with_suffix(".csv"), text.getvalue().encode())
+    files.write_atomically(stem.with_suffix(".csv"), text.getvalue().encode())
 
     names = [name for name in cells[0] if not name.endswith(" sd")]
     shown = [names, ["---"] * len(names)]
     shown += [[_shown(row, name) for name in names] for row in cells]
     markdown = "".join(f"| {' | '.join(line)} |\n" for line in shown)
-    brats.write_atomically(stem.with_suffix(".md"), markdown.encode())
+    files.write_atomically(stem.with_suffix(".md"), markdown.encode())
 
     heads = {1: _HEADS[1], 2: ("no",)}[table]
     labels = ["\n".join(str(row[name]) for name in heads) for row in cells]

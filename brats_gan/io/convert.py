@@ -1,18 +1,17 @@
 """Any layout to BraTS 2018-21 NIfTI with this project's labels, geometry kept."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 import brats_gan
-from brats_gan import brats
+from brats_gan import files, io, spec
 
 
 def convert(data_dir, output_dir, layout=None):
     """Writes output_dir/ID/ID_{t1,t2,t1ce,flair,seg}.nii.gz for every subject, in LPS.
 
-    Values are those of the source, scaling applied; labels are indices in brats.LABELS.
+    Values are those of the source, scaling applied; labels are indices in spec.LABELS.
     Each file is read back and compared before it gets its name. Files that are there
     already are left alone, so that the same call goes on where it was interrupted.
 
@@ -22,21 +21,21 @@ def convert(data_dir, output_dir, layout=None):
     """
     source, target = Path(data_dir).resolve(), Path(output_dir).resolve()
     if source == target or source in target.parents:
-        raise brats.DataError(
+        raise files.DataError(
             f"{output_dir}: is inside the folder that is read. Name one beside it."
         )
-    subjects = brats.find_subjects(data_dir, layout)
+    subjects = io.find_subjects(data_dir, layout)
     for subject in subjects:
-        for path in brats.images_by_file(subject):
+        for path in io.images_by_file(subject):
             if target in path.resolve().parents:
-                raise brats.DataError(
+                raise files.DataError(
                     f"{path}: is a link into {output_dir}. Name another output folder."
                 )
     done, problems = [], []
     for subject in subjects:
         try:
-            _convert_subject(subject, brats.folder_within(target, subject.name))
-        except brats.DataError as error:
+            _convert_subject(subject, files.folder_within(target, subject.name))
+        except files.DataError as error:
             problems.append((subject.name, str(error)))
         except OSError as error:
             message = f"{error}. Look for a full disk, or one that may not be written."
@@ -49,33 +48,33 @@ def convert(data_dir, output_dir, layout=None):
 
 def _convert_subject(subject, folder):
     grid = None
-    for path, wanted in brats.images_by_file(subject).items():
+    for path, wanted in io.images_by_file(subject).items():
         targets = [folder / f"{subject.name}_{m}.nii.gz" for m, _ in wanted]
-        this = brats.lps_grid(path, brats.read_header(path))
+        this = io.lps_grid(path, io.read_header(path))
         grid = grid or this
-        brats.require_same_grid(grid, this)
+        io.require_same_grid(grid, this)
         if all(target.exists() for target in targets):
             continue
-        volumes, _ = brats.load_channels(path, [channel for _, channel in wanted])
+        volumes, _ = io.load_channels(path, [channel for _, channel in wanted])
         for target, volume in zip(targets, volumes, strict=True):
             _write(target, volume, grid)
     target = folder / f"{subject.name}_seg.nii.gz"
     if subject.label is not None and not target.exists():
-        label = brats.load_label(subject, None, grid)
+        label = io.load_label(subject, None, grid)
         _write(target, label.transpose(1, 2, 0), grid)
 
 
 def _write(target, volume, grid):
     """Writes [H, W, S] and makes sure that it reads back as it was."""
     unverified = target.with_name(f".unverified-{target.name}")
-    brats.write_nifti(unverified, volume, volume.dtype, affine=grid.affine)
-    again, affine = brats.load_volume(unverified)
+    io.write_nifti(unverified, volume, volume.dtype, affine=grid.affine)
+    again, affine = io.load_volume(unverified)
     same_place = np.allclose(affine, grid.affine, rtol=0, atol=1e-3)  # float32, mm
     if not (
         same_place and np.array_equal(again, volume, equal_nan=again.dtype.kind == "f")
     ):
         unverified.unlink()
-        raise brats.DataError(
+        raise files.DataError(
             f"{target}: does not read back as written. Look for a full or failing disk."
         )
     unverified.replace(target)
@@ -89,8 +88,7 @@ def _describe(target, source, subject):
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "brats_gan", "Version": brats_gan.__version__}],
         "SourceLayout": subject.layout,
-        "Labels": dict(enumerate(brats.LABELS)),
+        "Labels": dict(enumerate(spec.LABELS)),
         "Prepared": subject.prepared,
     }
-    content = json.dumps(description, indent=2) + "\n"
-    brats.write_atomically(target / "dataset_description.json", content.encode())
+    files.write_json(target / "dataset_description.json", description)

@@ -1,0 +1,188 @@
+"""Flags that several scripts have, and what goes before their first step.
+
+absl knows a flag as that of the module that defines it, and flags.txt has the flags of
+the script. So these are functions: the flag is defined as a script calls one, and is
+the script's, because this module disclaims it.
+"""
+
+from absl import flags
+
+from brats_gan import losses, runs, structure, weights
+from brats_gan import precision as precisions
+
+flags.disclaim_key_flags()
+
+DETERMINISTIC = (
+    "Equal losses to the last bit, run again or resumed, on the same machine and "
+    "versions. A step takes 1.6 times as long in float32, 24 times in mixed_bfloat16 "
+    "(docs/performance.md)."
+)
+STEPS_PER_CALL = (
+    "Steps in one call of TensorFlow: a number, or auto, which puts short ones "
+    "together. Batches and draws are the same; sums may be in another order, so with "
+    "--deterministic it is one."
+)
+
+
+class StepsPerCall(flags.ArgumentParser):
+    """What --steps_per_call takes: "auto", or a number above 0."""
+
+    def parse(self, argument):
+        if argument == "auto":
+            return argument
+        if not str(argument).isdecimal() or not int(argument):
+            raise ValueError(f"{argument} is neither auto nor a number above 0")
+        return int(argument)
+
+
+def per_call(asked, deterministic):
+    """`runs.loop`'s steps_per_call by two flags.
+
+    TensorFlow optimises the graph of a loop of steps otherwise than that of one, and in
+    large networks the last bits differ.
+    """
+    return 1 if deterministic.value else asked.value
+
+
+# --- Data -----------------------------------------------------------------------------
+
+
+def data_dir(help="BraTS folder, see data/README.md."):
+    return flags.DEFINE_string("data_dir", None, help)
+
+
+def layout():
+    return flags.DEFINE_string("layout", None, "Layout of data_dir; default: look.")
+
+
+def split(default="drawn from --split_seed"):
+    return flags.DEFINE_string(
+        "split", None, f"A split.json to keep to; default: {default}."
+    )
+
+
+def split_seed():
+    return flags.DEFINE_integer("split_seed", 0, "Seeds the split by subject.")
+
+
+def held_out():
+    return flags.DEFINE_float("held_out", 0.1, "Share of subjects held out.", 0, 1)
+
+
+def slices():
+    return flags.DEFINE_string("slices", "55:105", "Axial slices, half-open (D15).")
+
+
+def cache_dir():
+    return flags.DEFINE_string(
+        "cache_dir", None, "Keeps decoded slices for later runs."
+    )
+
+
+def check(help="Check the data before the first step."):
+    return flags.DEFINE_bool("check", True, help)
+
+
+# --- Training -------------------------------------------------------------------------
+
+
+def run_dir():
+    return flags.DEFINE_string(
+        "run_dir", None, "Folder of this run; resumed if it exists."
+    )
+
+
+def init_from(of=""):
+    return flags.DEFINE_string("init_from", None, f"{of}{weights.INIT_FROM}")
+
+
+def image_size(multiple):
+    """A flag for the side of slices, of which networks ask that it is a multiple."""
+    return flags.DEFINE_integer(
+        "image_size", 192, f"Pixels a side, a multiple of {multiple}.", multiple
+    )
+
+
+def steps():
+    return flags.DEFINE_integer("steps", None, "Training steps; default: by --epochs.")
+
+
+def learning_rate():
+    return flags.DEFINE_float("learning_rate", 5e-4, "Adam's peak rate.")
+
+
+def width():
+    return flags.DEFINE_integer("width", 64, "Base width n of the networks.", 1)
+
+
+def beta():
+    return flags.DEFINE_float("beta", structure.BETA, "Threshold of Algorithm 1 (D3).")
+
+
+def label_loss():
+    return flags.DEFINE_enum(
+        "label_loss", "weighted", list(losses.LABEL_LOSSES), "Lesion loss (D12)."
+    )
+
+
+def loss_weights(defaults):
+    """{name: flag} of the weights of a stage's losses, {name: default}."""
+    return {
+        name: flags.DEFINE_float(
+            f"weight_{name}", value, f"Weight of the loss {name} (D9)."
+        )
+        for name, value in defaults.items()
+    }
+
+
+def seed(help="Seeds weights, noise and the order of slices."):
+    return flags.DEFINE_integer("seed", 0, help)
+
+
+def precision():
+    return flags.DEFINE_enum(
+        "precision", precisions.AUTO, precisions.CHOICES, precisions.HELP
+    )
+
+
+def deterministic():
+    # Not False, or flags.txt of a run from before there was this flag would not fit.
+    return flags.DEFINE_bool("deterministic", None, DETERMINISTIC)
+
+
+def checkpoint_seconds():
+    return flags.DEFINE_float(
+        "checkpoint_seconds",
+        runs.CHECKPOINT_SECONDS,
+        "Between checkpoints; a kill costs no more.",
+    )
+
+
+def steps_per_call():
+    return flags.DEFINE(
+        StepsPerCall(),
+        "steps_per_call",
+        "auto",
+        STEPS_PER_CALL,
+        serializer=flags.ArgumentSerializer(),
+    )
+
+
+# --- Before the first step ------------------------------------------------------------
+
+
+def set_up(flag, run, deterministic, seed, heaviest):
+    """`runs.set_up` with the precision that `precision.settle` finds.
+
+    Args:
+        flag: of `precision`; it has what was found from here on.
+        run: folder of the run, which need not exist.
+        deterministic: whether the run is to be repeated bit by bit.
+        seed: of everything that draws.
+        heaviest: (images, kernel) of the heaviest convolution of a step.
+    """
+    runs.set_up(
+        lambda: precisions.settle(flag, run, deterministic, heaviest),
+        seed,
+        deterministic,
+    )

@@ -1,0 +1,231 @@
+"""tf.data pipelines: slices -> batches of each stage (Sections 3.1, 3.3)."""
+
+import functools
+
+import numpy as np
+
+from brats_gan import fusion, styles
+from brats_gan.data.slices import LEVELS
+from brats_gan.lazy import tf
+
+CANDIDATES = 8  # labels offered for placement at each training step
+LESION_FREE = 0.1  # share of label draws that are empty: healthy slices are real too
+
+
+@functools.lru_cache(maxsize=64)
+def _order(count, seed, stream, epoch):
+    return np.random.default_rng([seed, stream, epoch]).permutation(count)
+
+
+def shuffled(count, seed, stream, first, length):
+    """Positions first .. first + length of an endless stream of shuffled passes.
+
+    Each pass over `count` items has an order of its own, drawn from (seed, stream,
+    pass): every item once a pass, whatever the batch size, and any position without a
+    replay.
+    """
+    return np.array(
+        [
+            _order(count, seed, stream, position // count)[position % count]
+            for position in range(first, first + length)
+        ]
+    )
+
+
+def _batches(fetch, signature, first):
+    """Dataset of fetch(step) for step = first, first + 1, ...; endless."""
+    names = list(signature)
+
+    def load(step):
+        values = fetch(int(step))
+        return [values[name] for name in names]
+
+    def typed(step):
+        arrays = tf.numpy_function(
+            load, [step], [signature[name].dtype for name in names]
+        )
+        batch = {}
+        for name, array in zip(names, arrays, strict=True):
+            array.set_shape(signature[name].shape)
+            if array.dtype == tf.uint16:
+                array = tf.cast(array, tf.float32) / LEVELS
+            batch[name] = array
+        return batch
+
+    steps = tf.data.Dataset.range(first, tf.int64.max)
+    return steps.map(typed, num_parallel_calls=4, deterministic=True).prefetch(4)
+
+
+def structural_batches(slices, batch_size, seed, first=0):
+    """Stage 1: slices of a random modality each, with their labels.
+
+    Yields {"x": [B, H, W, 1] in [0, 1], "label": [B, H, W] uint8, "subject": [B]}.
+    """
+
+    def fetch(step):
+        rows = shuffled(len(slices), seed, 0, step * batch_size, batch_size)
+        modalities = np.random.default_rng([seed, step]).integers(4, size=batch_size)
+        return {
+            "x": slices.images(rows, modalities)[..., None],
+            "label": slices.labels(rows),
+            "subject": slices.index[rows, 0],
+        }
+
+    size = slices.image_size
+    return _batches(
+        fetch,
+        {
+            "x": tf.TensorSpec([batch_size, size, size, 1], tf.uint16),
+            "label": tf.TensorSpec([batch_size, size, size], tf.uint8),
+            "subject": tf.TensorSpec([batch_size], tf.int64),
+        },
+        first,
+    )
+
+
+def draw_labels(slices, rng, count):
+    """[count, H, W] uint8: labels of random slices, LESION_FREE of them empty."""
+    size = slices.image_size
+    drawn = np.zeros([count, size, size], np.uint8)
+    if len(slices.lesions):
+        for target in drawn:
+            if rng.random() >= LESION_FREE:
+                target[:] = slices.labels([rng.choice(slices.lesions)])[0]
+    return drawn
+
+
+def multimodal_batches(slices, batch_size, seed, first=0):
+    """Stage 2: each modality from a stream of its own, so nothing is registered.
+
+    No example holds a slice twice, where there are enough.
+
+    Yields a dict:
+        x: [B, 4, H, W, 1], slice i of every row is modality i of its own subject.
+        label: [B, 4, H, W] uint8, of the same slices.
+        source: [B, H, W, 1], a fifth stream, of which f is taken.
+        source_label: [B, H, W] uint8.
+        candidates: [B, CANDIDATES, H, W] uint8, lesion labels to place.
+        style: [B, 4, K], of each subject and modality of x, see styles.measure.
+        subject: [B, 5] and slice: [B, 5], where x and source come from.
+    """
+
+    plane = (slices.image_size, slices.image_size)
+
+    def fetch(step):
+        streams = np.stack(
+            [
+                shuffled(len(slices), seed, stream, step * batch_size, batch_size)
+                for stream in range(5)
+            ]
+        )
+        rng = np.random.default_rng([seed, step])
+        modality = rng.integers(4, size=batch_size)
+        if len(slices) >= len(streams):
+            for of_example in streams.T:  # a view: no slice twice in an example
+                while len(set(of_example)) < len(streams):
+                    again = rng.integers(len(streams))
+                    of_example[again] = rng.integers(len(slices))
+        where = slices.index[np.stack(streams, 1)]
+        rows = np.stack(streams[:4], 1).ravel()
+        x = slices.images(rows, np.tile(np.arange(4), batch_size))
+        candidates = draw_labels(slices, rng, batch_size * CANDIDATES)
+        return {
+            "x": x.reshape(batch_size, 4, *plane, 1),
+            "label": slices.labels(rows).reshape(batch_size, 4, *plane),
+            "source": slices.images(streams[4], modality)[..., None],
+            "source_label": slices.labels(streams[4]),
+            "candidates": candidates.reshape(batch_size, CANDIDATES, *plane),
+            "style": slices.styles[where[:, :4, 0], np.arange(4)],
+            "subject": where[..., 0],
+            "slice": where[..., 1],
+        }
+
+    return _batches(
+        fetch,
+        {
+            "x": tf.TensorSpec([batch_size, 4, *plane, 1], tf.uint16),
+            "label": tf.TensorSpec([batch_size, 4, *plane], tf.uint8),
+            "source": tf.TensorSpec([batch_size, *plane, 1], tf.uint16),
+            "source_label": tf.TensorSpec([batch_size, *plane], tf.uint8),
+            "candidates": tf.TensorSpec([batch_size, CANDIDATES, *plane], tf.uint8),
+            "style": tf.TensorSpec([batch_size, 4, len(styles.QUANTILES)], tf.float32),
+            "subject": tf.TensorSpec([batch_size, 5], tf.int64),
+            "slice": tf.TensorSpec([batch_size, 5], tf.int64),
+        },
+        first,
+    )
+
+
+def segmentation_batches(slices, batch_size, seed, first=0, draw=None):
+    """Stage 4: the four registered modalities of a slice and their one label.
+
+    Yields {"x": [B, 4, H, W, 1], "label": [B, H, W] uint8, "subject": [B]}. Real and
+    synthetic subjects mix at random when `slices` was made of both.
+
+    Args:
+        draw: step -> items [B, 2] of that step (mixing.drawer), where an item with a
+            move is scaled, turned, shifted and mirrored by it (Section 3.3); None:
+            every slice as it is, once a pass.
+    """
+
+    def fetch(step):
+        if draw is None:
+            rows = shuffled(len(slices), seed, 0, step * batch_size, batch_size)
+            moves = np.zeros_like(rows)
+        else:
+            rows, moves = draw(step).T
+        return {
+            "x": slices.images(rows)[..., None],
+            "label": slices.labels(rows),
+            "subject": slices.index[rows, 0],
+            "move": moves,
+        }
+
+    size = slices.image_size
+    batches = _batches(
+        fetch,
+        {
+            "x": tf.TensorSpec([batch_size, 4, size, size, 1], tf.uint16),
+            "label": tf.TensorSpec([batch_size, size, size], tf.uint8),
+            "subject": tf.TensorSpec([batch_size], tf.int64),
+            "move": tf.TensorSpec([batch_size], tf.int64),
+        },
+        first,
+    )
+    return batches.map(_without_moves if draw is None else _moved)
+
+
+def _without_moves(batch):
+    return {name: batch[name] for name in ("x", "label", "subject")}
+
+
+def _moved(batch):
+    """Carries out the moves of a batch."""
+
+    def move_one(item):
+        x, label, move = item
+        seed = tf.cast(tf.stack([0, move]), tf.int32)
+        channels = tf.transpose(x, [3, 1, 2, 0])  # [1, H, W, 4]
+        channels, label = fusion.transform_pair(channels, label[None], seed)
+        return tf.transpose(channels, [3, 1, 2, 0]), label[0]
+
+    x, label = tf.map_fn(
+        lambda item: tf.cond(item[2] > 0, lambda: move_one(item), lambda: item[:2]),
+        (batch["x"], batch["label"], batch["move"]),
+        fn_output_signature=(tf.float32, tf.uint8),
+    )
+    x.set_shape(batch["x"].shape)
+    label.set_shape(batch["label"].shape)
+    return {"x": x, "label": label, "subject": batch["subject"]}
+
+
+def in_order(slices, batch_size):
+    """All slices once, in order, as NumPy: for scoring.
+
+    Yields x [b, 4, H, W, 1] float32, label [b, H, W] uint8, subject [b], b <=
+    batch_size.
+    """
+    for start in range(0, len(slices), batch_size):
+        rows = range(start, min(start + batch_size, len(slices)))
+        x = slices.intensities(rows)[..., None]
+        yield x, slices.labels(rows), slices.index[list(rows), 0]

@@ -1,0 +1,229 @@
+"""Runs of stage 4: segmentors trained on a plan, and every repeat of a table's rows."""
+
+import shutil
+import time
+from typing import NamedTuple
+
+import numpy as np
+from absl import logging
+
+from brats_gan import (
+    data,
+    files,
+    lesion_components,
+    runs,
+    segmentation,
+    spec,
+    synthetic_dataset,
+)
+from brats_gan.experiments import mixing, tables
+from brats_gan.lazy import tf
+
+
+class Training(NamedTuple):
+    """How segmentors are trained, alike in every run of an experiment."""
+
+    scheme: str  # one of lesion_components.SCHEMES, or "four_channel"
+    image_size: int
+    width: int
+    batch_size: int
+    rate: float  # Adam's
+    beta_1: float
+    final_rate: float  # share of the rate at the last step
+    label_loss: str  # a name in losses.LABEL_LOSSES
+    dropout: float  # of the input
+    precision: str  # a Keras policy
+    deterministic: bool
+    checkpoint_seconds: float
+    steps_per_call: int | str  # see runs.loop
+
+
+class Segmentors:
+    """The networks of a scheme with their step; one trace serves all repeats.
+
+    Attributes:
+        nets: networks by name.
+        find: x [b, 4, H, W, 1] -> labels [b, M, H, W], see lesion_components.segment.
+    """
+
+    def __init__(self, training, iterations, augment=False):
+        self.training, self.iterations = training, iterations
+        self.build = {
+            "scheme": training.scheme,
+            "image_size": training.image_size,
+            "width": training.width,
+        }
+        self.nets = lesion_components.build(**self.build)
+        variables = [v for net in self.nets.values() for v in net.trainable_variables]
+        self._adam = runs.adam(
+            variables, training.rate, iterations, training.beta_1, training.final_rate
+        )
+        self._train_step = segmentation.make_train_step(
+            self.nets,
+            {"segmentation": self._adam},
+            training.label_loss,
+            training.dropout,
+            augment,
+        )
+        self.find = tf.function(
+            lambda x: tf.argmax(lesion_components.segment(self.nets, x), -1),
+            autograph=False,
+        )
+
+    def train(self, run_dir, slices, plan, seed, begin=lambda: None):
+        """Trains from fresh weights, or the run's checkpoint, on mixing.Phase.
+
+        `begin` is called between, may put others in place of the fresh ones, and what
+        it returns is returned.
+        """
+        training = self.training
+        runs.set_up(training.precision, seed, training.deterministic)
+        fresh = lesion_components.build(**self.build)
+        for name, net in self.nets.items():
+            net.set_weights(fresh[name].get_weights())
+        self._adam.restart()
+        drawn = mixing.drawer(plan, training.batch_size, seed)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        begun = begin()
+        files.write_json(run_dir / "samples.json", mixing.described(plan, slices))
+        runs.loop(
+            run_dir,
+            self._train_step,
+            lambda first: data.segmentation_batches(
+                slices, training.batch_size, seed, first, drawn
+            ),
+            self.iterations,
+            {**self.nets, "optimizer": self._adam},
+            seed,
+            slices.names,
+            checkpoint_seconds=training.checkpoint_seconds,
+            steps_per_call=training.steps_per_call,
+        )
+        return begun
+
+
+def result(key, scheme, run_dir, seed, plan, scores):
+    """A line of results.jsonl. `key` is by tables.KEY."""
+    of_subjects = (scores["by_subject"] or {}).get("mean", {})
+    return {
+        **dict(zip(tables.KEY, key, strict=True)),
+        "scheme": scheme,
+        "seed": seed,
+        "iterations": sum(phase.steps for phase in plan),
+        **{name: scores["by_slice"]["mean"][name] for name in ("mse", "dice_index")},
+        **{f"dice_{name}": of_subjects.get(f"dice_{name}") for name in spec.REGIONS},
+        "phases": [
+            {"sources": x.sources, "samples": len(x.items), "steps": x.steps}
+            for x in plan
+        ],
+        "seconds": round(runs.seconds_logged(run_dir), 1),
+        "revision": runs.revision(),
+        "flags": runs.key_flags(),
+        **scores,
+    }
+
+
+def fill_tables(
+    training,
+    asked,
+    run_dir,
+    results,
+    real,
+    held_out,
+    as_slices,
+    iterations_of,
+    synthetic_dir,
+    test_sets,
+    seed,
+    repeats,
+    keep_checkpoints,
+):
+    """Runs every repeat of the rows that has no line yet; writes the tables.
+
+    Args:
+        training: Training.
+        asked: [(table, row name)], in the order of the tables.
+        run_dir: Path; of each repeat there is a folder in it.
+        results: Path of results.jsonl.
+        real: subjects to train on.
+        held_out: subjects to score on.
+        as_slices: subjects -> data.Slices.
+        iterations_of: number of real training slices -> steps of a run.
+        synthetic_dir: folder of the synthetic data that rows train on, or None.
+        test_sets: {scheme: folder} of Table 1.
+        seed: of the first repeat.
+        repeats: of each row.
+        keep_checkpoints: also of repeats that have finished.
+
+    Raises:
+        RunError: a data set is missing or not the one that is asked for.
+        DataError: there are fewer samples than a row asks for.
+    """
+    rows = {n: tables.TABLE2[1 if table == 1 else n] for table, n in asked}
+    synthetic = []
+    if any(row.synthetic for row in rows.values()):
+        if not synthetic_dir:
+            raise runs.RunError(
+                "rows of Table 2 with synthetic data need --synthetic_dir, made by "
+                "build_dataset.py --accepted_only"
+            )
+        synthetic = synthetic_dataset.verified_subjects(
+            synthetic_dir, held_out, filtered=True
+        )
+    slices = as_slices(real + synthetic)
+    in_real = np.flatnonzero(slices.index[:, 0] < len(real))
+    usable = synthetic_dataset.accepted(synthetic_dir, slices) if synthetic else []
+    iterations = iterations_of(len(in_real))
+    plans = {}
+    for name, row in rows.items():  # all of them before the first step
+        try:
+            items = mixing.choose(row, slices.index[:, 0], in_real, usable, seed)
+        except files.DataError as error:
+            raise files.DataError(
+                f"--experiment={name}, {synthetic_dir}: {error}"
+            ) from error
+        plans[name] = mixing.phases(items, row.mode, iterations)
+    scored_on = {"real": as_slices(held_out)}
+    for scheme, folder in test_sets.items():
+        if (1, scheme) in asked:
+            scored_on[scheme] = as_slices(
+                synthetic_dataset.verified_subjects(
+                    folder, held_out, filtered=False, scheme=scheme
+                )
+            )
+
+    done = {tuple(x[n] for n in tables.KEY) for x in tables.read(results)}
+    jobs = [(*row, k) for row in asked for k in range(1, repeats + 1)]
+    open_jobs = [job for job in jobs if job not in done]
+    logging.info("%d of %d repeats are done", len(jobs) - len(open_jobs), len(jobs))
+    segmentors = Segmentors(training, iterations)
+    started = time.monotonic()
+    for number, (table, name, repeat) in enumerate(open_jobs):
+        passed = time.monotonic() - started
+        left = passed / number * (len(open_jobs) - number) if number else None
+        logging.info(
+            "table %d, row %s, repeat %d: %d to go%s",
+            table,
+            name,
+            repeat,
+            len(open_jobs) - number,
+            "" if left is None else f", about {left / 60:.0f} minutes",
+        )
+        of_repeat = seed + repeat - 1
+        row = 1 if table == 1 else name
+        folder = run_dir / f"row-{row:02d}" / f"repeat-{repeat}"
+        segmentors.train(folder, slices, plans[name], of_repeat)
+        test_set = name if table == 1 else "real"
+        scores = segmentation.score(
+            segmentors.find, scored_on[test_set], test_set == "real"
+        )
+        key = (table, name, repeat)
+        line = result(key, training.scheme, folder, of_repeat, plans[name], scores)
+        tables.record(results, line)
+        if row != 1 and not keep_checkpoints:
+            shutil.rmtree(folder / "checkpoints")
+        tables.write(table, tables.read(results), run_dir)
+    for table in sorted({table for table, _ in asked}):
+        tables.write(table, tables.read(results), run_dir)
+        print((run_dir / f"table{table}.md").read_text())
+    print(f"results: {results}")

@@ -1,0 +1,208 @@
+"""Subjects: from volumes to what the networks see, and slices placed back."""
+
+import re
+
+import cv2
+import numpy as np
+from absl import logging
+
+from brats_gan.files import DataError
+from brats_gan.io.headers import require_same_grid
+from brats_gan.io.labels import label_map, to_ours
+from brats_gan.io.layouts import images_by_file
+from brats_gan.io.volumes import load_channels
+from brats_gan.spec import CROP, FIELD, MODALITIES, SLICES
+
+
+def parse_slices(text):
+    """The flag "55:105" -> (55, 105)."""
+    match = re.fullmatch(r"(\d+):(\d+)", text.strip())
+    if not match or int(match[1]) >= int(match[2]):
+        raise DataError(f"--slices={text}: two rising numbers are due, such as 55:105.")
+    return int(match[1]), int(match[2])
+
+
+def read_subject(subject, slices=SLICES, image_size=CROP, labels=True):
+    """Reads one subject as the networks see it (D1).
+
+    Negative voxels are resampling overshoot and become 0. Each volume is divided by the
+    99.9 percentile of its positive voxels and clipped to [0, 1]; background is exactly
+    0. The percentile is taken over the slices in range, so that nothing outside the
+    range needs decoding, and is the smallest value with 99.9 % of the positive voxels
+    at or below it: no interpolation, hence the same for integers and floats. Slices are
+    cropped to CROP x CROP around the brain's bounding box, the union of the modalities
+    over the range, with zeros where the crop leaves the field. A prepared subject is
+    read whole, as it is, around the centre of its field.
+
+    Args:
+        subject: a `Subject`.
+        slices: half-open range of axial slices; a prepared subject has it behind it.
+        image_size: pixels a side after the crop; images by area, labels by nearest.
+        labels: whether to read the label too.
+
+    Returns:
+        Images [S, image_size, image_size, 4] float32 in [0, 1], channels as MODALITIES,
+        and labels [S, image_size, image_size] uint8, indices in LABELS (None where the
+        subject has none, or `labels` is False).
+    """
+    if subject.prepared:
+        slices = None
+    volumes, grid = _load_modalities(subject, slices)
+    brain = [silhouette(subject.images[m][0], m, x) for m, x in volumes.items()]
+    brain = np.logical_or.reduce(brain)
+    rows, columns = (_extent(brain.any(axis)) for axis in (1, 0))
+    height, width = brain.shape
+    if subject.prepared:
+        top, left = (height - CROP) // 2, (width - CROP) // 2
+    else:
+        top, left = ((span.start + span.stop - CROP) // 2 for span in (rows, columns))
+        if max(span.stop - span.start for span in (rows, columns)) > CROP:
+            logging.log_first_n(
+                logging.WARNING,
+                "%s: a brain larger than %d pixels is cut at the border of its slices.",
+                1,
+                subject.name,
+                CROP,
+            )
+
+    depth = volumes[MODALITIES[0]].shape[0]
+    images = np.empty((depth, CROP, CROP, len(MODALITIES)), np.float32)
+    for index, volume in enumerate(volumes.values()):
+        ceiling = 1.0
+        if not subject.prepared:
+            ceiling = _percentile(volume[:, rows, columns])
+        image = _crop(volume, top, left).astype(np.float32)
+        image /= np.float32(ceiling)
+        np.clip(image, 0.0, 1.0, out=images[..., index])
+    images = _shrink(images, image_size, subject.prepared)
+
+    if not labels or subject.label is None:
+        return images, None
+    label = load_label(subject, slices, grid)
+    return images, resize_nearest(_crop(label, top, left), image_size)
+
+
+def _load_modalities(subject, slices):
+    """Modality -> [S, H, W] as stored, each file decoded once, and their one grid."""
+    loaded, first = {}, None
+    for path, wanted in images_by_file(subject).items():
+        arrays, grid = load_channels(path, [channel for _, channel in wanted], slices)
+        first = first or grid
+        require_same_grid(first, grid)
+        for (modality, _), array in zip(wanted, arrays, strict=True):
+            loaded[modality] = array.transpose(2, 0, 1)
+    return {modality: loaded[modality] for modality in MODALITIES}, first
+
+
+def silhouette(path, modality, volume):
+    """[S, H, W] in range -> [H, W] bool, where any slice is positive.
+
+    DataError where the voxels are of no use: not finite, all zero, constant.
+    """
+    if volume.dtype.kind == "f" and not np.isfinite(volume).all():
+        raise DataError(
+            f"{path}: {modality} has {np.count_nonzero(~np.isfinite(volume))} voxels "
+            "that are not finite in the slices in range. Export it again."
+        )
+    highest = volume.max(axis=0)
+    if not (highest > 0).any():
+        raise DataError(
+            f"{path}: {modality} has no positive voxel in the slices in range. "
+            "Download or export it again."
+        )
+    if (highest == highest.flat[0]).all() and (volume == highest.flat[0]).all():
+        raise DataError(
+            f"{path}: {modality} is constant, {highest.flat[0]:g} everywhere. Download "
+            "or export it again."
+        )
+    return highest > 0
+
+
+def _extent(line):
+    """1-D bool -> the slice from its first to its last True."""
+    where = np.flatnonzero(line)
+    return slice(int(where[0]), int(where[-1]) + 1)
+
+
+def _percentile(volume, permille=999):
+    """Smallest value with `permille` of the positive voxels at or below it."""
+    positive = volume[volume > 0]
+    rank = (positive.size * permille + 999) // 1000  # 1-based
+    if positive.dtype.kind in "iu" and positive.max() < 2**16:
+        # Counting beats sorting, and gives the same value.
+        return int(np.searchsorted(np.cumsum(np.bincount(positive)), rank))
+    return np.partition(positive, rank - 1)[rank - 1]
+
+
+def _crop(volume, top, left):
+    """[S, H, W] -> [S, CROP, CROP] from (top, left), which may lie outside."""
+    _, height, width = volume.shape
+    cropped = np.zeros((volume.shape[0], CROP, CROP), volume.dtype)
+    rows = slice(max(top, 0), min(top + CROP, height))
+    columns = slice(max(left, 0), min(left + CROP, width))
+    cropped[
+        :,
+        rows.start - top : rows.stop - top,
+        columns.start - left : columns.stop - left,
+    ] = volume[:, rows, columns]
+    return cropped
+
+
+def _shrink(images, size, prepared):
+    """[S, CROP, CROP, 4] -> [S, size, size, 4] by area; zeros stay exactly zero."""
+    if size == CROP:
+        return images
+    factor, rest = divmod(CROP, size)
+    if prepared and rest == 0:
+        # place_back enlarged by repetition: undone without arithmetic, so exactly.
+        picked = images[:, ::factor, ::factor]
+        if np.array_equal(_repeat(picked, factor), images):
+            return np.ascontiguousarray(picked)
+    resized = [
+        cv2.resize(x, (size, size), interpolation=cv2.INTER_AREA) for x in images
+    ]
+    return np.clip(np.stack(resized), 0.0, 1.0)
+
+
+def _repeat(slices, factor):
+    return slices.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def resize_nearest(slices, size):
+    """[S, H, H] -> [S, size, size], the value at the centre of each new pixel."""
+    height = slices.shape[1]
+    if size == height:
+        return slices
+    index = ((np.arange(size) + 0.5) * height / size).astype(int)
+    return slices[:, index[:, None], index]
+
+
+def load_label(subject, slices, grid):
+    """Label of a subject as indices in LABELS, [S, H, W] uint8.
+
+    `grid` is that of its images, which the label has to share.
+    """
+    (stored,), label_grid = load_channels(subject.label, [None], slices)
+    require_same_grid(grid, label_grid)
+    return to_ours(stored.transpose(2, 0, 1), label_map(subject), subject.label)
+
+
+def place_back(slices_hw, field=FIELD, crop=CROP, label=False):
+    """[S, size, size] -> [S, field, field]: enlarged to the crop, zeros around it.
+
+    Where `crop` is a multiple of the size, each pixel is repeated, so that
+    `read_subject` returns exactly the same values at that size.
+    """
+    size = slices_hw.shape[1]
+    factor, rest = divmod(crop, size)
+    if rest == 0:
+        enlarged = _repeat(slices_hw, factor)
+    elif label:
+        enlarged = resize_nearest(slices_hw, crop)
+    else:
+        scale = cv2.INTER_LINEAR if crop > size else cv2.INTER_AREA
+        enlarged = [cv2.resize(x, (crop, crop), interpolation=scale) for x in slices_hw]
+        enlarged = np.stack(enlarged)
+    before = (field - crop) // 2
+    after = field - crop - before
+    return np.pad(enlarged, ((0, 0), (before, after), (before, after)))

@@ -1,0 +1,75 @@
+"""The networks of stage 2, and which side trains which."""
+
+from __future__ import annotations
+
+from brats_gan import lesion_components, networks, spec, styles
+from brats_gan.multimodal.settings import DISCRIMINATOR_SIDE, GENERATOR_SIDE
+from brats_gan.spec import NUM_MODALITIES
+
+
+def build(
+    image_size,
+    width=64,
+    scheme="multiple",
+    conditional_norm=True,
+    label_modulation=True,
+    category="entropy",
+    lesion_width=None,
+    map_modulation=True,
+    style=True,
+    spectral=True,
+):
+    """The networks of the stage, by the paper's names.
+
+    Those of the lesion scheme come along under the names that lesion_components.build
+    gives them. conditional_norm is D16, label_modulation D19, category D10,
+    map_modulation D32, style D33, spectral D31. lesion_width is the base width of the
+    lesion components: a lesion is easier found than drawn, and they work on eight
+    images a step. None: as `width`.
+    """
+    categories = NUM_MODALITIES if category == "entropy" else 1
+    return {
+        "EC_R": networks.build_encoder(image_size, width, len(spec.LABELS), "EC_R"),
+        "EC": networks.build_encoder(image_size, width, 1, "EC"),
+        "DC": networks.build_conditional_decoder(
+            image_size // 4,
+            width,
+            conditional_norm,
+            label_modulation,
+            map_modulation,
+            len(styles.QUANTILES) if style else 0,
+        ),
+        "D": networks.build_discriminator(image_size, width, categories, spectral),
+        "FD": networks.build_code_discriminator(image_size // 4, width),
+        **lesion_components.build(scheme, image_size, lesion_width or width),
+    }
+
+
+def heaviest_convolution(image_size, width, batch_size, all_pairs=False):
+    """(images, kernel), shapes of the heaviest convolution of a step.
+
+    DC's in its first call, see `forward`: x_r, x_t, x_s and x_g. The lesion components
+    see a third as many images or fewer, and are narrower.
+    """
+    rebuilt, ways = (NUM_MODALITIES, NUM_MODALITIES - 1) if all_pairs else (2, 1)
+    images = rebuilt * (1 + ways) + 2 * NUM_MODALITIES
+    return networks.heaviest_convolution(image_size, width, images * batch_size)
+
+
+def lesion_nets(nets):
+    """The lesion components among the networks of the stage."""
+    others = GENERATOR_SIDE + DISCRIMINATOR_SIDE
+    return {name: net for name, net in nets.items() if name not in others}
+
+
+def variables(nets):
+    """Trainable variables by side: generator, discriminator, lesion_component."""
+    sides = {
+        "generator": [nets[name] for name in GENERATOR_SIDE],
+        "discriminator": [nets[name] for name in DISCRIMINATOR_SIDE],
+        "lesion_component": lesion_nets(nets).values(),
+    }
+    return {
+        side: [v for net in members for v in net.trainable_variables]
+        for side, members in sides.items()
+    }

@@ -1,0 +1,257 @@
+"""Passes through the networks of stage 2: a training step's, and generation."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from brats_gan import fusion, networks, spec, structure
+from brats_gan.lazy import tf
+from brats_gan.multimodal.settings import Options
+from brats_gan.spec import NUM_MODALITIES
+
+# What a lesion map is where it is not 0. Adam moves a weight by about its rate a step,
+# so a class seen in few steps reaches its contrast sooner on larger maps (D19).
+LESION_LEVEL = 4.0
+
+
+def merge(x):
+    """[B, 4, ...] -> [4B, ...]."""
+    return tf.reshape(x, [-1, *x.shape[2:]])
+
+
+def split(x):
+    """[4B, ...] -> [B, 4, ...]."""
+    return tf.reshape(x, [-1, NUM_MODALITIES, *x.shape[1:]])
+
+
+def all_modalities(batch):
+    """[4 * batch] int32: 0, 1, 2, 3, 0, 1, ...; the modality of each merged row."""
+    return tf.tile(tf.range(NUM_MODALITIES), [batch])
+
+
+def lesion_maps(label, modality):
+    """What modulates DC (D19): a map for each pair of lesion class and modality.
+
+    [N, H, W] integers, [N] -> [N, H, W, 16]; only the 4 maps of the row's modality are
+    not 0 but LESION_LEVEL, so that each modality learns its own look of each class.
+    """
+    lesion = tf.one_hot(tf.cast(label, tf.int32), len(spec.LABELS))[..., 1:]
+    which = tf.one_hot(modality, NUM_MODALITIES)[:, None, None, None, :]
+    maps = LESION_LEVEL * lesion[..., None] * which
+    return tf.reshape(maps, [-1, *label.shape[1:], networks.NUM_LESION_MAPS])
+
+
+def decode(nets, code, modality, label, f, style, options, training=True):
+    """DC(code, i), told the label's lesion (D19), the map (D32) and the style (D33).
+
+    Args:
+        nets: of `build`.
+        code: [N, h, w, C].
+        modality: [N] integers, i.
+        label: [N, H, W] integers.
+        f: [N, H, W, 1] in {0, 1}.
+        style: [N, K] of the image that is to be made, see styles.measure.
+        options: Options.
+
+    Returns:
+        [N, H, W, 1] in [0, 1].
+    """
+    condition = tf.one_hot(modality, NUM_MODALITIES)
+    inputs, maps = [code, condition], []
+    if options.label_modulation:
+        maps.append(lesion_maps(label, modality))
+    if options.map_modulation:
+        maps.append(fusion.remove_lesion(f, label) if options.lesion_removal else f)
+    if maps:
+        inputs.append(tf.concat(maps, -1))
+    if options.style:
+        # Each modality learns its own use of each number.
+        by_modality = condition[:, :, None] * style[:, None, :]
+        inputs.append(tf.reshape(by_modality, [-1, NUM_MODALITIES * style.shape[-1]]))
+    return nets["DC"](inputs, training=training)
+
+
+def fuse(f, label, options):
+    """What EC_R reads: f without edges inside the lesion (D24), and the lesion (D8).
+
+    [B, H, W, 1] in {0, 1}, [B, H, W] integers -> [B, H, W, 5].
+    """
+    if options.lesion_removal:
+        f = fusion.remove_lesion(f, label)
+    return fusion.fuse(f, label, options.structure_weight, options.label_weight)
+
+
+class Pass(NamedTuple):
+    """All tensors of one step.
+
+    N = 4B merged rows, R of them go through stage 2a, each translated J times.
+    """
+
+    origin: tf.Tensor  # [R], which of the N rows
+    targets: tf.Tensor  # [J, R], j of x_{t,i->j}
+    label: tf.Tensor  # [N, H, W], of x
+    placed: tf.Tensor  # [B, H, W], l of x_g
+    source_label: tf.Tensor  # [B, H, W], of the slice f comes from
+    f: tf.Tensor  # [B, H, W, 1], of the source
+    background: tf.Tensor  # [B, H, W, 1], outside the brain f comes from
+    x: tf.Tensor  # [N, H, W, 1]
+    x_r: tf.Tensor  # [R, H, W, 1]
+    x_t: tf.Tensor  # [J, R, H, W, 1]
+    x_cr: tf.Tensor  # [J, R, H, W, 1]
+    x_s: tf.Tensor  # [N, H, W, 1], x rebuilt from its own map and label (D21)
+    x_g: tf.Tensor  # [N, H, W, 1]
+    x_gt: tf.Tensor  # [J, R, H, W, 1], row (j, r): x_g[origin[r]] to targets[j, r]
+    code: tf.Tensor  # [R, h, w, C]
+    code_t: tf.Tensor  # [J, R, h, w, C]
+    code_s: tf.Tensor  # [R, h, w, C], of the map and label of x, as x_s
+    code_g: tf.Tensor  # [B, h, w, C]
+    code_gi: tf.Tensor  # [N, h, w, C]
+
+
+def seeds(seed):
+    """Of placement, drawn pairs, noise and blur of one step."""
+    return tf.unstack(tf.random.experimental.stateless_split(seed, 4))
+
+
+def translations(batch_size, all_pairs, seed):
+    """Which rows are translated, [R], and to what, [J, R] (D18).
+
+    Every row to the three other modalities, or two rows an example, drawn, to one drawn
+    modality each.
+    """
+    rows = NUM_MODALITIES * batch_size
+    if all_pairs:
+        origin = tf.range(rows)
+        offsets = tf.range(1, NUM_MODALITIES)[:, None] + tf.zeros([1, rows], tf.int32)
+    else:
+        drawn = tf.random.stateless_uniform([batch_size, NUM_MODALITIES], seed)
+        drawn = (
+            tf.argsort(drawn)[:, :2] + NUM_MODALITIES * tf.range(batch_size)[:, None]
+        )
+        origin = tf.reshape(drawn, [2 * batch_size])
+        offsets = tf.random.stateless_uniform(
+            [1, 2 * batch_size], seed, 1, NUM_MODALITIES, tf.int32
+        )
+    return origin, (origin[None] + offsets) % NUM_MODALITIES
+
+
+def forward(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tuple
+    """Stages 2a and 2b on one batch: two calls each of EC and DC, whatever J.
+
+    Args:
+        nets: of `build`.
+        batch: of data.multimodal_batches.
+        seed: [2] int32.
+        options: Options.
+    """
+    x, label = merge(batch["x"]), merge(batch["label"])
+    rows = x.shape[0]
+    batch_size = rows // NUM_MODALITIES
+    place_seed, pair_seed, *_ = seeds(seed)
+    modality = all_modalities(batch_size)
+    origin, targets = translations(batch_size, options.all_pairs, pair_seed)
+    from_modality = origin % NUM_MODALITIES
+    ways, translated = targets.shape
+
+    # Section 2.5: f of a real slice without its lesion, and a label that fits its
+    # brain.
+    source = batch["source"]
+    f = structure.structural_map(tf.concat([source, x], 0), options.beta)
+    f, f_x = tf.split(tf.stop_gradient(f), [batch_size, rows])
+    if options.lesion_removal:
+        f = fusion.remove_lesion(f, batch["source_label"])
+    background = structure.background(source, 0)
+    # Where there is no outside, the first candidate fits, wherever it lands.
+    outside = background if options.placement_test else tf.zeros_like(background)
+    placed, _, _ = fusion.place_label(batch["candidates"], outside, place_seed)
+    fused = fuse(tf.concat([f, f_x], 0), tf.concat([placed, label], 0), options)
+    code_g, code_s = tf.split(nets["EC_R"](fused, training=True), [batch_size, rows])
+
+    code = nets["EC"](tf.gather(x, origin), training=True)
+
+    def each_way(t):  # [R, ...] -> [J * R, ...]
+        return tf.concat([t] * ways, 0)
+
+    def by_way(t):  # [J * R, ...] -> [J, R, ...]
+        return tf.reshape(t, [ways, translated, *t.shape[1:]])
+
+    label_t, f_t = tf.gather(label, origin), tf.gather(f_x, origin)
+    placed_rows, f_rows = (tf.repeat(t, NUM_MODALITIES, 0) for t in (placed, f))
+    to_modality = tf.reshape(targets, [-1])
+    # A translation is to look as the batch's own slice of that modality does.
+    first_row = origin // NUM_MODALITIES * NUM_MODALITIES
+    style = merge(batch["style"])
+    style_r = tf.gather(style, origin)
+    style_t = tf.gather(style, tf.reshape(first_row[None] + targets, [-1]))
+    images = decode(
+        nets,
+        tf.concat(
+            [code, each_way(code), code_s, tf.repeat(code_g, NUM_MODALITIES, 0)], 0
+        ),
+        tf.concat([from_modality, to_modality, modality, modality], 0),
+        tf.concat([label_t, each_way(label_t), label, placed_rows], 0),
+        tf.concat([f_t, each_way(f_t), f_x, f_rows], 0),
+        tf.concat([style_r, style_t, style, style], 0),
+        options,
+    )
+    x_r, x_t, x_s, x_g = tf.split(images, [translated, ways * translated, rows, rows])
+
+    codes = nets["EC"](tf.concat([x_t, x_g], 0), training=True)
+    code_t, code_gi = tf.split(codes, [ways * translated, rows])
+    images = decode(
+        nets,
+        tf.concat([code_t, each_way(tf.gather(code_gi, origin))], 0),
+        tf.concat([each_way(from_modality), to_modality], 0),
+        tf.concat([each_way(label_t), each_way(tf.gather(placed_rows, origin))], 0),
+        tf.concat([each_way(f_t), each_way(tf.gather(f_rows, origin))], 0),
+        tf.concat([each_way(style_r), style_t], 0),
+        options,
+    )
+    x_cr, x_gt = tf.split(images, 2)
+
+    return Pass(
+        origin=origin,
+        targets=targets,
+        label=label,
+        placed=placed,
+        source_label=batch["source_label"],
+        f=f,
+        background=background,
+        x=x,
+        x_r=x_r,
+        x_t=by_way(x_t),
+        x_cr=by_way(x_cr),
+        x_s=x_s,
+        x_g=x_g,
+        x_gt=by_way(x_gt),
+        code=code,
+        code_t=by_way(code_t),
+        code_s=tf.gather(code_s, origin),
+        code_g=code_g,
+        code_gi=code_gi,
+    )
+
+
+def generate(nets, f, label, style, options=Options()):  # noqa: B008 - immutable
+    """x_{g,i} for all i from one map and label each: the four are registered.
+
+    [B, H, W, 1] in {0, 1}, [B, H, W] integers, [B, 4, K] (see styles.measure) ->
+    [B, 4, H, W, 1] in [0, 1].
+    """
+    fused = fuse(f, label, options)
+    code_g = nets["EC_R"](fused, training=False)
+    modality = all_modalities(tf.shape(f)[0])
+    code_rows, label_rows, f_rows = (
+        tf.repeat(t, NUM_MODALITIES, 0) for t in (code_g, label, f)
+    )
+    images = decode(
+        nets,
+        code_rows,
+        modality,
+        label_rows,
+        f_rows,
+        merge(style),
+        options,
+        training=False,
+    )
+    return split(images)

@@ -1,0 +1,209 @@
+"""The losses of stage 2 on a batch, and one update of each side."""
+
+from __future__ import annotations
+
+from brats_gan import addons, lesion_components, losses, runs, structure
+from brats_gan.lazy import tf
+from brats_gan.multimodal.nets import lesion_nets, variables
+from brats_gan.multimodal.passes import (
+    all_modalities,
+    decode,
+    forward,
+    fuse,
+    merge,
+    seeds,
+    split,
+)
+from brats_gan.multimodal.settings import (
+    DISCRIMINATOR_WEIGHTS,
+    FIRST_PHASE_WEIGHTS,
+    GENERATOR_WEIGHTS,
+    LESION_WEIGHTS,
+    RAMPED,
+    WEIGHTS,
+    Options,
+)
+from brats_gan.spec import NUM_MODALITIES
+
+
+def _random_blur(x, seed):
+    """Each image of [N, H, W, 1] somewhere between itself and its 3 x 3 blur."""
+    share = tf.random.stateless_uniform([tf.shape(x)[0], 1, 1, 1], seed)
+    return x + share * (addons.gaussian_blur(x) - x)
+
+
+def terms(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tuple
+    """Every loss of the stage on one batch, by name; arguments as `forward`."""
+    p = forward(nets, batch, seed, options)
+    rows, batch_size = tf.shape(p.x)[0], tf.shape(p.placed)[0]
+    ways, translated = p.targets.shape
+    *_, noise_seed, blur_seed = seeds(seed)
+    norm = options.image_norm
+    modality = all_modalities(batch_size)
+    flat = [ways * translated, *p.x.shape[1:]]
+
+    # D sees real, generated and translated images in one call.
+    seen = tf.concat([p.x, p.x_g, tf.reshape(p.x_t, flat)], 0)
+    noise = options.input_noise * tf.random.stateless_normal(tf.shape(seen), noise_seed)
+    scores, categories = nets["D"](seen + noise, training=True)
+    parts = [rows, rows, ways * translated]
+    real_score, generated_score, translated_score = tf.split(scores, parts)
+    category_loss = losses.CATEGORY_LOSSES[options.category]
+    wanted = (modality, modality, tf.reshape(p.targets, [-1]))
+    real_category, generated_category, translated_category = (
+        category_loss(part, index)
+        for part, index in zip(tf.split(categories, parts), wanted, strict=True)
+    )
+    code_score, code_g_score = tf.split(
+        nets["FD"](tf.concat([p.code, p.code_g], 0), training=True),
+        [translated, batch_size],
+    )
+
+    # Where x_{g,j} was translated to i, it is compared with x_{g,i} of the same map.
+    first_row = p.origin // NUM_MODALITIES * NUM_MODALITIES
+    same_map = tf.gather(p.x_g, first_row[None] + p.targets)  # [J, R, H, W, 1]
+    placed = tf.repeat(p.placed, NUM_MODALITIES, 0)
+    x_i, label_i = tf.gather(p.x, p.origin), tf.gather(p.label, p.origin)
+    # Neither where a lesion was inserted nor where the source had its own: f has no
+    # edges there, and the image may.
+    source_label = tf.repeat(tf.cast(p.source_label, tf.int32), NUM_MODALITIES, 0)
+    no_lesion = tf.logical_and(tf.cast(placed, tf.int32) == 0, source_label == 0)
+    no_lesion = tf.cast(no_lesion, tf.float32)[..., None]
+    f = tf.repeat(p.f, NUM_MODALITIES, 0)
+    f_g = structure.structural_map(p.x_g, options.beta)
+    background = tf.repeat(p.background, NUM_MODALITIES, 0)
+
+    components = lesion_nets(nets)
+    label_loss = losses.LABEL_LOSSES[options.label_loss]
+    guided = _random_blur(p.x_g, blur_seed) if options.guidance_blur else p.x_g
+    label_r = lesion_components.segment(components, split(p.x), training=True)
+    label_g = lesion_components.segment(components, split(guided), training=True)
+    label_axes = label_g.shape[1]
+
+    return {
+        **losses.reconstruction(x_i, p.x_r, label_i, norm),
+        **losses.cycle(x_i, p.x_cr, label_i, norm),
+        "self_reconstruction": losses.image_distance(p.x, p.x_s, p.label, norm),
+        **losses.registration(
+            tf.reshape(same_map, flat),
+            tf.reshape(p.x_gt, flat),
+            tf.concat([tf.gather(placed, p.origin)] * ways, 0),
+            norm,
+        ),
+        **losses.code_1(tf.stack([p.code] * ways), p.code_t),
+        **losses.code_2(p.code_g, split(p.code_gi)),
+        **losses.code_tie(p.code, p.code_s),
+        **losses.structure(f * no_lesion, f_g * no_lesion),
+        "background": losses.squared(p.x_g * background),
+        **losses.generator_1(translated_score, translated_category),
+        **losses.generator_2(generated_score, generated_category, code_g_score),
+        "lesion": label_loss(split(placed)[:, :label_axes], label_g),
+        "lesion_component": label_loss(split(p.label)[:, :label_axes], label_r),
+        **losses.discriminator_1(translated_score, translated_category, code_score),
+        **losses.discriminator_2(
+            real_score, generated_score, real_category, generated_category, code_g_score
+        ),
+        "accuracy_D": losses.accuracy(real_score, generated_score, translated_score),
+        "accuracy_FD": losses.accuracy(code_score, code_g_score),
+    }
+
+
+def first_terms(nets, batch, seed, options=Options()):  # noqa: B008 - immutable
+    """The terms of the first phase (D34): every slice rebuilt from its own code, and
+    from its own map and label; and what the lesion components learn.
+
+    Arguments as `forward`; `seed` draws nothing here.
+    """
+    del seed
+    x, label = merge(batch["x"]), merge(batch["label"])
+    modality = all_modalities(x.shape[0] // NUM_MODALITIES)
+    f = tf.stop_gradient(structure.structural_map(x, options.beta))
+    code_s = nets["EC_R"](fuse(f, label, options), training=True)
+    code = nets["EC"](x, training=True)
+    style = merge(batch["style"])
+    images = decode(
+        nets,
+        *(tf.concat(t, 0) for t in ([code, code_s], [modality] * 2, [label] * 2)),
+        *(tf.concat([t] * 2, 0) for t in (f, style)),
+        options,
+    )
+    x_r, x_s = tf.split(images, 2)
+    components = lesion_nets(nets)
+    label_r = lesion_components.segment(components, batch["x"], training=True)
+    label_loss = losses.LABEL_LOSSES[options.label_loss]
+    norm = options.image_norm
+    return {
+        **losses.reconstruction(x, x_r, label, norm),
+        "self_reconstruction": losses.image_distance(x, x_s, label, norm),
+        **losses.code_tie(code, code_s),
+        "lesion_component": label_loss(batch["label"][:, : label_r.shape[1]], label_r),
+    }
+
+
+def make_train_step(
+    nets,
+    optimizers,
+    weights=None,
+    options=Options(),  # noqa: B008 - an immutable tuple
+    ramp_steps=0,
+    first_steps=0,
+):
+    """Returns step(batch, seed) -> {name: scalar}, one update of each side.
+
+    Args:
+        nets: of `build`.
+        optimizers: {"generator": ..., "discriminator": ..., "lesion_component": ...},
+            built.
+        weights: by the names of WEIGHTS.
+        options: Options.
+        ramp_steps: over how many steps the RAMPED weights grow from 0. seed[1] is the
+            step.
+        first_steps: after how many steps they begin to.
+    """
+    weights = WEIGHTS | (weights or {})
+    names = {
+        "generator": GENERATOR_WEIGHTS,
+        "discriminator": DISCRIMINATOR_WEIGHTS,
+        "lesion_component": LESION_WEIGHTS,
+    }
+    of_side = variables(nets)
+
+    @tf.function(autograph=False)  # half the time of tracing
+    def train_step(batch, seed):
+        done = tf.cast(seed[1] - first_steps, tf.float32)
+        grown = tf.clip_by_value(done / max(ramp_steps, 1), 0.0, 1.0)
+        ramp = {name: grown if ramp_steps else 1.0 for name in RAMPED}
+        now = {name: weight * ramp.get(name, 1.0) for name, weight in weights.items()}
+        with tf.GradientTape(persistent=True) as tape:
+            named = terms(nets, batch, seed, options)
+            totals = {side: losses.total(named, now, names[side]) for side in names}
+        runs.update(optimizers, tape, totals, of_side)
+        # The lesion component has one term, so its total bears the same name.
+        return {**named, **totals}
+
+    return train_step
+
+
+def make_first_step(
+    nets,
+    optimizers,
+    weights=None,
+    options=Options(),  # noqa: B008 - an immutable tuple
+):
+    """Returns step(batch, seed) -> {name: scalar} of the first phase (D34).
+
+    The discriminators and FD take no part. Arguments as `make_train_step`.
+    """
+    weights = WEIGHTS | (weights or {})
+    names = {"generator": FIRST_PHASE_WEIGHTS, "lesion_component": LESION_WEIGHTS}
+    of_side = variables(nets)
+
+    @tf.function(autograph=False)  # half the time of tracing
+    def first_step(batch, seed):
+        with tf.GradientTape(persistent=True) as tape:
+            named = first_terms(nets, batch, seed, options)
+            totals = {side: losses.total(named, weights, names[side]) for side in names}
+        runs.update(optimizers, tape, totals, {side: of_side[side] for side in names})
+        return {**named, **totals}
+
+    return first_step

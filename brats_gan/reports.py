@@ -1,0 +1,73 @@
+"""Reports on a synthetic data set: its registration, and the nearest real slices."""
+
+import itertools
+
+import numpy as np
+
+from brats_gan import data, figures, privacy, registration, spec, synthetic_dataset
+
+MEASURED = 200  # sets whose registration is measured, and as many real ones
+
+
+def registration_report(output_dir, count, training, beta):
+    """How well `count` generated sets are registered, beside real ones, for JSON.
+
+    `training` are data.Slices, or data.LabelPool where there are no real ones.
+    """
+
+    def spread(count):  # at most MEASURED of so many positions, evenly
+        return np.unique(np.linspace(0, count - 1, MEASURED).round().astype(int))
+
+    picked = set(spread(count))
+    sets = synthetic_dataset.volumes(output_dir, training.image_size)
+    made = itertools.chain.from_iterable(images for _, images in sets)
+    made = np.stack([x for position, x in enumerate(made) if position in picked])
+    real = None
+    reference = "none: made without --data_dir; read the scores beside those of the "
+    reference += "generated sets with their contrasts shifted"
+    if isinstance(training, data.Slices):
+        real = training.intensities(spread(len(training)))
+        reference = "slices of training subjects; they must be registered for this to "
+        reference += "mean anything"
+    return {
+        "GeneratedSets": len(made),
+        "RealSlices": 0 if real is None else len(real),
+        "Reference": reference,
+        "Scores": registration.compare(made, real, beta),
+    }
+
+
+def nearest_report(output_dir, training, held_out, first_slice):
+    """The nearest training slice of all that was made, for JSON; draws nearest.png."""
+    places, vectors = [], []
+    for volume_id, images in synthetic_dataset.volumes(output_dir, training.image_size):
+        places += [(volume_id, position) for position in range(len(images))]
+        vectors.append(privacy.describe(images))
+    known = privacy.describe_slices(training)
+    made = privacy.nearest(np.concatenate(vectors), known)
+    real = privacy.nearest(privacy.describe_slices(held_out), known)
+    order, closest = privacy.closest(made), []
+    for position in order:
+        subject, number = training.index[made.row[position]]
+        closest.append(
+            {
+                "id": places[position][0],
+                "slice": places[position][1],
+                "training_subject": training.names[subject],
+                "training_slice": int(number) + first_slice,
+                "correlation": round(float(made.correlation[position]), 4),
+            }
+        )
+    shown = {(pair["id"], pair["slice"]): None for pair in closest}
+    for volume_id, images in synthetic_dataset.volumes(output_dir, training.image_size):
+        for place in shown:
+            if place[0] == volume_id:
+                shown[place] = images[place[1]]
+    partners = training.intensities(made.row[order])
+    figures.sheet(
+        [[*x, *y] for x, y in zip(shown.values(), partners, strict=True)],
+        [*spec.MODALITIES, *(f"training {name}" for name in spec.MODALITIES)],
+        output_dir / "nearest.png",
+        row_titles=[f"{pair['correlation']:.3f}" for pair in closest],
+    )
+    return {**privacy.summary(made, real), "closest": closest}

@@ -1,0 +1,61 @@
+"""Run folders, the training loop, checkpoints and exports. Knows nothing of the method.
+
+A run folder holds flags.txt, split.json, losses.jsonl, tensorboard/, checkpoints/ and
+export/. Starting the same command again continues it. One process at a time: it holds a
+lock on the folder until it ends, however it ends.
+"""
+
+from brats_gan.runs.checkpoints import has_begun, newest_checkpoint, restore, save
+from brats_gan.runs.exports import (
+    export,
+    export_description,
+    load_export,
+    made_by,
+    revision,
+)
+from brats_gan.runs.folder import LENGTH, LOCK, key_flags, settings, start, total_steps
+from brats_gan.runs.optimizers import adam, update
+from brats_gan.runs.process import (
+    EXIT_BAD_INPUT,
+    RunError,
+    Stopped,
+    main,
+    parse_flags,
+    set_up,
+    share_cores,
+)
+from brats_gan.runs.training import (
+    CHECKPOINT_SECONDS,
+    loop,
+    seconds_logged,
+)
+
+__all__ = [
+    "CHECKPOINT_SECONDS",
+    "EXIT_BAD_INPUT",
+    "LENGTH",
+    "LOCK",
+    "RunError",
+    "Stopped",
+    "adam",
+    "export",
+    "export_description",
+    "has_begun",
+    "key_flags",
+    "load_export",
+    "loop",
+    "made_by",
+    "main",
+    "newest_checkpoint",
+    "parse_flags",
+    "restore",
+    "revision",
+    "save",
+    "seconds_logged",
+    "set_up",
+    "settings",
+    "share_cores",
+    "start",
+    "total_steps",
+    "update",
+]

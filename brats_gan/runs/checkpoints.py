@@ -1,0 +1,129 @@
+"""Checkpoints of a run: written, found whole, restored."""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+from absl import logging
+
+from brats_gan.lazy import tf
+from brats_gan.runs.process import RunError, writing
+
+CHECKPOINTS_KEPT = 2
+
+
+def restore(checkpoint, folder):
+    """Continues from the newest whole checkpoint in `folder`; returns the manager.
+
+    One that is damaged is set aside, with a warning.
+
+    Raises:
+        RunError: there are checkpoints, but none is whole; or a variable of this run
+            is not in the newest.
+    """
+    folder = Path(folder)
+    _remove_half_written(folder)
+    damaged = []
+    for newest in all_checkpoints(folder):
+        problem = _damage(newest)
+        if problem is None:
+            break
+        damaged.append((newest, problem))
+    else:
+        newest = None
+    shown = "; ".join(f"{path} is damaged ({problem})" for path, problem in damaged)
+    if damaged and newest is None:
+        raise RunError(
+            f"{shown}. No other checkpoint is there: put one back from a copy, or "
+            f"delete {folder} to start from the first step"
+        )
+    if damaged:
+        logging.warning("%s. Going on from %s, the last whole one", shown, newest)
+        for path, _ in damaged:
+            for file in _files(path):
+                file.rename(file.with_name(f"damaged-{file.name}"))
+    if newest is not None:
+        try:
+            status = checkpoint.restore(str(newest))
+            status.assert_existing_objects_matched()
+        except (AssertionError, ValueError, tf.errors.OpError) as error:
+            raise RunError(f"{newest} does not fit this run: {error}") from error
+    # Which are there was seen by their names: the file in which TensorFlow lists them
+    # is for others, and may itself have been cut off.
+    try:
+        return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=None)
+    except ValueError:
+        (folder / "checkpoint").unlink()
+        return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=None)
+
+
+def all_checkpoints(folder):
+    """Paths of the checkpoints that have an index, which is written last; newest first.
+
+    As TensorFlow names them: without the endings of their files.
+    """
+    steps = [int(path.stem[len("ckpt-") :]) for path in folder.glob("ckpt-*.index")]
+    return [folder / f"ckpt-{step}" for step in sorted(steps, reverse=True)]
+
+
+def has_begun(run_dir):
+    """Whether a run has a checkpoint to go on from."""
+    return bool(all_checkpoints(Path(run_dir, "checkpoints")))
+
+
+def newest_checkpoint(run_dir):
+    """(path as TensorFlow names it, step) of a run's newest whole checkpoint, or None.
+
+    Nothing is moved or removed: another process may be at work in the folder.
+    """
+    for path in all_checkpoints(Path(run_dir, "checkpoints")):
+        if _damage(path) is None:
+            return path, int(path.name.rpartition("-")[2])
+    return None
+
+
+def _files(path):
+    return list(path.parent.glob(f"{path.name}.*"))
+
+
+def _damage(path):
+    """Why a checkpoint cannot be read to its end, with checksums; None if it can."""
+    try:
+        reader = tf.train.load_checkpoint(str(path))
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except (tf.errors.OpError, LookupError, ValueError) as error:
+        return str(error).strip().splitlines()[0]
+    return None
+
+
+def _remove_half_written(folder):
+    """Removes what a process left that ended while it wrote a checkpoint."""
+    for path in folder.glob("ckpt-*_temp"):
+        shutil.rmtree(path)
+    for path in folder.glob("ckpt-*.data-*"):
+        if not path.with_name(f"{path.name.partition('.')[0]}.index").exists():
+            path.unlink()
+    for path in folder.glob("checkpoint.tmp*"):
+        path.unlink()
+
+
+def save(manager, step):
+    """Writes the checkpoint of a step; the older ones go once it is there.
+
+    Raises:
+        RunError: there is no room. The older ones are left as they were.
+    """
+    folder = Path(manager.directory)
+    try:
+        with writing(folder / f"ckpt-{step}"):
+            manager.save(step)
+    except RunError:
+        with contextlib.suppress(OSError):
+            for file in _files(folder / f"ckpt-{step}"):
+                file.unlink()
+            _remove_half_written(folder)
+        raise
+    for old in all_checkpoints(folder)[CHECKPOINTS_KEPT:]:
+        for file in _files(old):
+            file.unlink()

@@ -1,0 +1,218 @@
+"""Run folders: flags.txt and its lock, and how many steps a run has."""
+
+import contextlib
+import os
+import platform
+import sys
+from pathlib import Path
+
+from absl import flags, logging
+
+from brats_gan import files, schedules
+from brats_gan.runs.checkpoints import all_checkpoints
+from brats_gan.runs.process import RunError, writing
+
+# Flags that may differ when a run goes on: where things are, not what is computed.
+PLACES = frozenset(
+    {
+        "run_dir",
+        "data_dir",
+        "cache_dir",
+        "flagfile",
+        "check",
+        "checkpoint_seconds",
+        "steps_per_call",
+        "init_from",  # read before the first step only: then the checkpoint has all
+    }
+)
+
+# Flags that say how long a run is: `total_steps` lets them be raised.
+LENGTH = frozenset({"steps", "iterations", "epochs"})
+LOCK = ".lock"
+
+
+def key_flags():
+    """The running script's own flags by name, as strings a flagfile takes."""
+    own = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+    return {flag.name: flag.serialize() for flag in own if flag.value is not None}
+
+
+def _read_flags(path):
+    """(script, {flag name: line}) of a flags.txt."""
+    first, *lines = path.read_text().splitlines()
+    by_name = {}
+    for line in lines:
+        name = line.removeprefix("--").partition("=")[0]
+        boolean_off = "=" not in line and name.startswith("no")
+        by_name[name.removeprefix("no") if boolean_off else name] = line
+    return first.removeprefix("# "), by_name
+
+
+def settings(run_dir):
+    """{flag name: text} of the flags of a run that have a value; of a switch, "true" or
+    "false"."""
+    _, lines = _read_flags(Path(run_dir, "flags.txt"))
+
+    def text(name, line):
+        if "=" in line:
+            return line.partition("=")[2]
+        return "true" if line == f"--{name}" else "false"
+
+    return {name: text(name, line) for name, line in lines.items()}
+
+
+def start(run_dir, free=()):
+    """Makes or re-enters a run folder; writes flags.txt.
+
+    Args:
+        run_dir: folder.
+        free: names of flags that may differ when the run goes on, besides PLACES. Those
+            of LENGTH stay in flags.txt as they were, until `total_steps` has agreed.
+
+    Returns:
+        The folder, a Path.
+
+    Raises:
+        RunError: the folder belongs to a run with other flags (the difference is
+            shown), holds something that is not a run, or is in use by another process.
+    """
+    run_dir = Path(run_dir)
+    path = run_dir / "flags.txt"
+    _require_run_or_empty(run_dir)
+    _lock(run_dir)
+    script = Path(sys.argv[0]).name
+    now = lines = key_flags()
+    if path.exists():
+        other, before = _read_flags(path)
+        if other != script:
+            raise RunError(
+                f"{run_dir} is a run of {other}, not of {script}; choose another folder"
+            )
+        changed = [
+            f"  {before.get(name, '(not set)')}  ->  {now.get(name, '(not set)')}"
+            for name in sorted(before.keys() | now.keys())
+            if name not in PLACES.union(free) and before.get(name) != now.get(name)
+        ]
+        if changed:
+            remedy = f"Repeat it with --flagfile={path}, or choose another folder."
+            if any("(not set)  ->" in line for line in changed):
+                remedy += (
+                    " What is not set there may have come with a newer version: a run "
+                    "that began before can be used, but not trained on."
+                )
+            raise RunError(
+                f"{run_dir} holds a run made with other flags:\n"
+                + "\n".join([*changed, remedy])
+            )
+        length = LENGTH.intersection(free)
+        lines = {name: line for name, line in now.items() if name not in length}
+        lines |= {name: before[name] for name in length & before.keys()}
+    for part in run_dir.rglob(files.PARTS):  # of a process that was killed
+        part.unlink()
+    _write_flags(run_dir, lines)
+    return run_dir
+
+
+def _write_flags(run_dir, by_name):
+    script = Path(sys.argv[0]).name
+    lines = [f"# {script}"] + [by_name[name] for name in sorted(by_name)]
+    files.write_atomically(run_dir / "flags.txt", ("\n".join(lines) + "\n").encode())
+
+
+def total_steps(
+    run_dir,
+    steps,
+    epochs,
+    slices,
+    batch_size,
+    rate,
+    final=0.05,
+    first_steps=0,
+    first_final=1.0,
+):
+    """Steps of a run, which may be others than when it was begun; updates flags.txt.
+
+    Args:
+        run_dir: of `start`, with LENGTH free.
+        steps: the flag that gives them, or has the value None.
+        epochs: the flag that gives them otherwise: passes over the slices.
+        slices: how many there are to train on.
+        batch_size: slices a step.
+        rate, final: peak and final share of the learning rate, see `adam`.
+        first_steps, first_final: of a first phase, see `adam`; 0 is none.
+
+    Raises:
+        RunError: more steps are done already.
+    """
+
+    def total(given, passes):
+        return int(given or 0) or round(float(passes) * slices / batch_size)
+
+    began_with = settings(run_dir)
+    before = total(began_with.get(steps.name), began_with.get(epochs.name, 0))
+    now = total(steps.value, epochs.value)
+    newest = all_checkpoints(run_dir / "checkpoints")[:1]
+    done = int(newest[0].name[len("ckpt-") :]) if newest else 0
+    if now < done:
+        raise RunError(
+            f"{run_dir} has done {done} of {before} steps, and {now} are fewer; give "
+            f"--{steps.name}={done} or more, or choose another folder"
+        )
+    if now != before and done:
+        first = {"first_steps": first_steps, "first_final": first_final}
+        courses = {
+            of: schedules.ConstantThenLinear(rate, of, final=final, **first)
+            for of in (before, now)
+        }
+        rates = [float(courses[of](min(done, of))) for of in (before, now)]
+        logging.info(
+            "%s: %d steps in all, no longer %d; %d are done. The learning rate and all "
+            "else that is a share of the steps go on as in a run of %d: the rate from "
+            "%.3g (it was to be %.3g here) to %.3g at the end",
+            *(run_dir, now, before, done, now, rates[1], rates[0]),
+            float(courses[now](now)),
+        )
+    _write_flags(run_dir, key_flags())
+    return now
+
+
+def _require_run_or_empty(run_dir):
+    if not run_dir.is_dir() or (run_dir / "flags.txt").exists():
+        return
+    # A process that was killed at once leaves a lock, and perhaps half of flags.txt.
+    ours = {LOCK, *(part.name for part in run_dir.glob(files.PARTS))}
+    if any(path.name not in ours for path in run_dir.iterdir()):
+        raise RunError(
+            f"{run_dir} is not empty and not a run folder (no flags.txt); choose "
+            "another folder"
+        )
+
+
+_locks = {}  # folder -> open file: a lock ends with its process, however that ends
+
+
+def _lock(run_dir):
+    """Takes the folder for this process, until it ends."""
+    folder = run_dir.resolve()
+    if not files.HAS_LOCKS or folder in _locks:
+        return
+    with writing(run_dir / LOCK):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        file = (run_dir / LOCK).open("a+")
+    try:
+        files.lock(file, wait=False)
+    except BlockingIOError as error:
+        with file:
+            file.seek(0)
+            holder = file.read() or "not named yet"
+        raise RunError(
+            f"{run_dir} is in use by another process ({holder}); wait for it, stop it, "
+            "or choose another folder"
+        ) from error
+    except OSError as error:  # some network file systems have no locks
+        logging.warning("%s: cannot be locked (%s)", run_dir, error.strerror)
+    _locks[folder] = file
+    with contextlib.suppress(OSError):  # no room: the lock holds without a name
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()

@@ -1,0 +1,44 @@
+"""Adam of a run, and one update of each side."""
+
+from brats_gan import layers, schedules
+from brats_gan.lazy import tf
+
+
+def adam(
+    variables, peak, steps, beta_1=0.5, final=0.05, first_steps=0, first_final=1.0
+):
+    """Adam (Section 3.4) with its slots made at once, so that a restore finds them.
+
+    `final` is the share of the peak rate at the last step; 1 keeps it constant.
+    `first_steps` and `first_final`: see ConstantThenLinear. Where layers compute in
+    float16 it scales its loss, see `update`.
+    """
+    rate = schedules.ConstantThenLinear(
+        peak, steps, final=final, first_steps=first_steps, first_final=first_final
+    )
+    half = tf.keras.mixed_precision.global_policy().compute_dtype == "float16"
+    kind = layers.LossScaledAdam if half else layers.Adam
+    optimizer = kind(rate, beta_1=beta_1)
+    optimizer.build(variables)
+    return optimizer
+
+
+def update(optimizers, tape, totals, variables):
+    """One step of each side on its own total and its own variables.
+
+    Args:
+        optimizers, totals, variables: by side.
+        tape: persistent, has seen the totals. All gradients are taken before any
+            variable moves. An optimizer with a loss_scale is given gradients that are
+            so many times as large.
+    """
+    gradients = {
+        side: tape.gradient(
+            totals[side],
+            variables[side],
+            output_gradients=getattr(optimizers[side], "loss_scale", None),
+        )
+        for side in totals
+    }
+    for side, values in gradients.items():
+        optimizers[side].apply_gradients(zip(values, variables[side], strict=True))

@@ -1,0 +1,159 @@
+"""Processes: a script's start, signals, devices, precision and seeds."""
+
+import contextlib
+import os
+import signal
+import sys
+
+from absl import app, flags, logging
+
+from brats_gan import files, shipped
+from brats_gan.lazy import tf
+
+EXIT_BAD_INPUT = 1
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # exit codes 130 and 143
+
+
+class RunError(RuntimeError):
+    """A run that cannot start or go on; the message says why and what to do."""
+
+
+class Stopped(BaseException):
+    """A signal asked the process to end; what was written is whole.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number, where=""):
+        name = signal.Signals(number).name
+        super().__init__(
+            f"stopped by {name}{where}; start the same command again to go on"
+        )
+        self.number = number
+
+
+def main(run_script):
+    """Runs `run_script(argv)` under absl; expected errors become one clear message.
+
+    SIGINT and SIGTERM end it with a message and exit code 130 or 143.
+    """
+
+    def guarded(argv):
+        if argv[1:]:
+            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+        logging.use_absl_handler()
+        for number in STOP_SIGNALS:
+            signal.signal(number, _stop)
+        try:
+            run_script(argv)
+        except (files.DataError, RunError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(EXIT_BAD_INPUT)
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            sys.exit(128 + stopped.number)
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    app.run(guarded, flags_parser=parse_flags)
+
+
+def parse_flags(argv):
+    """For app.run: as absl does it, but to be asked for help is no failure.
+
+    --flagfile also takes the name of a flagfile that comes with the package.
+    """
+    argv = shipped.with_flagfiles(argv)
+    try:
+        return flags.FLAGS(argv)
+    except SystemExit:  # by --help and its kin, which absl ends with exit code 1
+        if "--helpxml" not in argv:
+            print(f"\n{shipped.flagfiles_help()}")
+        sys.exit(0)
+    except flags.Error:
+        return app.parse_flags_with_usage(argv)  # says what is wrong, and ends
+
+
+def _stop(number, frame):
+    del frame
+    raise Stopped(number)
+
+
+@contextlib.contextmanager
+def signals_held():
+    """Yields a list that gathers SIGINT and SIGTERM; a second one stops at once."""
+    received = []
+
+    def hold(number, frame):
+        if received:
+            _stop(number, frame)
+        received.append(number)
+        logging.warning(
+            "%s: stopping after this step, with a checkpoint",
+            signal.Signals(number).name,
+        )
+
+    before = {number: signal.signal(number, hold) for number in STOP_SIGNALS}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def writing(path):
+    """A write that fails becomes a RunError that names `path` and the remedy."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        # TensorFlow begins with the name of its operation, in double braces.
+        reason = str(error).strip().splitlines()[0].rpartition("}} ")[2]
+        raise RunError(
+            f"{path} cannot be written: {reason}. Make room there, then start the same "
+            "command again; what was written before is whole"
+        ) from error
+
+
+def set_up(precision, seed, deterministic=False):
+    """Precision of the layers made from here on, all seeds, and the order of sums.
+
+    Deterministic operations are not enough, for three reasons.
+    - Those of oneDNN differ in the last bit from one process to the next, and are
+      chosen for good as TensorFlow is imported, so a process that has them begins once
+      more without.
+    - TensorFlow's graph optimiser does not rewrite a graph alike in every process (of
+      16, nine had one kind of stage-2 step and seven another): it is left out.
+    - Where several operations run at a time, a sum of gradients begins with whichever
+      of them nobody reads any more, and who is ready first decides that: it is one
+      operation at a time, on all cores.
+
+    Args:
+        precision: a Keras policy by name, or a function that returns it, called when
+            devices are set up.
+        seed: of everything that draws.
+        deterministic: whether two runs are to be equal bit by bit.
+    """
+    if deterministic:
+        if os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0":
+            os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        tf.config.experimental.enable_op_determinism()
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    if callable(precision):
+        precision = precision()
+    tf.keras.mixed_precision.set_global_policy(precision)
+    tf.keras.utils.set_random_seed(seed)
+
+
+def share_cores():
+    """Lets TensorFlow work on two operations at a time, each on half of the cores.
+
+    For steps of networks that do not wait for each other; the numbers are in
+    docs/performance.md. Call it before the first operation. TF_NUM_INTRAOP_THREADS, the
+    cores of one operation, has the last word.
+    """
+    if "TF_NUM_INTRAOP_THREADS" not in os.environ:
+        half = max((os.cpu_count() or 2) // 2, 1)
+        tf.config.threading.set_intra_op_parallelism_threads(half)

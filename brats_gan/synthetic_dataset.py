@@ -1,0 +1,240 @@
+"""A synthetic data set on disk: its volumes, its manifest, and what it says of itself.
+
+Written volume by volume, so that it can be gone on with; read by stage 4, which
+verifies that its models have not seen what is scored.
+"""
+
+import csv
+import os
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+
+import brats_gan
+from brats_gan import files, io, runs, spec
+
+MANIFEST = "manifest.csv"  # one row a sample, those left out included
+DESCRIPTION = "dataset_description.json"  # there once the data set is finished
+PER_VOLUME = 50  # samples, as many as a real subject has slices
+
+
+def volumes(output_dir, image_size):
+    """Yields (id, images [S, 4, H, W] in [0, 1]) of what `write_volume` wrote."""
+    for subject in io.find_subjects(output_dir, "brats2018"):
+        images, _ = io.read_subject(
+            subject._replace(prepared=True), image_size=image_size, labels=False
+        )
+        yield subject.name, np.moveaxis(images, -1, 1)
+
+
+COLUMNS = (
+    "id",
+    "slice",
+    "number",
+    "seed",
+    "label_subject",
+    "lesion_pixels",
+    "tries",
+    "mae",
+    "dice",
+    "accepted",
+    "rejected_structure",
+    "rejected_label",
+    "rejected_dice",
+    "rejected_blank",
+)
+
+
+def manifest_row(sample, volume_id, position, seed):
+    """One line of manifest.csv, by COLUMNS."""
+    values = (
+        volume_id,
+        position,
+        sample.number,
+        seed,
+        sample.label_subject,
+        int(np.count_nonzero(sample.label)),
+        sample.tries,
+        f"{sample.mae:.5f}",
+        f"{sample.dice:.5f}",
+        int(sample.accepted),
+        sample.rejected_structure,
+        sample.rejected_label,
+        sample.rejected_dice,
+        sample.rejected_blank,
+    )
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def read_manifest(folder):
+    """The rows of manifest.csv, as written: {column: text}."""
+    with open(os.path.join(folder, MANIFEST), newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def rows_so_far(folder):
+    """The rows of manifest.csv; none where the data set has not been begun."""
+    return read_manifest(folder) if Path(folder, MANIFEST).exists() else []
+
+
+def write_manifest(folder, rows):
+    """Writes manifest.csv anew, whole or not at all.
+
+    After the volumes: what it names is whole, and what it does not name is made again,
+    to the same bytes.
+    """
+    table = StringIO()
+    writer = csv.DictWriter(table, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write_atomically(Path(folder, MANIFEST), table.getvalue().encode())
+
+
+def write_description(folder, summary):
+    """Writes dataset_description.json, which says that the data set is finished."""
+    files.write_json(Path(folder, DESCRIPTION), summary)
+
+
+def write_volume(output_dir, volume_id, group):
+    """Writes up to PER_VOLUME samples as the slices of a volume, BraTS 2018-21 layout.
+
+    Each file is whole or absent; the label comes last, so a volume with a label is
+    whole.
+    """
+    folder = files.folder_within(output_dir, volume_id)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def write(name, arrays, is_label=True, outside=0):
+        field = io.place_back(np.stack(arrays) - outside, label=is_label) + outside
+        volume = np.moveaxis(field, 0, -1)  # [H, W, S]
+        path = folder / f"{volume_id}_{name}.nii.gz"
+        if is_label:
+            io.write_nifti(path, volume, np.uint8)
+        else:
+            io.write_nifti(path, volume, np.int16, slope=io.IMAGE_SLOPE)
+
+    for index, modality in enumerate(spec.MODALITIES):
+        write(modality, [sample.images[index] for sample in group], is_label=False)
+    write("structure", [sample.structure for sample in group])
+    # 1 outside the brain: so is all that the full field adds around the slice.
+    write("background", [sample.background for sample in group], outside=1)
+    write("seg", [sample.label for sample in group])
+
+
+def description(of_maps, scheme, rows, split, seen, real_data, filtered):
+    """dataset_description.json, after the BIDS derivatives.
+
+    Attempts and rejections are counted over all samples, those left out included.
+
+    Args:
+        of_maps: description of the export `structure`.
+        scheme: lesion scheme that guided the generator.
+        rows: of the manifest.
+        split: of data.load_split.
+        seen: names of the subjects that any of the models has seen.
+        real_data: whether labels are of real subjects.
+        filtered: whether both filters were at work.
+    """
+    kept = [row for row in rows if row["id"]]
+    accepted = sum(int(row["accepted"]) for row in kept)
+    attempts = sum(int(row["tries"]) for row in rows)
+    rejected = {
+        # A manifest that was begun before blank slices were counted has none.
+        name: sum(int(row.get(f"rejected_{name}") or 0) for row in rows)
+        for name in ("structure", "label", "dice", "blank")
+    }
+    return {
+        "Name": "Synthetic registered multi-modal brain MRI with lesions",
+        "BIDSVersion": "1.9.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [
+            {
+                "Name": "brats_gan",
+                "Version": brats_gan.__version__,
+                "Revision": runs.revision(),
+            }
+        ],
+        "Prepared": True,
+        "Labels": dict(enumerate(spec.LABELS)),
+        "ImageSize": of_maps["image_size"],
+        "Flags": runs.key_flags(),
+        "TrainingSubjects": list(dict.fromkeys([*split["train"], *seen])),
+        "HeldOutSubjects": split["test"],
+        "LesionScheme": scheme,
+        "RealData": real_data,
+        "Filtered": filtered,
+        "Samples": len(kept),
+        "Accepted": accepted,
+        "Fallbacks": len(kept) - accepted,
+        "LeftOut": len(rows) - len(kept),
+        "Attempts": attempts,
+        "Rejected": rejected,
+    }
+
+
+def verified_subjects(folder, held_out, filtered=None, scheme=None):
+    """The subjects of a synthetic data set that has not seen `held_out`.
+
+    Args:
+        folder: output of build_dataset.py.
+        held_out: io.Subject that are scored.
+        filtered: whether Section 2.8's filters must have been at work; None: either.
+        scheme: lesion scheme that must have guided its generator; None: any.
+
+    Raises:
+        RunError: its models were trained on a subject that is to be scored, or it is
+            not the data set that is asked for.
+    """
+    described = os.path.join(folder, DESCRIPTION)
+    if not os.path.exists(described):
+        raise runs.RunError(
+            f"{folder} is not a finished synthetic data set: it has no "
+            "dataset_description.json; start its build_dataset.py command again"
+        )
+    description = files.read_json(described)
+    trained_on = description.get("TrainingSubjects")
+    if not isinstance(trained_on, list):
+        raise runs.RunError(
+            f'{described} has no list of "TrainingSubjects", so what its models have '
+            "seen is not known; make the data set by build_dataset.py"
+        )
+    leaked = sorted({subject.name for subject in held_out}.intersection(trained_on))
+    if leaked:
+        raise runs.RunError(
+            f"{folder} was made by models trained on {', '.join(leaked)}, which "
+            f"this run holds out; give --split={folder}/split.json"
+        )
+    if filtered is not None and filtered != description.get("Filtered", True):
+        raise runs.RunError(
+            f"{folder} was made {'without' if filtered else 'with'} the filters, which "
+            f"Table {2 if filtered else 1} does not ask for; make it by "
+            f"build_dataset.py {'without' if filtered else 'with'} --nofilter"
+        )
+    made_by = description.get("LesionScheme")
+    if scheme and made_by != scheme:
+        raise runs.RunError(
+            f"--synthetic_dirs={scheme}:{folder}: its generator was guided by "
+            f"{made_by}; train it by train_multimodal.py --scheme={scheme}"
+        )
+    return io.find_subjects(folder)
+
+
+def made_without_data(folder):
+    """Whether a data set needed no real one, so that its split is not of ours."""
+    path = Path(folder, DESCRIPTION)
+    return path.exists() and files.read_json(path).get("RealData") is False
+
+
+def accepted(folder, slices):
+    """Positions of the samples of a data set that passed both filters (Section 2.8)."""
+    passed = {
+        (row["id"], int(row["slice"]))
+        for row in read_manifest(folder)
+        if row["id"] and int(row["accepted"])
+    }
+    return [
+        position
+        for position, (subject, number) in enumerate(slices.index)
+        if (slices.names[subject], int(number)) in passed
+    ]

@@ -1,0 +1,132 @@
+"""The trained stages as stage 3 runs them: of runs' exports, or of weights."""
+
+import functools
+import json
+
+from brats_gan import data, multimodal, runs, structural, synthesis, weights
+
+DICE_THRESHOLD = 0.95  # Section 2.8
+
+
+@functools.lru_cache  # the generator and the segmentors are parts of one folder
+def _networks(folder):
+    stored = weights.read(folder)
+    spare = {*structural.DISCRIMINATOR_SIDE, *multimodal.DISCRIMINATOR_SIDE}
+    return stored, weights.networks(stored, lambda nets: nets.keys() - spare)
+
+
+def read_weights(folder, *stages):
+    """weights.Stored of a folder, and its networks without discriminators.
+
+    Raises:
+        RunError: they are of none of the stages, or see weights.read.
+    """
+    stored, nets = _networks(folder)
+    if stored.description["stage"] not in stages:
+        raise runs.RunError(
+            f"{folder} holds weights of stage {stored.description['stage']}, where "
+            f"{' or '.join(stages)} is asked for; exchange the folders"
+        )
+    return stored, nets
+
+
+def load_maps(run):
+    """Models.structure and its description, of a run's export or of weights."""
+    folder = weights.folder_of(run, "structural")
+    if folder is None:
+        export, described = runs.load_export(run, "structure")
+        return synthesis.maps_by(export), described
+    stored, nets = read_weights(folder, "structural")
+    if stored.found is None:
+        raise runs.RunError(
+            f"{folder} does not say how noise becomes a map (no fit.npz): its stage 1 "
+            "has not finished; give weights that a finished run wrote"
+        )
+    return synthesis.maps_of(nets, stored.found), stored.description
+
+
+def load_images(run):
+    """Models.images and its description, of a run's export or of weights."""
+    folder = weights.folder_of(run, "multimodal")
+    if folder is None:
+        export, described = runs.load_export(run, "generator")
+        return synthesis.images_by(export, described), described
+    stored, nets = read_weights(folder, "multimodal")
+    return synthesis.images_of(nets, weights.options(stored)), stored.description
+
+
+def load_segment(run):
+    """Models.segment and its description, of a run's export or of weights."""
+    folder = weights.folder_of(run, "segmentation")
+    if folder is None:
+        export, described = runs.load_export(run, "segmentor")
+        return synthesis.labels_by(export), described
+    stored, nets = read_weights(folder, "segmentation", "multimodal")
+    components = multimodal.lesion_nets(nets)
+    return synthesis.labels_of(components), stored.description
+
+
+def guide(run):
+    """The lesion scheme that guided a generator."""
+    folder = weights.folder_of(run, "multimodal")
+    if folder is None:
+        return runs.export_description(run, "segmentor")["scheme"]
+    return read_weights(folder, "multimodal")[0].description["build"]["scheme"]
+
+
+def dice_threshold(run):
+    """What the weights in `run` say that their samples reach, or the paper's."""
+    folder = weights.folder_of(run, "multimodal")
+    if folder is None:
+        return DICE_THRESHOLD
+    described = read_weights(folder, "multimodal")[0].description
+    return float(described.get("dice_threshold", DICE_THRESHOLD))
+
+
+def load_models(structural_run, multimodal_run, segmentor_run):
+    """The trained stages as synthesis.Models, and their description.
+
+    Returns:
+        synthesis.Models, the description of `structure`, the lesion scheme that guided
+        the generator, and the names of all subjects that any of the models has seen.
+
+    Raises:
+        RunError: a run is not finished, or the runs do not go together.
+    """
+    maps, of_maps = load_maps(structural_run)
+    images, of_generator = load_images(multimodal_run)
+    segment, of_segmentor = load_segment(segmentor_run)
+    # Of each export, as a file has it; and what those that say it must have in common.
+    ours = data.preprocessing(of_maps.get("image_size"), of_maps.get("slices", ()))
+    ours = json.loads(json.dumps(ours))
+    common = {key: of_maps[key] for key in ("beta", "training_subjects")}
+    for run, other in (
+        (structural_run, of_maps),
+        (multimodal_run, of_generator),
+        (segmentor_run, of_segmentor),
+    ):
+        differs = [
+            f"  {key}: {other.get(key, '(not said)')}  instead of  {value}"
+            for key, value in {**ours, **common}.items()
+            if (key in ours or key in other) and other.get(key) != value
+        ]
+        if differs:
+            raise runs.RunError(
+                f"what {run} exported does not go together with that of "
+                f"{structural_run} and with this version:\n"
+                + "\n".join(differs)
+                + "\nTrain both with the same --image_size, --slices, --beta, data and "
+                "split."
+            )
+
+    models = synthesis.Models(
+        of_maps["code_dim"],
+        maps,
+        images,
+        segment,
+        synthesis.styles_of(of_generator),
+    )
+    seen = list(of_maps["training_subjects"])
+    for described in (of_maps, of_generator, of_segmentor):
+        seen += weights.inherited(described)
+    return models, of_maps, guide(multimodal_run), list(dict.fromkeys(seen))

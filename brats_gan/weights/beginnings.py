@@ -1,0 +1,235 @@
+"""How a run begins from weights, and leaves its own."""
+
+from pathlib import Path
+
+from absl import logging
+
+from brats_gan import data, files, multimodal, runs, structural
+from brats_gan.lazy import tf
+from brats_gan.weights.folders import folder_of, read, write
+from brats_gan.weights.stored import (
+    Stored,
+    arrays_of,
+    assign,
+    build,
+    differences,
+    first_of,
+    version,
+)
+
+INIT_FROM = (
+    "Start from weights: of a run, of a folder of weights, or `pretrained`, those that "
+    "come with the package. Any image size and data; the optimisers start anew."
+)
+
+# Without these a stage is not what it was: the others learn beside them.
+NEEDED = {
+    "structural": structural.GENERATOR_SIDE,
+    "multimodal": multimodal.GENERATOR_SIDE,
+    "segmentation": (),
+}
+
+
+def find(source, stage):
+    """Stored of what --init_from may name: weights, or a run, finished or not.
+
+    Of a run that went on after its weights were written, the newest whole checkpoint.
+
+    Raises:
+        RunError: there is no such thing, or it is damaged; see `read`.
+        DataError: see `read`.
+    """
+    folder = folder_of(source, stage)
+    if folder is not None:
+        return read(folder)
+    source = Path(source)
+    if not (source / "flags.txt").exists():
+        raise runs.RunError(
+            f"{source} is neither a run nor a folder of weights (no flags.txt, no "
+            "weights.json); check the path"
+        )
+    newest = runs.newest_checkpoint(source)
+    if (source / "weights" / "weights.json").exists():
+        stored = read(source / "weights")
+        if newest is None or newest[1] <= stored.description["steps"]:
+            return stored
+    if newest is None:
+        raise runs.RunError(
+            f"{source} has neither weights nor a whole checkpoint yet; wait for its "
+            "first one, or give another run"
+        )
+    return _of_checkpoint(source, *newest)
+
+
+def _of_checkpoint(run_dir, path, step):
+    """Stored of a checkpoint, read by the program that could go on from it."""
+    description = {**begun(run_dir), "steps": step}
+    if "build" not in description:
+        raise runs.RunError(
+            f"{run_dir / 'networks.json'} is missing: {run_dir} was begun by an older "
+            "version of brats_gan, which left no weights that this one can start from; "
+            "its exports can be used"
+        )
+    split = run_dir / "split.json"
+    split = data.load_split(split) if split.exists() else None
+    if split is not None:
+        description["training_subjects"] = split["train"]
+    stored = Stored(str(run_dir), description, {}, None, split)
+    nets = build(stored)
+    try:
+        status = tf.train.Checkpoint(**nets).restore(str(path))
+        status.assert_existing_objects_matched().expect_partial()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        raise runs.RunError(
+            f"{path} is not of this version of brats_gan and Keras, and the run has "
+            "not finished; finish it where it was begun, which writes weights that any "
+            f"can read, or give another run ({str(error).strip().splitlines()[0]})"
+        ) from error
+    return stored._replace(arrays=arrays_of(nets))
+
+
+def begun(run_dir):
+    """What RUN/networks.json says; {} where no run has begun."""
+    path = Path(run_dir, "networks.json")
+    return files.read_json(path) if path.exists() else {}
+
+
+def begin(run_dir, stage, build, nets, source=None, held_out=(), **fixed):
+    """Before a run's first step: loads --init_from, and writes RUN/networks.json.
+
+    A run that goes on loads nothing: its checkpoint has the last word.
+
+    Args:
+        run_dir: Path.
+        stage: name of it.
+        build: the arguments its networks were built with.
+        nets: the networks, by name.
+        source: --init_from, or None.
+        held_out: names of the subjects that the run will not see.
+        fixed: what else holds for all of the run, for RUN/networks.json.
+
+    Returns:
+        What RUN/networks.json says.
+
+    Raises:
+        RunError, DataError: see `find` and `initialise`.
+    """
+    path = run_dir / "networks.json"
+    description = {"stage": stage, "build": build, "initialised_from": None, **fixed}
+    if runs.has_begun(run_dir):
+        if source:
+            logging.info("%s: goes on from its checkpoint, not --init_from", run_dir)
+        if path.exists():
+            return files.read_json(path)
+    elif source:
+        stored = find(source, stage)
+        fitting = initialise(nets, stored, stage, build)
+        description["initialised_from"] = {
+            "source": str(source),
+            "networks": fitting,
+            "steps": stored.description.get("steps"),
+            "data_fingerprint": stored.description.get("data_fingerprint"),
+            "training_subjects": stored.training_subjects,
+        }
+        seen = sorted({*held_out}.intersection(stored.training_subjects))
+        if seen:
+            logging.warning(
+                "%s was trained on %d subjects with the names of subjects that this "
+                "run holds out (%s): if they are the same, no score on them is of "
+                "unseen data. A split that keeps to its own avoids that (--split)",
+                source,
+                len(seen),
+                ", ".join(seen[:5]),
+            )
+    files.write_json(path, description)
+    return description
+
+
+def initialise(nets, stored, stage, build):
+    """Gives networks the stored weights that fit; says which begin anew and why.
+
+    Returns:
+        Names of the networks that were given weights.
+
+    Raises:
+        RunError: a network that the stage cannot do without has other shapes, or none
+            fits. No weight is changed then.
+    """
+    problems = {
+        name: differences(net, stored.arrays[name])
+        for name, net in nets.items()
+        if name in stored.arrays
+    }
+    fitting = [name for name, lines in problems.items() if not lines]
+    broken = [name for name in NEEDED[stage] if problems.get(name)]
+    if broken or not fitting:
+        shown = [f"  {n}: {first_of(problems[n])}" for n in broken or problems]
+        if not problems:
+            there, here = ", ".join(stored.arrays), ", ".join(nets)
+            shown = [f"  it has the networks {there}, and here are {here}"]
+        raise runs.RunError(
+            f"--init_from: {stored.source} does not fit:\n"
+            + "\n".join(shown)
+            + f"\n{_remedy(stored, stage, build)}"
+        )
+    for name in nets:
+        if name not in problems:
+            logging.info("%s begins anew: %s has none", name, stored.source)
+        elif problems[name]:
+            reason = first_of(problems[name])
+            logging.info("%s begins anew: of %s, %s", name, stored.source, reason)
+    for name in fitting:
+        assign(nets[name], stored.arrays[name])
+    steps = stored.description.get("steps")
+    logging.info(
+        "weights of %s from %s (%s steps)", ", ".join(fitting), stored.source, steps
+    )
+    return fitting
+
+
+def _remedy(stored, stage, build):
+    """Which flags would have built networks of the stored shapes."""
+    theirs = dict(stored.description["build"])
+    if stored.description["stage"] != stage:
+        lesion_width = theirs.get("lesion_width") or theirs.get("width")
+        if stage == "segmentation":
+            theirs["width"] = lesion_width
+        elif stage == "multimodal":
+            theirs = {"lesion_width": lesion_width, "scheme": theirs.get("scheme")}
+    wanted = [
+        _flag(name, value)
+        for name, value in theirs.items()
+        if name in build and name != "image_size" and build[name] != value
+    ]
+    if not wanted:
+        return f"It was made by another brats_gan than this: by {version(stored)}"
+    return f"Flags that would fit: {' '.join(wanted)}"
+
+
+def _flag(name, value):
+    if value is None:
+        return f"(no --{name})"
+    if isinstance(value, bool):
+        return f"--{'' if value else 'no'}{name}"
+    return f"--{name}={value}"
+
+
+def finish(run_dir, nets, description, steps, found=None):
+    """After a run's last step: writes RUN/weights.
+
+    Args:
+        run_dir: Path.
+        nets: the networks, by name.
+        description: what they were trained on and with, for weights.json.
+        steps: of the run.
+        found: structural.Fit of stage 1.
+    """
+    description = {
+        **files.read_json(run_dir / "networks.json"),
+        "steps": steps,
+        **description,
+        **runs.made_by(),
+    }
+    split = data.load_split(run_dir / "split.json")
+    stored = Stored(str(run_dir), description, arrays_of(nets), found, split)
+    write(run_dir / "weights", stored)

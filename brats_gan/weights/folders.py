@@ -1,0 +1,175 @@
+"""Folders of weights: written whole, read with checksums, and found by name."""
+
+import hashlib
+import shutil
+import zipfile
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from brats_gan import data, files, runs, structural
+from brats_gan.weights.stored import BUILDERS, Stored
+
+FORMAT = 1
+
+# What the name `pretrained` stands for.
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
+LABELS = "labels.npz"  # in it, see data.LabelPool
+
+_COPY_AGAIN = (
+    "copy the folder again, or start the command of its run again, which writes it anew"
+)
+
+
+def write(folder, stored, dtype=np.float32):
+    """Writes a folder of weights, whole or not at all.
+
+    Args:
+        folder: Path; an older one is replaced once the new one is whole.
+        stored: Stored.
+        dtype: float32, or float16; a variable that float16 does not hold to a
+            thousandth of its largest value stays float32.
+    """
+    temporary, old = (
+        folder.with_name(f".{folder.name}.{end}") for end in ("new", "old")
+    )
+    for left in (temporary, old):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    parts = dict(stored.arrays)
+    description = {"format": FORMAT, **stored.description}
+    if stored.found is not None:
+        parts["fit"] = {"mean": stored.found.mean, "factor": stored.found.factor}
+        description["edge_threshold"] = float(stored.found.threshold)
+    digests = {}
+    try:
+        for name, arrays in parts.items():
+            content = _packed(arrays, dtype)
+            digests[name] = hashlib.blake2b(content, digest_size=16).hexdigest()
+            files.write_atomically(temporary / f"{name}.npz", content)
+        if stored.split is not None:
+            data.save_split(temporary / "split.json", stored.split)
+        files.write_json(temporary / "weights.json", {**description, "files": digests})
+    except files.DataError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if folder.exists():
+        folder.replace(old)
+    temporary.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _packed(arrays, dtype):
+    """The bytes of an .npz file."""
+    content = BytesIO()
+    if dtype == np.float16:  # what ships is small: half of a factor is zeros
+        np.savez_compressed(content, **{k: _halved(v) for k, v in arrays.items()})
+    else:
+        np.savez(content, **arrays)
+    return content.getvalue()
+
+
+def _halved(value):
+    """As float16, unless that overflows or is too coarse."""
+    with np.errstate(over="ignore"):
+        half = value.astype(np.float16)
+        error = np.abs(half.astype(np.float32) - value).max(initial=0)
+    fits = error <= 1e-3 * np.abs(value).max(initial=0)
+    return half if fits else value
+
+
+def read(folder):
+    """Stored of a folder of weights.
+
+    Raises:
+        RunError: a file is missing, damaged or of other weights, or a newer version
+            wrote it.
+        DataError: weights.json or split.json is not readable.
+    """
+    folder = Path(folder)
+    path = folder / "weights.json"
+    description = files.read_json(path)
+    version = description.get("format")
+    if isinstance(version, int) and version > FORMAT:
+        raise runs.RunError(
+            f"{path} was written by a newer version of brats_gan "
+            f"({description.get('version')}); install that"
+        )
+    digests = description.pop("files", None)
+    if (
+        version != FORMAT
+        or description.get("stage") not in BUILDERS
+        or not isinstance(description.get("build"), dict)
+        or not isinstance(description.get("steps"), int)
+        or not isinstance(digests, dict)
+        or any(Path(name).name != name for name in digests)
+    ):
+        raise runs.RunError(f"{path} does not describe weights; {_COPY_AGAIN}")
+    arrays = {name: _read_npz(folder, name, digests[name]) for name in digests}
+    found = None
+    if "fit" in arrays:
+        fit, threshold = arrays.pop("fit"), description.get("edge_threshold")
+        if fit.keys() != {"mean", "factor"} or not isinstance(threshold, float):
+            raise runs.RunError(f"{path} and fit.npz hold no fit; {_COPY_AGAIN}")
+        found = structural.Fit(**fit, threshold=threshold)
+    split = folder / "split.json"
+    split = data.load_split(split) if split.exists() else None
+    return Stored(str(folder), description, arrays, found, split)
+
+
+def _read_npz(folder, name, digest):
+    """{key: float32 array} of folder/NAME.npz."""
+    path = folder / f"{name}.npz"
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise runs.RunError(
+            f"{path} is missing, but weights.json names it; {_COPY_AGAIN}"
+        ) from error
+    except OSError as error:
+        raise runs.RunError(f"{path} cannot be read: {error.strerror}") from error
+    if hashlib.blake2b(content, digest_size=16).hexdigest() != digest:
+        raise runs.RunError(
+            f"{path} is damaged or of other weights: weights.json beside it was "
+            f"written with other content; {_COPY_AGAIN}"
+        )
+    try:
+        with np.load(BytesIO(content)) as file:
+            arrays = {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise runs.RunError(f"{path} holds no arrays; {_COPY_AGAIN}") from error
+    if any(value.dtype not in (np.float32, np.float16) for value in arrays.values()):
+        raise runs.RunError(f"{path} holds something else than weights; {_COPY_AGAIN}")
+    return {key: value.astype(np.float32) for key, value in arrays.items()}
+
+
+def folder_of(source, stage):
+    """The folder of weights that `source` stands for; None if it is a run, or nothing.
+
+    Args:
+        source: `pretrained`, a folder of weights, or one that has such folders by the
+            names of the stages, as brats_gan/pretrained does.
+        stage: "structural", "multimodal" or "segmentation", which takes the lesion
+            components of "multimodal" where there is no folder of its own.
+
+    Raises:
+        RunError: `pretrained`, and this installation came without weights.
+    """
+    above = PRETRAINED if str(source) == "pretrained" else Path(source)
+    stages = [stage, "multimodal"] if stage == "segmentation" else [stage]
+    for folder in (above, *(above / each for each in stages)):
+        if (folder / "weights.json").exists():
+            return folder
+    if above is PRETRAINED:
+        raise runs.RunError(
+            f"{PRETRAINED} has no weights of stage {stage}: this copy of brats_gan "
+            "came without; install it from a release, or give a run"
+        )
+    return None
+
+
+def labels_of(source):
+    """Path of the labels that come with weights, or None."""
+    path = (PRETRAINED if str(source) == "pretrained" else Path(source)) / LABELS
+    return path if path.exists() else None

@@ -1,0 +1,155 @@
+"""Weights in memory, and networks of them."""
+
+import inspect
+from typing import NamedTuple
+
+import numpy as np
+
+from brats_gan import lesion_components, multimodal, runs, structural
+from brats_gan.lazy import tf
+
+BUILDERS = {
+    "structural": structural.build,
+    "multimodal": multimodal.build,
+    "segmentation": lesion_components.build,
+}
+SHOWN = 3  # variables of a network that a message names
+
+
+class Stored(NamedTuple):
+    """Weights in memory, and what is known of them."""
+
+    source: str  # what messages call them
+    description: dict  # weights.json: stage, build, steps, what it was trained on, ...
+    arrays: dict  # {network: {variable: float32 array}}
+    found: structural.Fit | None = None  # stage 1, once it is trained
+    split: dict | None = None  # of data.load_split
+
+    @property
+    def training_subjects(self):
+        """Names of all subjects the weights have seen, in this run or before it."""
+        own = self.description.get("training_subjects", [])
+        return list(dict.fromkeys([*own, *inherited(self.description)]))
+
+
+def inherited(description):
+    """Names of the subjects that the weights which a run began from have seen."""
+    return (description.get("initialised_from") or {}).get("training_subjects", [])
+
+
+def variables(net):
+    """{name: variable} of a network, trained or not, with names for files."""
+    found = {}
+
+    def walk(layer, place):
+        if isinstance(layer, tf.keras.Model):
+            # Layers without weights are not counted: Keras 3 has others than Keras 2.
+            inside = [each for each in layer.layers if each.weights]
+            for position, each in enumerate(inside):
+                walk(each, f"{place}{position}/")
+            return
+        for variable in layer.weights:
+            role = variable.name.partition(":")[0].rpartition("/")[2]
+            name, count = f"{place}{role}", 1
+            while name in found:
+                count += 1
+                name = f"{place}{role}_{count}"
+            found[name] = variable
+
+    walk(net, "")
+    return found
+
+
+def arrays_of(nets):
+    """{network: {variable: float32 array}} of {network: Keras model}."""
+    return {
+        name: {key: np.float32(each.numpy()) for key, each in variables(net).items()}
+        for name, net in nets.items()
+    }
+
+
+def differences(net, arrays):
+    """Lines that name each variable that one side lacks or has in another shape."""
+    ours = {key: tuple(each.shape) for key, each in variables(net).items()}
+    theirs = {key: value.shape for key, value in arrays.items()}
+    return [
+        f"variable {key} is {_shape(theirs.get(key))} there and "
+        f"{_shape(ours.get(key))} here"
+        for key in dict.fromkeys([*ours, *theirs])
+        if ours.get(key) != theirs.get(key)
+    ]
+
+
+def _shape(shape):
+    return "missing" if shape is None else list(shape)
+
+
+def first_of(lines):
+    more = len(lines) - SHOWN
+    return "; ".join(lines[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def assign(net, arrays):
+    for key, variable in variables(net).items():
+        variable.assign(arrays[key])
+
+
+def networks(stored, needed):
+    """Networks built as `stored` says, with its weights.
+
+    Args:
+        stored: Stored.
+        needed: names of the networks, or a function from all networks of the stage to
+            those that are needed.
+
+    Returns:
+        {name: Keras model} of those that are needed.
+
+    Raises:
+        RunError: one of them is not there or has other shapes, or this version builds
+            no such networks.
+    """
+    nets = build(stored)
+    names = needed(nets) if callable(needed) else needed
+    for name in names:
+        problems = differences(nets[name], stored.arrays.get(name, {}))
+        if problems:
+            raise runs.RunError(
+                f"{stored.source} does not fit this version of brats_gan: {name}: "
+                f"{first_of(problems)}. Use {version(stored)}, or train anew"
+            )
+        assign(nets[name], stored.arrays[name])
+    return {name: nets[name] for name in names}
+
+
+def options(stored):
+    """multimodal.Options of stored weights of stage 2.
+
+    Raises:
+        RunError: this version has no such options.
+    """
+    given = stored.description.get("options", {})
+    unknown = sorted(given.keys() - set(multimodal.Options._fields))
+    if unknown:
+        raise runs.RunError(
+            f"{stored.source} was written by another version of brats_gan: it has the "
+            f"options {', '.join(unknown)}. Use {version(stored)}"
+        )
+    return multimodal.Options(**given)
+
+
+def version(stored):
+    version = stored.description.get("version")
+    return f"version {version}" if version else "the version that wrote it"
+
+
+def build(stored):
+    build = BUILDERS[stored.description["stage"]]
+    arguments = stored.description["build"]
+    unknown = sorted(arguments.keys() - inspect.signature(build).parameters.keys())
+    if unknown:
+        raise runs.RunError(
+            f"{stored.source} was written by another version of brats_gan: its "
+            f"networks have {', '.join(unknown)}. Use {version(stored)}"
+        )
+    return build(**arguments)

@@ -1,0 +1,155 @@
+"""Where modules may import from, and how long they may be, read from their source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "brats_gan"
+LONGEST = 400  # lines of a module
+
+# A module imports only from rows above its own. A package stands below its modules,
+# which it gives by their names; those that stand on it are below it.
+ROWS = """
+lazy spec files progress shipped
+addons layers losses schedules code_bank styles
+fusion metrics structure figures networks
+io.streams
+io.headers io.layouts
+io.labels io.metaimage io.nifti
+io.volumes
+io.subjects
+io
+io.checks io.convert
+data.slices data.splits data.label_pool
+data.batches
+data
+phantom.grid phantom.tissues
+phantom.anatomy phantom.imaging
+phantom.lesions
+phantom.subjects
+phantom
+runs.process runs.optimizers
+runs.checkpoints
+runs.folder runs.training
+runs.exports
+runs
+registration privacy precision lesion_components
+multimodal.settings
+multimodal.nets multimodal.passes
+multimodal.steps
+multimodal structural segmentation
+synthesis synthetic_dataset
+weights.stored
+weights.folders
+weights.beginnings
+weights
+trained_models reports
+experiments.mixing experiments.tables
+experiments.runner
+experiments
+common_flags commands
+"""
+ROW = {
+    name: number
+    for number, row in enumerate(ROWS.strip().splitlines())
+    for name in row.split()
+}
+
+
+def modules():
+    """{name within the package: path}; a package goes by its own name."""
+    paths = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        paths[name] = path
+    return paths
+
+
+MODULES = modules()
+del MODULES[""]  # brats_gan itself has a version, and loads some modules late
+
+
+def imported(path):
+    """Names of the modules of the package that a module imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            first, _, rest = name.partition(".")
+            if first != "brats_gan" or not rest:
+                continue
+            # The last part may be a name within the module.
+            found.add(rest if rest in MODULES else rest.rpartition(".")[0])
+    return found - {""}
+
+
+def test_every_module_has_one_row_and_every_row_a_module():
+    assert sorted(ROWS.split()) == sorted(MODULES)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_only_from_rows_above_its_own(name):
+    wrong = [other for other in imported(MODULES[name]) if ROW[other] >= ROW[name]]
+    assert not wrong, f"{name} imports {', '.join(wrong)}"
+
+
+def test_imports_are_seen_wherever_they_are(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text(
+        "import brats_gan\nimport brats_gan.spec\nfrom brats_gan import files, runs\n"
+        "def f():\n    from brats_gan.runs.training import loop\n"
+        "    from absl import flags\n"
+    )
+    assert imported(path) == {"spec", "files", "runs", "runs.training"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*MODULES.values(), *sorted(ROOT.glob("*.py"))],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_a_module_is_not_too_long(path):
+    assert len(path.read_text().splitlines()) <= LONGEST
+
+
+def top_level_imports(path):
+    """First names of what is imported as a module is."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_what_takes_long_is_imported_at_once_by_modules_that_load_late_only():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (call,) = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    late = {each.value for each in call.args if isinstance(each, ast.Constant)}
+    slow = {
+        name
+        for name, path in MODULES.items()
+        if {"tensorflow", "matplotlib"} & top_level_imports(path)
+    }
+    assert slow == late
+
+
+def test_only_the_seam_imports_tensorflow_addons():
+    users = {
+        name
+        for name, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and "tensorflow_addons" in ast.unparse(node)
+    }
+    assert users == {"addons"}
