@@ -30,7 +30,7 @@ phantom.anatomy phantom.imaging
 phantom.lesions
 phantom.subjects
 phantom
-runs.process runs.optimizers
+runs.process runs.optimizers runs.games
 runs.checkpoints
 runs.folder runs.training
 runs.exports

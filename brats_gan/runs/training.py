@@ -12,6 +12,7 @@ from absl import logging
 from brats_gan import files, progress
 from brats_gan.lazy import tf
 from brats_gan.runs.checkpoints import restore, save
+from brats_gan.runs.games import Games
 from brats_gan.runs.process import RunError, Stopped, signals_held, writing
 
 CHECKPOINT_SECONDS = 300
@@ -280,6 +281,7 @@ class _Losses:
     def __init__(self, refuse):
         """refuse(names, step) is called with what is not finite; it raises."""
         self._refuse = refuse
+        self._games = Games()
         self._pending = []  # (first step, [k, losses])
         self._names = self._latest = None
 
@@ -301,6 +303,7 @@ class _Losses:
                 if broken.any():
                     names = np.array(self._names)[broken]
                     self._refuse(names.tolist(), step)
+                self._games.see(step, self._names, row)
             self._latest = dict(zip(self._names, values[-1].tolist(), strict=True))
         return self._latest
 
