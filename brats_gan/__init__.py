@@ -2,7 +2,7 @@
 
 from brats_gan import lazy
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # They need TensorFlow, or matplotlib, already to be imported.
 lazy.load(
