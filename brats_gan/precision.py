@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from absl import flags, logging
+from absl import logging
 
 from brats_gan import runs
 from brats_gan.lazy import tf
@@ -65,16 +65,16 @@ class Choice(NamedTuple):
         )
 
 
-def settle(flag, run_dir, deterministic, convolution):
-    """The precision of this run, which `flag` has from here on.
+def settle(asked, run_dir, deterministic, convolution):
+    """The precision of this run.
 
-    The first of these that names one: the flag; the run in `run_dir`, which goes on as
-    it began; the environment variable; float32 for a deterministic run, since a choice
-    by time may differ the next time; the measurement. Call it once the devices are set
-    up and before layers are made.
+    The first of these that names one: what is asked for; the run in `run_dir`, which
+    goes on as it began; the environment variable; float32 for a deterministic run,
+    since a choice by time may differ the next time; the measurement. Call it once the
+    devices are set up and before layers are made.
 
     Args:
-        flag: FlagHolder of the enum of CHOICES.
+        asked: one of CHOICES.
         run_dir: folder of the run, which need not exist.
         deterministic: whether the run is to be repeated bit by bit.
         convolution: (images, kernel), see `choose`.
@@ -85,9 +85,9 @@ def settle(flag, run_dir, deterministic, convolution):
     Raises:
         RunError: the run or the variable names something else.
     """
-    found, why = flag.value, None
+    found, why = asked, None
     if found == AUTO:
-        found, why = _known(run_dir, flag.name)
+        found, why = _known(run_dir)
     if found == AUTO and deterministic:
         found, why = "float32", "float32, not measured: the run is deterministic"
     if found == AUTO:
@@ -95,15 +95,14 @@ def settle(flag, run_dir, deterministic, convolution):
         found, why = choice.precision, str(choice)
     if why:
         logging.info("precision: %s", why)
-    flags.FLAGS[flag.name].value = found  # what flags.txt and exports will say
     return found
 
 
-def _known(run_dir, name):
+def _known(run_dir):
     """(precision, why) of a run that was begun, or of the variable; (AUTO, None)."""
     path = Path(run_dir, "flags.txt")
     if path.exists():
-        begun = _checked(runs.settings(run_dir).get(name, AUTO), path)
+        begun = _checked(runs.settings(run_dir).get("precision", AUTO), path)
         if begun != AUTO:
             return begun, f"{begun}, as {run_dir} began"
     wanted = by_variable()

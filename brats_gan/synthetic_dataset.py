@@ -122,7 +122,7 @@ def write_volume(output_dir, volume_id, group):
     write("seg", [sample.label for sample in group])
 
 
-def description(of_maps, scheme, rows, split, seen, real_data, filtered):
+def description(of_maps, scheme, rows, split, seen, real_data, filtered, flags):
     """dataset_description.json, after the BIDS derivatives.
 
     Attempts and rejections are counted over all samples, those left out included.
@@ -135,6 +135,7 @@ def description(of_maps, scheme, rows, split, seen, real_data, filtered):
         seen: names of the subjects that any of the models has seen.
         real_data: whether labels are of real subjects.
         filtered: whether both filters were at work.
+        flags: {name: line of a flagfile} of the command that makes it.
     """
     kept = [row for row in rows if row["id"]]
     accepted = sum(int(row["accepted"]) for row in kept)
@@ -158,7 +159,7 @@ def description(of_maps, scheme, rows, split, seen, real_data, filtered):
         "Prepared": True,
         "Labels": dict(enumerate(spec.LABELS)),
         "ImageSize": of_maps["image_size"],
-        "Flags": runs.key_flags(),
+        "Flags": flags,
         "TrainingSubjects": list(dict.fromkeys([*split["train"], *seen])),
         "HeldOutSubjects": split["test"],
         "LesionScheme": scheme,

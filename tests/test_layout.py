@@ -23,7 +23,7 @@ io.subjects
 io
 io.checks io.convert
 data.slices data.splits data.label_pool
-data.batches
+data.batches data.source
 data
 phantom.grid phantom.tissues
 phantom.anatomy phantom.imaging
@@ -49,6 +49,9 @@ trained_models reports
 experiments.mixing experiments.tables
 experiments.runner
 experiments
+stages.beginning
+stages.structural stages.multimodal stages.dataset stages.segmentation
+stages
 common_flags
 """
 ROW = {

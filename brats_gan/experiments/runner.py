@@ -102,8 +102,12 @@ class Segmentors:
         return begun
 
 
-def result(key, scheme, run_dir, seed, plan, scores):
-    """A line of results.jsonl. `key` is by tables.KEY."""
+def result(key, scheme, run_dir, seed, plan, scores, started):
+    """A line of results.jsonl.
+
+    `key` is by tables.KEY; `started` is the folder that the command was given, in which
+    `run_dir` may be that of one repeat.
+    """
     of_subjects = (scores["by_subject"] or {}).get("mean", {})
     return {
         **dict(zip(tables.KEY, key, strict=True)),
@@ -118,7 +122,7 @@ def result(key, scheme, run_dir, seed, plan, scores):
         ],
         "seconds": round(runs.seconds_logged(run_dir), 1),
         "revision": runs.revision(),
-        "flags": runs.key_flags(),
+        "flags": runs.command_of(started).flags,
         **scores,
     }
 
@@ -154,6 +158,9 @@ def fill_tables(
         seed: of the first repeat.
         repeats: of each row.
         keep_checkpoints: also of repeats that have finished.
+
+    Returns:
+        The files of the tables that were written.
 
     Raises:
         RunError: a data set is missing or not the one that is asked for.
@@ -218,12 +225,13 @@ def fill_tables(
             segmentors.find, scored_on[test_set], test_set == "real"
         )
         key = (table, name, repeat)
-        line = result(key, training.scheme, folder, of_repeat, plans[name], scores)
+        line = result(
+            *(key, training.scheme, folder, of_repeat, plans[name], scores, run_dir)
+        )
         tables.record(results, line)
         if row != 1 and not keep_checkpoints:
             shutil.rmtree(folder / "checkpoints")
         tables.write(table, tables.read(results), run_dir)
     for table in sorted({table for table, _ in asked}):
         tables.write(table, tables.read(results), run_dir)
-        print((run_dir / f"table{table}.md").read_text())
-    print(f"results: {results}")
+    return [run_dir / f"table{table}.md" for table in sorted({t for t, _ in asked})]

@@ -1,5 +1,7 @@
 """The training loop: batches, losses, logs, checkpoints."""
 
+from __future__ import annotations
+
 import json
 import os
 import sys
@@ -78,6 +80,15 @@ def seconds_logged(run_dir):
     clock = np.array([0.0, *(json.loads(line)["seconds"] for line in lines)])
     passed = np.diff(clock)
     return float(np.sum(np.where(passed < 0, clock[1:], passed)))
+
+
+def per_call(asked: int | str, deterministic: bool | None) -> int | str:
+    """`loop`'s steps_per_call: what is asked for, or 1 for a deterministic run.
+
+    TensorFlow optimises the graph of a loop of steps otherwise than that of one, and in
+    large networks the last bits differ.
+    """
+    return 1 if deterministic else asked
 
 
 def loop(

@@ -228,7 +228,7 @@ def finish(run_dir, nets, description, steps, found=None):
         **files.read_json(run_dir / "networks.json"),
         "steps": steps,
         **description,
-        **runs.made_by(),
+        **runs.made_by(run_dir),
     }
     split = data.load_split(run_dir / "split.json")
     stored = Stored(str(run_dir), description, arrays_of(nets), found, split)
