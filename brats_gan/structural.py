@@ -6,6 +6,7 @@ import numpy as np
 
 from brats_gan import fusion, losses, networks, runs, structure
 from brats_gan.lazy import tf
+from brats_gan.parts import over_parts
 
 # Weights of the terms each side is trained on, by their names in losses.py (D9, D17).
 GENERATOR_WEIGHTS = {
@@ -102,43 +103,50 @@ def terms(nets, batch, seed, codes, options=Options()):  # noqa: B008 - immutabl
     # f_g is what D_f judges, so its codes must lie where codes of maps do (D25).
     codes.add(tf.stop_gradient(code))
     drawn = codes.draw(tf.shape(code)[0], drawn_seed)
-    logits = nets["DC_f"](tf.concat([code, drawn], 0), training=True)
-    logits_r, _ = tf.split(logits, 2)
-    f_r, f_g = tf.split(tf.sigmoid(logits), 2)
+
+    def decoded(codes):
+        logits = nets["DC_f"](codes, training=True)
+        return logits, tf.sigmoid(logits)
+
     # Probabilities go on from here, so that gradients reach DC_f (D5).
-    background_r, background_g = tf.split(
-        nets["MASK"](tf.stop_gradient(tf.concat([f, f_g], 0)), training=True), 2
+    made = over_parts(decoded, {"rebuilt": code, "generated": drawn})
+    (logits_r, f_r), (_, f_g) = made["rebuilt"], made["generated"]
+    background_of = over_parts(
+        lambda maps: nets["MASK"](tf.stop_gradient(maps), training=True),
+        {"real": f, "generated": f_g},
     )
-    seen = tf.concat([shown, f_g, f_r], 0)
-    noise = tf.random.stateless_normal(tf.shape(seen), noise_seed)
-    score, *features = nets["D_f"](seen + options.input_noise * noise, training=True)
-    real_score, generated_score, rebuilt_score = tf.split(score, 3)
+
+    def judge(maps):
+        noise = tf.random.stateless_normal(tf.shape(maps), noise_seed)
+        return nets["D_f"](maps + options.input_noise * noise, training=True)
+
+    judged = over_parts(judge, {"real": shown, "generated": f_g, "rebuilt": f_r})
+    real_score, *real_features = judged["real"]
+    generated_score = judged["generated"][0]
+    rebuilt_score, *rebuilt_features = judged["rebuilt"]
     if options.judge_rebuilt:
         generated_score = tf.concat([generated_score, rebuilt_score], 0)
-    features = [tf.split(each, 3) for each in features]
-    prior_score, code_score = tf.split(
-        nets["FD_f"](tf.concat([z, code], 0), training=True), 2
+    code_score = over_parts(
+        lambda codes: nets["FD_f"](codes, training=True), {"prior": z, "code": code}
     )
     return {
         **losses.reconstruction_f(shown, logits_r, background, options.map_loss),
         **losses.normal(mean, logvar),
         **losses.divergence(mean, logvar),
-        **losses.generator_f(code_score, generated_score),
-        **losses.feature_matching(
-            [real for real, _, _ in features], [rebuilt for _, _, rebuilt in features]
-        ),
+        **losses.generator_f(code_score["code"], generated_score),
+        **losses.feature_matching(real_features, rebuilt_features),
         **losses.reconstruction_mask(
             background,
-            background_r,
-            background_g,
+            background_of["real"],
+            background_of["generated"],
             f,
             tf.stop_gradient(f_r),
             tf.stop_gradient(f_g),
         ),
-        **losses.code_discriminator_f(prior_score, code_score),
+        **losses.code_discriminator_f(code_score["prior"], code_score["code"]),
         **losses.discriminator_f(real_score, generated_score),
         "accuracy_D_f": losses.accuracy(real_score, generated_score),
-        "accuracy_FD_f": losses.accuracy(prior_score, code_score),
+        "accuracy_FD_f": losses.accuracy(code_score["prior"], code_score["code"]),
     }
 
 

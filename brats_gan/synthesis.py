@@ -170,6 +170,84 @@ def _place(slices, background, rng, healthy):
     return label[0].numpy(), slices.names[slices.index[row, 0]], bool(fitted[0])
 
 
+class _Limits(NamedTuple):
+    """What an attempt must pass, see `samples`."""
+
+    mae_threshold: float
+    dice_threshold: float
+    max_tries: int
+
+
+# Why an attempt is turned away, in the order of the tests; Sample counts each.
+REASONS = ("structure", "label", "blank", "dice")
+
+
+def _reason(attempt, images, dice, limits):
+    """The first test that an attempt fails, one of REASONS; None if it passes all."""
+    if attempt.mae > limits.mae_threshold:
+        return "structure"
+    if not attempt.passed:
+        return "label"
+    if images is None:
+        return "blank"
+    return None if dice >= limits.dice_threshold else "dice"
+
+
+class _Begun:
+    """A sample of which attempts are made: how many failed and why, and the best.
+
+    Attributes:
+        sample: Sample, once there is one.
+    """
+
+    def __init__(self):
+        self.sample = None
+        self._rejected = dict.fromkeys(REASONS, 0)
+        self._best = None  # (rank, attempt, images, found, dice)
+
+    def consider(self, attempt, images, found, limits):
+        """Takes note of an attempt; returns whether it was the last that is needed.
+
+        Raises:
+            DataError: it was the last, and none can be kept.
+        """
+        dice = float(np.mean([metrics.index_dice(attempt.label, x) for x in found]))
+        reason = _reason(attempt, images, dice, limits)
+        accepted = reason is None
+        if not accepted:
+            self._rejected[reason] += 1
+        rank = (accepted, attempt.mae <= limits.mae_threshold, attempt.passed, dice)
+        better = self._best is None or rank > self._best[0]
+        if images is not None and better:
+            self._best = (rank, attempt, images, found, dice)
+        tries = attempt.attempt + 1
+        if not accepted and tries < limits.max_tries:
+            return False
+        if self._best is None:
+            raise files.DataError(
+                f"sample {attempt.number}: all {limits.max_tries} attempts have a "
+                "slice that is constant or not finite, so the generator has learnt "
+                "nothing or has diverged; look at its losses.jsonl, and train it "
+                "longer or anew"
+            )
+        _, kept, images, found, dice = self._best
+        self.sample = Sample(
+            number=kept.number,
+            structure=kept.f,
+            background=kept.background,
+            label=kept.label,
+            images=images,
+            found=found,
+            label_subject=kept.label_subject,
+            tries=tries,
+            mae=kept.mae,
+            dice=dice,
+            accepted=accepted,
+            **{f"rejected_{name}": n for name, n in self._rejected.items()},
+        )
+        return True
+
+
 def samples(
     models,
     slices,
@@ -204,70 +282,27 @@ def samples(
         DataError: every attempt of a sample was constant or not finite.
     """
     numbers = iter(numbers)
-    waiting = collections.deque()  # (number, attempt) to try again
-    order = collections.deque()  # numbers begun and not yet yielded
-    rejected = {}
-    best = {}
-    done = {}
-
-    def settle(attempt, images, found, dice):
-        """Accepts the attempt, or keeps it in mind and asks for the next."""
-        blank = images is None
-        passed = attempt.passed and not blank and dice >= dice_threshold
-        number = attempt.number
-        rank = (passed, attempt.mae <= mae_threshold, attempt.passed, dice)
-        if not blank and (number not in best or rank > best[number][0]):
-            best[number] = (rank, attempt, images, found, dice)
-        if attempt.passed and not passed:
-            rejected[number][3 if blank else 2] += 1
-        if not (passed or attempt.attempt + 1 >= max_tries):
-            # At the front: early samples are finished, and written, before late ones
-            # are begun.
-            waiting.appendleft((number, attempt.attempt + 1))
-            return
-        if number not in best:
-            raise files.DataError(
-                f"sample {number}: all {max_tries} attempts have a slice that is "
-                "constant or not finite, so the generator has learnt nothing or has "
-                "diverged; look at its losses.jsonl, and train it longer or anew"
-            )
-        _, kept, images, found, dice = best.pop(number)
-        done[number] = Sample(
-            number,
-            kept.f,
-            kept.background,
-            kept.label,
-            images,
-            found,
-            kept.label_subject,
-            attempt.attempt + 1,
-            kept.mae,
-            dice,
-            passed,
-            *rejected.pop(number),
-        )
-
+    limits = _Limits(mae_threshold, dice_threshold, max_tries)
+    begun = {}  # number -> _Begun, in the order of the numbers
+    again = collections.deque()  # (number, attempt)
     while True:
-        batch = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
+        batch = [again.popleft() for _ in range(min(batch_size, len(again)))]
         for number in itertools.islice(numbers, batch_size - len(batch)):
+            begun[number] = _Begun()
             batch.append((number, 0))
-            order.append(number)
-            rejected[number] = [0, 0, 0, 0]
         if not batch:
             return
         attempts = _attempt(
             models, slices, batch, seed, batch_size, mae_threshold, lesion_free
         )
-        for attempt in attempts:
-            rejected[attempt.number][0] += attempt.mae > mae_threshold
-            rejected[attempt.number][1] += (
-                attempt.mae <= mae_threshold and not attempt.passed
-            )
         for attempt, images, found in _render(models, attempts, batch_size):
-            scores = [metrics.index_dice(attempt.label, each) for each in found]
-            settle(attempt, images, found, float(np.mean(scores)))
-        while order and order[0] in done:
-            yield done.pop(order.popleft())
+            if not begun[attempt.number].consider(attempt, images, found, limits):
+                # At the front: early samples are finished, and written, before late
+                # ones are begun.
+                again.appendleft((attempt.number, attempt.attempt + 1))
+        while begun and (done := next(iter(begun.values()))).sample is not None:
+            del begun[done.sample.number]
+            yield done.sample
 
 
 def _padded(arrays, batch_size):

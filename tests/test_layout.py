@@ -13,7 +13,7 @@ LONGEST = 400  # lines of a module
 # which it gives by their names; those that stand on it are below it.
 ROWS = """
 lazy spec files progress
-addons layers losses schedules code_bank styles
+addons layers losses schedules code_bank styles parts
 fusion metrics structure figures networks
 io.streams
 io.headers io.layouts
