@@ -5,6 +5,10 @@ the script. So these are functions: the flag is defined as a script calls one, a
 the script's, because this module disclaims it.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 from absl import flags
 
 from brats_gan import losses, runs, structure, weights
@@ -165,7 +169,7 @@ def steps_per_call():
 SETTLED = ("precision", "dice_threshold")
 
 
-def record(settings):
+def record(settings: Any) -> runs.Command:
     """The command that flags.txt and exports name: the flags, as they were settled.
 
     For the argument `record` of the stages.

@@ -5,6 +5,8 @@ processor multiplies it, and takes ten times as long where it is emulated. So th
 heaviest convolution of a stage is timed as a run begins (docs/performance.md).
 """
 
+from __future__ import annotations
+
 import math
 import os
 import time
@@ -65,7 +67,9 @@ class Choice(NamedTuple):
         )
 
 
-def settle(asked, run_dir, deterministic, convolution):
+def settle(
+    asked: str, run_dir: str | Path, deterministic: bool, convolution: tuple
+) -> str:
     """The precision of this run.
 
     The first of these that names one: what is asked for; the run in `run_dir`, which
@@ -109,7 +113,7 @@ def _known(run_dir):
     return wanted, None if wanted == AUTO else f"{wanted}, as {VARIABLE} says"
 
 
-def by_variable():
+def by_variable() -> str:
     """The precision that VARIABLE names, or AUTO; RunError if there is none such."""
     return _checked(os.environ.get(VARIABLE) or AUTO, f"The variable {VARIABLE}")
 
@@ -123,7 +127,7 @@ def _checked(value, source):
     return value
 
 
-def choose(images, kernel):
+def choose(images: tuple, kernel: tuple) -> Choice:
     """The precision in which a convolution and its gradients are fastest here.
 
     A coarser one must be MARGIN times as fast as what is before it in PRECISIONS, which
@@ -149,7 +153,7 @@ def choose(images, kernel):
     return Choice(chosen, seconds, *part)
 
 
-def has_gpu():
+def has_gpu() -> bool:
     """Whether TensorFlow uses one."""
     return bool(tf.config.list_logical_devices("GPU"))
 

@@ -5,8 +5,11 @@ not depend on how many samples are made, in which order, or whether the command 
 killed.
 """
 
+from __future__ import annotations
+
 import collections
 import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -71,7 +74,7 @@ class Models(NamedTuple):
     styles: object = None  # styles.Styles to draw from; None: images needs no style
 
 
-def maps_by(export):
+def maps_by(export: object) -> Callable:
     """Models.structure of the loaded export `structure`."""
 
     def structure(code):
@@ -81,7 +84,7 @@ def maps_by(export):
     return structure
 
 
-def images_by(export, description):
+def images_by(export: object, description: dict) -> Callable:
     """Models.images of the loaded export `generator` and its description.
 
     A generator without D33 makes slices of one style, whichever is asked for.
@@ -98,13 +101,13 @@ def images_by(export, description):
     return images
 
 
-def styles_of(description):
+def styles_of(description: dict) -> styles.Styles | None:
     """Models.styles by the description of a generator's export or weights."""
     fitted = description.get("style")
     return None if fitted is None else styles.from_json(fitted)
 
 
-def labels_by(export):
+def labels_by(export: object) -> Callable:
     """Models.segment of the loaded export `segmentor`."""
 
     def segment(images):
@@ -113,14 +116,14 @@ def labels_by(export):
     return segment
 
 
-def maps_of(nets, found):
+def maps_of(nets: dict, found: structural.Fit) -> Callable:
     """Models.structure of the networks of stage 1 and their structural.Fit."""
     return tf.function(
         lambda code: structural.generate(nets, code, found), autograph=False
     )
 
 
-def images_of(nets, options):
+def images_of(nets: dict, options: multimodal.Options) -> Callable:
     """Models.images of the generator's networks and its multimodal.Options."""
     return tf.function(
         lambda f, label, style: multimodal.generate(nets, f, label, style, options),
@@ -128,7 +131,7 @@ def images_of(nets, options):
     )
 
 
-def labels_of(nets):
+def labels_of(nets: dict) -> Callable:
     """Models.segment of the networks of a lesion scheme."""
     return tf.function(
         lambda x: tf.argmax(lesion_components.segment(nets, x), -1, tf.int32),
@@ -249,16 +252,16 @@ class _Begun:
 
 
 def samples(
-    models,
-    slices,
-    numbers,
-    seed,
-    mae_threshold=structure.MAE_THRESHOLD,
-    dice_threshold=0.95,
-    max_tries=50,
-    batch_size=16,
-    lesion_free=data.LESION_FREE,
-):
+    models: Models,
+    slices: data.Slices | data.LabelPool,
+    numbers: Iterable[int],
+    seed: int,
+    mae_threshold: float = structure.MAE_THRESHOLD,
+    dice_threshold: float = 0.95,
+    max_tries: int = 50,
+    batch_size: int = 16,
+    lesion_free: float = data.LESION_FREE,
+) -> Iterator[Sample]:
     """Yields a Sample for each of `numbers`, in their order.
 
     An attempt draws a code, keeps its map if Algorithm 3 does, places a label,

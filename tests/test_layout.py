@@ -40,13 +40,15 @@ multimodal.settings
 multimodal.nets multimodal.passes
 multimodal.steps
 multimodal structural segmentation
-synthesis synthetic_dataset
+synthesis
+synthetic_dataset
 weights.stored
 weights.folders
 weights.beginnings
 weights
 trained_models reports
-experiments.mixing experiments.tables
+experiments.tables
+experiments.mixing
 experiments.runner
 experiments
 stages.beginning

@@ -15,22 +15,22 @@ from brats_gan.spec import NUM_MODALITIES
 LESION_LEVEL = 4.0
 
 
-def merge(x):
+def merge(x: tf.Tensor) -> tf.Tensor:
     """[B, 4, ...] -> [4B, ...]."""
     return tf.reshape(x, [-1, *x.shape[2:]])
 
 
-def split(x):
+def split(x: tf.Tensor) -> tf.Tensor:
     """[4B, ...] -> [B, 4, ...]."""
     return tf.reshape(x, [-1, NUM_MODALITIES, *x.shape[1:]])
 
 
-def all_modalities(batch):
+def all_modalities(batch: int | tf.Tensor) -> tf.Tensor:
     """[4 * batch] int32: 0, 1, 2, 3, 0, 1, ...; the modality of each merged row."""
     return tf.tile(tf.range(NUM_MODALITIES), [batch])
 
 
-def lesion_maps(label, modality):
+def lesion_maps(label: tf.Tensor, modality: tf.Tensor) -> tf.Tensor:
     """What modulates DC (D19): a map for each pair of lesion class and modality.
 
     [N, H, W] integers, [N] -> [N, H, W, 16]; only the 4 maps of the row's modality are
@@ -42,7 +42,16 @@ def lesion_maps(label, modality):
     return tf.reshape(maps, [-1, *label.shape[1:], networks.NUM_LESION_MAPS])
 
 
-def decode(nets, code, modality, label, f, style, options, training=True):
+def decode(
+    nets: dict,
+    code: tf.Tensor,
+    modality: tf.Tensor,
+    label: tf.Tensor,
+    f: tf.Tensor,
+    style: tf.Tensor,
+    options: Options,
+    training: bool = True,
+) -> tf.Tensor:
     """DC(code, i), told the label's lesion (D19), the map (D32) and the style (D33).
 
     Args:
@@ -72,7 +81,7 @@ def decode(nets, code, modality, label, f, style, options, training=True):
     return nets["DC"](inputs, training=training)
 
 
-def fuse(f, label, options):
+def fuse(f: tf.Tensor, label: tf.Tensor, options: Options) -> tf.Tensor:
     """What EC_R reads: f without edges inside the lesion (D24), and the lesion (D8).
 
     [B, H, W, 1] in {0, 1}, [B, H, W] integers -> [B, H, W, 5].
@@ -109,12 +118,14 @@ class Pass(NamedTuple):
     code_gi: tf.Tensor  # [N, h, w, C]
 
 
-def seeds(seed):
+def seeds(seed: tf.Tensor) -> list[tf.Tensor]:
     """Of placement, drawn pairs, noise and blur of one step."""
     return tf.unstack(tf.random.experimental.stateless_split(seed, 4))
 
 
-def translations(batch_size, all_pairs, seed):
+def translations(
+    batch_size: int, all_pairs: bool, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Which rows are translated, [R], and to what, [J, R] (D18).
 
     Every row to the three other modalities, or two rows an example, drawn, to one drawn
@@ -136,7 +147,12 @@ def translations(batch_size, all_pairs, seed):
     return origin, (origin[None] + offsets) % NUM_MODALITIES
 
 
-def forward(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tuple
+def forward(
+    nets: dict,
+    batch: dict,
+    seed: tf.Tensor,
+    options: Options = Options(),  # noqa: B008 - immutable
+) -> Pass:
     """Stages 2a and 2b on one batch: two calls each of EC and DC, whatever J.
 
     Args:
@@ -249,7 +265,13 @@ def forward(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable 
     )
 
 
-def generate(nets, f, label, style, options=Options()):  # noqa: B008 - immutable
+def generate(
+    nets: dict,
+    f: tf.Tensor,
+    label: tf.Tensor,
+    style: tf.Tensor,
+    options: Options = Options(),  # noqa: B008 - immutable
+) -> tf.Tensor:
     """x_{g,i} for all i from one map and label each: the four are registered.
 
     [B, H, W, 1] in {0, 1}, [B, H, W] integers, [B, 4, K] (see styles.measure) ->

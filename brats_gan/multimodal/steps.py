@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from brats_gan import addons, lesion_components, losses, runs, structure
 from brats_gan.lazy import tf
 from brats_gan.multimodal.nets import lesion_nets, variables
@@ -134,7 +136,12 @@ def lesion_terms(nets: dict, p: Pass, blur_seed: tf.Tensor, options: Options) ->
     }
 
 
-def terms(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tuple
+def terms(
+    nets: dict,
+    batch: dict,
+    seed: tf.Tensor,
+    options: Options = Options(),  # noqa: B008 - immutable
+) -> dict:
     """Every loss of the stage on one batch, by name; arguments as `forward`."""
     p = forward(nets, batch, seed, options)
     *_, noise_seed, blur_seed = seeds(seed)
@@ -147,7 +154,12 @@ def terms(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tu
     }
 
 
-def first_terms(nets, batch, seed, options=Options()):  # noqa: B008 - immutable
+def first_terms(
+    nets: dict,
+    batch: dict,
+    seed: tf.Tensor,
+    options: Options = Options(),  # noqa: B008 - immutable
+) -> dict:
     """The terms of the first phase (D34): every slice rebuilt from its own code, and
     from its own map and label; and what the lesion components learn.
 
@@ -180,13 +192,13 @@ def first_terms(nets, batch, seed, options=Options()):  # noqa: B008 - immutable
 
 
 def make_train_step(
-    nets,
-    optimizers,
-    weights=None,
-    options=Options(),  # noqa: B008 - an immutable tuple
-    ramp_steps=0,
-    first_steps=0,
-):
+    nets: dict,
+    optimizers: dict,
+    weights: dict | None = None,
+    options: Options = Options(),  # noqa: B008 - an immutable tuple
+    ramp_steps: int = 0,
+    first_steps: int = 0,
+) -> Callable:
     """Returns step(batch, seed) -> {name: scalar}, one update of each side.
 
     Args:
@@ -224,11 +236,11 @@ def make_train_step(
 
 
 def make_first_step(
-    nets,
-    optimizers,
-    weights=None,
-    options=Options(),  # noqa: B008 - an immutable tuple
-):
+    nets: dict,
+    optimizers: dict,
+    weights: dict | None = None,
+    options: Options = Options(),  # noqa: B008 - an immutable tuple
+) -> Callable:
     """Returns step(batch, seed) -> {name: scalar} of the first phase (D34).
 
     The discriminators and FD take no part. Arguments as `make_train_step`.

@@ -18,7 +18,7 @@ from brats_gan.runs.folder import command_of
 from brats_gan.runs.process import RunError, writing
 
 
-def revision():
+def revision() -> str | None:
     """The git revision of this code, "-dirty" where it was changed; None without."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
@@ -95,7 +95,7 @@ def made_by(run_dir: str | Path) -> dict:
     }
 
 
-def export_description(run_dir, name):
+def export_description(run_dir: str | Path, name: str) -> dict:
     """RUN/export/NAME.json, without loading the model; errors as `load_export`."""
     target = Path(run_dir) / "export" / name
     path = target.with_suffix(".json")
@@ -113,7 +113,7 @@ def export_description(run_dir, name):
 _MAKE_AGAIN = "start the command of its run again, which writes it anew"
 
 
-def load_export(run_dir, name):
+def load_export(run_dir: str | Path, name: str) -> tuple:
     """Returns (signatures, description) of RUN/export/NAME.
 
     Raises:

@@ -115,7 +115,7 @@ def _read_flags(path):
     return first.removeprefix("# "), by_name
 
 
-def settings(run_dir):
+def settings(run_dir: str | Path) -> dict[str, str]:
     """{flag name: text} of the flags of a run that have a value; of a switch, "true" or
     "false"."""
     _, lines = _read_flags(Path(run_dir, "flags.txt"))
