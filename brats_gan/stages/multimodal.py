@@ -108,7 +108,8 @@ def draw_generated(
     images = multimodal.generate(nets, p.f, p.placed, batch["style"], options)
     found = lesion_components.segment(multimodal.lesion_nets(nets), images)
     found = np.argmax(found, -1)[:, -1]  # of FLAIR, where the whole lesion shows
-    columns = [p.f[..., 0], p.placed, *(images[:, i, ..., 0] for i in range(4)), found]
+    of_modalities = tf.unstack(images[..., 0], axis=1)
+    columns = [p.f[..., 0], p.placed, *of_modalities, found]
     titles = ["f", "label", *spec.MODALITIES, "found"]
     rows = list(zip(*(np.asarray(c) for c in columns), strict=True))
     return figures.sheet(rows, titles, path, label_columns=("label", "found"))
