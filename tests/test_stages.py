@@ -1,9 +1,11 @@
 """The stages as functions: called from Python, without a flag, and by the scripts."""
 
 import ast
+import concurrent.futures
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -157,6 +159,44 @@ def test_a_weight_of_no_loss_is_an_error_that_names_the_losses():
 def test_weights_that_are_not_given_are_the_defaults():
     weights = structural.Settings(weights={"mask": 3}).weights
     assert weights == {**structural.Settings().weights, "mask": 3.0}
+
+
+def test_a_command_has_lines_as_flags_have_them():
+    @dataclasses.dataclass(frozen=True)
+    class Chosen:
+        rate: float = 1
+        slices: tuple = (1, 5)
+        table: tuple = ("1", "2")
+        check: bool = False
+        split: str | None = None
+
+    made = runs.command_by("s.py", Chosen(), without=("rate",), run_dir=Path("r"))
+    assert made == (
+        "s.py",
+        {
+            "run_dir": "--run_dir=r",
+            "slices": "--slices=1:5",
+            "table": "--table=1,2",
+            "check": "--nocheck",
+        },
+    )
+
+
+def test_a_deterministic_run_asks_for_a_process_that_can_be_one(monkeypatch):
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    with pytest.raises(runs.RunError, match="TF_ENABLE_ONEDNN_OPTS=0"):
+        runs.set_up("float32", 0, True, begin_again=False)
+
+
+def test_a_loop_in_a_thread_leaves_signals_to_the_main_one():
+    before = signal.getsignal(signal.SIGTERM)
+
+    def hold():
+        with runs.process.signals_held() as received:
+            return received, signal.getsignal(signal.SIGTERM)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        assert pool.submit(hold).result() == ([], before)
 
 
 def readers(path):
