@@ -6,25 +6,18 @@ the same command again to continue.
 """
 
 import json
-from pathlib import Path
 
-import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from brats_gan import (
     common_flags,
     data,
-    figures,
     io,
     lesion_components,
     runs,
     segmentation,
-    spec,
-    synthetic_dataset,
-    weights,
 )
-from brats_gan.experiments import mixing, runner, tables
-from brats_gan.lazy import tf
+from brats_gan.stages import segmentation as stage
 
 _DATA = common_flags.data_dir("Real BraTS folder, see data/README.md.")
 _RUN = common_flags.run_dir()
@@ -104,206 +97,58 @@ _RESULTS = flags.DEFINE_string(
 )
 flags.mark_flags_as_required(["data_dir", "run_dir"])
 
-# What may differ when a command is started again: what to run, not how.
-FREE = (
-    "table",
-    "experiment",
-    "repeats",
-    "synthetic_dirs",
-    "keep_checkpoints",
-    "results",
-)
-SHOWN = 6  # rows of segmentation.png
-
-
-def draw(nets, slices, path):
-    """The held-out slices with the largest lesions: images, label, what was found."""
-    lesion = [np.count_nonzero(slices.labels([row])) for row in range(len(slices))]
-    rows = sorted(np.argsort(lesion)[-40::7])[:SHOWN]
-    x = slices.intensities(rows)
-    found = lesion_components.segment(nets, tf.constant(x[..., None]))
-    found = np.argmax(found, -1)[:, -1]
-    label = slices.labels(rows)
-    cells = [[*x[i], label[i], found[i]] for i in range(len(rows))]
-    titles = [*spec.MODALITIES, "label", "found"]
-    figures.sheet(cells, titles, path, label_columns=("label", "found"))
-
-
-def as_slices(subjects):
-    """data.Slices of some subjects, by the flags."""
-    return data.Slices(
-        subjects,
-        _SIZE.value,
-        io.parse_slices(_SLICES.value),
-        cache_dir=_CACHE.value,
-    )
-
-
-def single_run(training, run_dir, results, real, held_out):
-    """One run on everything there is, with a sheet and an export."""
-    key = (None, run_dir.name, 0)
-    train_on = _TRAIN_ON.value if _SYNTHETIC.value else "real"
-    sources = real if train_on != "synthetic" else []
-    if train_on != "real":
-        sources = sources + synthetic_dataset.verified_subjects(
-            _SYNTHETIC.value, held_out
-        )
-    slices = as_slices(sources)
-    held_out_slices = as_slices(held_out)
-    if train_on == "synthetic":
-        real_count = len(as_slices(real))
-    else:  # real subjects come first in `sources`, and are decoded already
-        real_count = np.count_nonzero(slices.index[:, 0] < len(real))
-    iterations = runs.total_steps(
-        *(run_dir, _ITERATIONS, _EPOCHS, real_count, _BATCH.value),
-        *(_RATE.value, _FINAL_RATE.value),
-    )
-    items = np.stack([np.arange(len(slices)), np.zeros(len(slices), int)], 1)
-    plan = [mixing.Phase((train_on,), items, iterations)]
-    segmentors = runner.Segmentors(training, iterations, _ENHANCED.value)
-
-    def begin():
-        return weights.begin(
-            run_dir,
-            "segmentation",
-            segmentors.build,
-            segmentors.nets,
-            _INIT_FROM.value,
-            [subject.name for subject in held_out],
-        )
-
-    begun = segmentors.train(run_dir, slices, plan, _SEED.value, begin)
-    scores = segmentation.score(segmentors.find, held_out_slices)
-    nets = segmentors.nets
-    draw(nets, held_out_slices, run_dir / "segmentation.png")
-    description = {
-        **data.preprocessing(_SIZE.value, io.parse_slices(_SLICES.value)),
-        "training_subjects": [subject.name for subject in real],
-        "data_fingerprint": slices.fingerprint,
-        "initialised_from": begun["initialised_from"],
-        "scheme": _SCHEME.value,
-    }
-    runs.export(
-        run_dir,
-        "segmentor",
-        list(nets.values()),
-        {"segment": lesion_components.endpoint(nets, _SIZE.value)},
-        description,
-    )
-    weights.finish(run_dir, nets, description, iterations)
-    line = {
-        **runner.result(key, training.scheme, run_dir, _SEED.value, plan, scores),
-        "train_on": train_on,
-        "held_out": [subject.name for subject in held_out],
-    }
-    tables.record(results, line)
-    shown = ("experiment", "train_on", "iterations", "mse", "dice_index", "dice_whole")
-    print(json.dumps({name: line[name] for name in shown}))
-    print(f"scores: {results}\nsheet: {run_dir / 'segmentation.png'}")
-
-
-def default_iterations(real_count):
-    """Steps of --epochs passes over so many real training slices (Section 3.4)."""
-    return round(_EPOCHS.value * real_count / _BATCH.value)
-
-
-def wanted():
-    """What the flags ask for: [(table, row name)], in the order of the tables.
-
-    Raises:
-        RunError: a flag names a table, row or scheme that there is not.
-    """
-    known = {"1": tables.TABLE1, "2": tables.TABLE2}
-    names = [str(number) for number in tables.TABLE2]
-    for flag, values, allowed in (
-        ("table", _TABLE.value, [*known]),
-        ("experiment", _EXPERIMENT.value, [*names, "all"]),
-        ("synthetic_dirs", [*test_sets()], lesion_components.SCHEMES),
-    ):
-        for value in values:
-            if value not in allowed:
-                raise runs.RunError(
-                    f"--{flag}: {value!r} is none of {', '.join(allowed)}"
-                )
-    rows = [int(name) for name in names if name in _EXPERIMENT.value]
-    if "2" in _TABLE.value or "all" in _EXPERIMENT.value:
-        rows = [*tables.TABLE2]
-    asked = [(2, row) for row in rows]
-    if "1" in _TABLE.value:
-        asked += [(1, row) for row in tables.TABLE1 if row in ("real", *test_sets())]
-    return asked
-
-
-def test_sets():
-    """{scheme: folder} of --synthetic_dirs."""
-    return dict(pair.partition(":")[::2] for pair in _SYNTHETIC_DIRS.value)
-
 
 def main(argv):
     del argv  # checked by runs.main
-    heaviest = lesion_components.heaviest_convolution(
-        _SCHEME.value, _SIZE.value, _WIDTH.value, _BATCH.value
-    )
-    common_flags.set_up(
-        _PRECISION, _RUN.value, _DETERMINISTIC.value, _SEED.value, heaviest
-    )
-    asked = wanted()
-    if asked and _INIT_FROM.value:
-        raise runs.RunError(
-            "--init_from is for a single run: rows of the tables begin from nothing, "
-            "so that they compare; leave out --table and --experiment, or --init_from"
-        )
-    # The repeats of a table must all be of one length; a single run may be made longer.
-    run_dir = runs.start(_RUN.value, {*FREE, *(() if asked else runs.LENGTH)})
-    logging.info("stage 4: %s, scored on held-out subjects of %s", run_dir, _DATA.value)
-    given = _SPLIT.value or (_SYNTHETIC.value and f"{_SYNTHETIC.value}/split.json")
-    real, held_out = data.split_subjects(
-        _DATA.value,
-        run_dir,
-        seed=_SPLIT_SEED.value,
-        given=given,
-        layout=_LAYOUT.value,
-        check=_CHECK.value,
-        slices=io.parse_slices(_SLICES.value),
-        held_out=_HELD_OUT.value,
-        strict=bool(_SPLIT.value)
-        or not synthetic_dataset.made_without_data(_SYNTHETIC.value or ""),
-    )
-    beside = run_dir if asked else run_dir.parent
-    results = Path(_RESULTS.value or beside / "results.jsonl")
-    training = runner.Training(
+    settings = stage.Settings(
+        table=tuple(_TABLE.value),
+        experiment=tuple(_EXPERIMENT.value),
+        repeats=_REPEATS.value,
+        synthetic_dir=_SYNTHETIC.value,
+        synthetic_dirs=tuple(_SYNTHETIC_DIRS.value),
+        train_on=_TRAIN_ON.value,
         scheme=_SCHEME.value,
+        iterations=_ITERATIONS.value,
+        epochs=_EPOCHS.value,
+        batch_size=_BATCH.value,
         image_size=_SIZE.value,
         width=_WIDTH.value,
-        batch_size=_BATCH.value,
-        rate=_RATE.value,
-        beta_1=_BETA_1.value,
+        learning_rate=_RATE.value,
         final_rate=_FINAL_RATE.value,
-        label_loss=_LABEL_LOSS.value,
+        beta_1=_BETA_1.value,
         dropout=_DROPOUT.value,
+        label_loss=_LABEL_LOSS.value,
+        init_from=_INIT_FROM.value,
+        enhanced=_ENHANCED.value,
         precision=_PRECISION.value,
-        deterministic=bool(_DETERMINISTIC.value),
+        seed=_SEED.value,
+        deterministic=_DETERMINISTIC.value,
         checkpoint_seconds=_CHECKPOINT_SECONDS.value,
-        steps_per_call=common_flags.per_call(_STEPS_PER_CALL, _DETERMINISTIC),
+        steps_per_call=_STEPS_PER_CALL.value,
+        keep_checkpoints=_KEEP.value,
+        results=_RESULTS.value,
     )
-    if asked:
-        runner.fill_tables(
-            training,
-            asked,
-            run_dir,
-            results,
-            real,
-            held_out,
-            as_slices,
-            lambda count: _ITERATIONS.value or default_iterations(count),
-            _SYNTHETIC.value,
-            test_sets(),
-            _SEED.value,
-            _REPEATS.value,
-            _KEEP.value,
-        )
+    source = data.Source(
+        data_dir=_DATA.value,
+        layout=_LAYOUT.value,
+        split=_SPLIT.value,
+        split_seed=_SPLIT_SEED.value,
+        held_out=_HELD_OUT.value,
+        slices=io.parse_slices(_SLICES.value),
+        cache_dir=_CACHE.value,
+        check=_CHECK.value,
+    )
+    scored = stage.score(settings, source, _RUN.value, common_flags.record)
+    if scored.line is None:
+        for table in scored.tables:
+            print(table.read_text())
+        print(f"results: {scored.results}")
     else:
-        single_run(training, run_dir, results, real, held_out)
+        shown = ("experiment", "train_on", "iterations", "mse")
+        shown += ("dice_index", "dice_whole")
+        print(json.dumps({name: scored.line[name] for name in shown}))
+        sheet = scored.run_dir / "segmentation.png"
+        print(f"scores: {scored.results}\nsheet: {sheet}")
 
 
 if __name__ == "__main__":

@@ -36,39 +36,40 @@ _SUBJECTS = flags.DEFINE_integer("subjects", 4, "How many phantoms.", lower_boun
 _SEED = flags.DEFINE_integer("seed", 0, "Of the phantoms: the same files for the same.")
 
 
-def check():
+def check(
+    data_dir: str, layout: str | None, slices: tuple[int, int], as_json: bool
+) -> int:
     from brats_gan.io import checks
 
-    slices = io.parse_slices(_SLICES.value)
-    shown = progress.Line(f"checking {_DATA.value}", "subject")
-    report = checks.check(_DATA.value, _LAYOUT.value, slices, progress=shown)
-    print(json.dumps(report.as_dict(), indent=2) if _JSON.value else report.as_text())
+    shown = progress.Line(f"checking {data_dir}", "subject")
+    report = checks.check(data_dir, layout, slices, progress=shown)
+    print(json.dumps(report.as_dict(), indent=2) if as_json else report.as_text())
     return 0 if report.usable else 1
 
 
-def convert():
+def convert(data_dir: str, output_dir: str, layout: str | None) -> int:
     from brats_gan.io import convert
 
-    done, problems = convert.convert(_DATA.value, _OUTPUT.value, _LAYOUT.value)
+    done, problems = convert.convert(data_dir, output_dir, layout)
     for name, message in problems:
         print(f"error: {name}: {message}", file=sys.stderr)
-    print(f"{len(done)} of {len(done) + len(problems)} subjects are in {_OUTPUT.value}")
+    print(f"{len(done)} of {len(done) + len(problems)} subjects are in {output_dir}")
     return 1 if problems else 0
 
 
-def phantom():
+def phantom(output_dir: str, subjects: int, seed: int) -> int:
     from brats_gan import phantom
 
-    phantom.write_subjects(_OUTPUT.value, _SUBJECTS.value, seed=_SEED.value)
-    print(f"{_SUBJECTS.value} phantom subjects are in {_OUTPUT.value}")
+    phantom.write_subjects(output_dir, subjects, seed=seed)
+    print(f"{subjects} phantom subjects are in {output_dir}")
     return 0
 
 
-# Name -> what it does and the flags it cannot do without.
+# Name -> the flags that it cannot do without.
 COMMANDS = {
-    "check": (check, (_DATA,)),
-    "convert": (convert, (_DATA, _OUTPUT)),
-    "phantom": (phantom, (_OUTPUT,)),
+    "check": (_DATA,),
+    "convert": (_DATA, _OUTPUT),
+    "phantom": (_OUTPUT,),
 }
 
 
@@ -79,12 +80,17 @@ def main(argv):
         raise app.UsageError(f"one command of {names} is due, {given} was given.")
     # A file name need not be text, and a report must name it all the same.
     sys.stdout.reconfigure(errors="backslashreplace")
-    command, required = COMMANDS[argv[1]]
-    for flag in required:
+    command = argv[1]
+    for flag in COMMANDS[command]:
         if not flag.value:
-            raise app.UsageError(f"{argv[1]} needs --{flag.name}.")
+            raise app.UsageError(f"{command} needs --{flag.name}.")
     try:
-        return command()
+        if command == "check":
+            slices = io.parse_slices(_SLICES.value)
+            return check(_DATA.value, _LAYOUT.value, slices, _JSON.value)
+        if command == "convert":
+            return convert(_DATA.value, _OUTPUT.value, _LAYOUT.value)
+        return phantom(_OUTPUT.value, _SUBJECTS.value, _SEED.value)
     except files.DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,9 +1,13 @@
-"""Flags that several scripts have, and what goes before their first step.
+"""Flags that several scripts have, and how they become settings of a stage.
 
 absl knows a flag as that of the module that defines it, and flags.txt has the flags of
 the script. So these are functions: the flag is defined as a script calls one, and is
 the script's, because this module disclaims it.
 """
+
+from __future__ import annotations
+
+from typing import Any
 
 from absl import flags
 
@@ -33,15 +37,6 @@ class StepsPerCall(flags.ArgumentParser):
         if not str(argument).isdecimal() or not int(argument):
             raise ValueError(f"{argument} is neither auto nor a number above 0")
         return int(argument)
-
-
-def per_call(asked, deterministic):
-    """`runs.loop`'s steps_per_call by two flags.
-
-    TensorFlow optimises the graph of a loop of steps otherwise than that of one, and in
-    large networks the last bits differ.
-    """
-    return 1 if deterministic.value else asked.value
 
 
 # --- Data -----------------------------------------------------------------------------
@@ -168,21 +163,18 @@ def steps_per_call():
     )
 
 
-# --- Before the first step ------------------------------------------------------------
+# --- From flags to settings -----------------------------------------------------------
+
+# Settings that a stage finds out as it begins; their flags say so from then on.
+SETTLED = ("precision", "dice_threshold")
 
 
-def set_up(flag, run, deterministic, seed, heaviest):
-    """`runs.set_up` with the precision that `precision.settle` finds.
+def record(settings: Any) -> runs.Command:
+    """The command that flags.txt and exports name: the flags, as they were settled.
 
-    Args:
-        flag: of `precision`; it has what was found from here on.
-        run: folder of the run, which need not exist.
-        deterministic: whether the run is to be repeated bit by bit.
-        seed: of everything that draws.
-        heaviest: (images, kernel) of the heaviest convolution of a step.
+    For the argument `record` of the stages.
     """
-    runs.set_up(
-        lambda: precisions.settle(flag, run, deterministic, heaviest),
-        seed,
-        deterministic,
-    )
+    for name in SETTLED:
+        if hasattr(settings, name):
+            flags.FLAGS[name].value = getattr(settings, name)
+    return runs.command()

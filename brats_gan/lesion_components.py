@@ -3,13 +3,15 @@
 They guide stage 2 and are trained on their own in stage 4.
 """
 
+from __future__ import annotations
+
 from brats_gan import networks, spec
 from brats_gan.lazy import tf
 
 SCHEMES = ("single", "shared_encoder", "multiple")
 
 
-def build(scheme, image_size, width=64):
+def build(scheme: str, image_size: int, width: int = 64) -> dict:
     """The networks of a scheme, by name.
 
     single: one SEG for every modality. shared_encoder: one EC_l, a DC_l a modality.
@@ -42,7 +44,9 @@ def build(scheme, image_size, width=64):
     raise ValueError(f"unknown scheme {scheme!r}; one of {SCHEMES} or 'four_channel'")
 
 
-def heaviest_convolution(scheme, image_size, width, batch_size):
+def heaviest_convolution(
+    scheme: str, image_size: int, width: int, batch_size: int
+) -> tuple:
     """(images, kernel), shapes of the heaviest convolution of a step.
 
     Where modalities share a network, it sees four images an example.
@@ -51,7 +55,7 @@ def heaviest_convolution(scheme, image_size, width, batch_size):
     return networks.heaviest_convolution(image_size, width, images * batch_size)
 
 
-def segment(nets, x, training=False):
+def segment(nets: dict, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """label_r: class probabilities of every pixel.
 
     Args:
@@ -89,7 +93,7 @@ def segment(nets, x, training=False):
     return tf.nn.softmax(logits)
 
 
-def endpoint(nets, image_size):
+def endpoint(nets: dict, image_size: int) -> tuple:
     """(function, signature) of the SavedModel's `segment`.
 
     images [B, H, W, 4] in [0, 1] -> label [B, M, H, W] int32 and probabilities

@@ -9,6 +9,10 @@ Scores are patch maps [B, h, w, 1], images [B, H, W, 1], codes [B, h, w, C], lab
 probabilities [B, H, W, 5] and labels [B, H, W] integers 0..4, unless said otherwise.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 from brats_gan.lazy import tf
 
 # Pixel weights by label class. Lesions fill few pixels, necrosis and rims fewest;
@@ -17,18 +21,18 @@ IMAGE_CLASS_WEIGHTS = (1.0, 4.0, 1.9, 4.0, 4.0)
 LABEL_CLASS_WEIGHTS = (0.7, 5.0, 2.0, 8.0, 4.0)
 
 
-def squared(x):
+def squared(x: tf.Tensor) -> tf.Tensor:
     """||x||_2^2: mean square of a tensor of any shape, in float32."""
     return tf.reduce_mean(tf.square(tf.cast(x, tf.float32)))
 
 
-def difference(a, b):
+def difference(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """||a - b||_2^2 of two tensors of one shape; anything else is an error."""
     a.shape.assert_is_compatible_with(b.shape)
     return squared(a - b)
 
 
-def taken_as_real(score):
+def taken_as_real(score: tf.Tensor) -> tf.Tensor:
     """||score - 1||_2^2, the least-squares GAN's pull towards `real`."""
     return squared(score - 1.0)
 
@@ -36,21 +40,21 @@ def taken_as_real(score):
 # --- Stage 1 (Section 2.3) ------------------------------------------------------------
 
 
-def code_discriminator_f(prior_score, code_score):
+def code_discriminator_f(prior_score: tf.Tensor, code_score: tf.Tensor) -> dict:
     """L_code,d,f = |FD_f(z) - 1|^2 + |FD_f(code_f)|^2."""
     return {
         "code_discriminator": taken_as_real(prior_score) + squared(code_score),
     }
 
 
-def discriminator_f(real_score, generated_score):
+def discriminator_f(real_score: tf.Tensor, generated_score: tf.Tensor) -> dict:
     """L_d,f = |D_f(f) - 1|^2 + |D_f(f_g)|^2."""
     return {
         "map_discriminator": taken_as_real(real_score) + squared(generated_score),
     }
 
 
-def generator_f(code_score, generated_score):
+def generator_f(code_score: tf.Tensor, generated_score: tf.Tensor) -> dict:
     """L_g,f = |FD_f(code_f) - 1|^2 + |D_f(f_g) - 1|^2."""
     return {
         "code_adversarial": taken_as_real(code_score),
@@ -58,7 +62,7 @@ def generator_f(code_score, generated_score):
     }
 
 
-def normal(mean, logvar):
+def normal(mean: tf.Tensor, logvar: tf.Tensor) -> dict:
     """L_normal = |mean(mu)|^2 + |mean(exp(logvar / 2)) - 1|^2, of [B, code_dim]."""
     sigma = tf.exp(0.5 * logvar)
     return {
@@ -66,7 +70,7 @@ def normal(mean, logvar):
     }
 
 
-def divergence(mean, logvar):
+def divergence(mean: tf.Tensor, logvar: tf.Tensor) -> dict:
     """KL(N(mu, sigma^2) || N(0, 1)), mean over the dimensions of [B, code_dim].
 
     Not in the paper: its two moments are over all dimensions at once (D17).
@@ -75,7 +79,7 @@ def divergence(mean, logvar):
     return {"divergence": tf.reduce_mean(kl)}
 
 
-def map_entropy(f, logits):
+def map_entropy(f: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Cross-entropy of an edge at each pixel, mean; default of D27.
 
     Both [B, H, W, 1], f in [0, 1]. Of logits: a probability that is sure and wrong has
@@ -87,7 +91,7 @@ def map_entropy(f, logits):
     )
 
 
-def map_squared(f, logits):
+def map_squared(f: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """|f - f_r|^2, the paper's, with f_r = sigmoid(logits); both [B, H, W, 1]."""
     return difference(f, tf.sigmoid(logits))
 
@@ -95,7 +99,9 @@ def map_squared(f, logits):
 MAP_LOSSES = {"entropy": map_entropy, "squared": map_squared}
 
 
-def reconstruction_f(f, logits, background, map_loss="entropy"):
+def reconstruction_f(
+    f: tf.Tensor, logits: tf.Tensor, background: tf.Tensor, map_loss: str = "entropy"
+) -> dict:
     """L_rec,f = |f - f_r|^2 + |f_r * mask|^2, with f_r = sigmoid(logits).
 
     Args:
@@ -109,7 +115,7 @@ def reconstruction_f(f, logits, background, map_loss="entropy"):
     }
 
 
-def feature_matching(real, rebuilt):
+def feature_matching(real: list, rebuilt: list) -> dict:
     """Mean of |h(f) - h(f_r)| over layers h of a discriminator (D30).
 
     Two lists of [B, h, w, C], of pairs that should be alike.
@@ -125,7 +131,7 @@ def feature_matching(real, rebuilt):
     }
 
 
-def accuracy(real_score, *made_scores):
+def accuracy(real_score: tf.Tensor, *made_scores: tf.Tensor) -> tf.Tensor:
     """Share of patches that a least-squares discriminator puts on the right side.
 
     The mean of the share of real scores above one half and of the share of all others
@@ -136,7 +142,14 @@ def accuracy(real_score, *made_scores):
     return tf.add_n([tf.reduce_mean(tf.cast(each, tf.float32)) for each in right]) / 2.0
 
 
-def reconstruction_mask(background, background_r, background_g, f, f_r, f_g):
+def reconstruction_mask(
+    background: tf.Tensor,
+    background_r: tf.Tensor,
+    background_g: tf.Tensor,
+    f: tf.Tensor,
+    f_r: tf.Tensor,
+    f_g: tf.Tensor,
+) -> dict:
     """L_rec,mask = |mask - mask_r|^2 + |f mask_r|^2 + |f_r mask_r|^2 + |f_g mask_g|^2.
 
     All [B, H, W, 1]; MASK alone learns from it, so the caller stops the gradient of f_r
@@ -153,7 +166,7 @@ def reconstruction_mask(background, background_r, background_g, f, f_r, f_g):
 # --- Stage 2 (Sections 2.4, 2.6) ------------------------------------------------------
 
 
-def category_entropy(scores, modality):
+def category_entropy(scores: tf.Tensor, modality: tf.Tensor) -> tf.Tensor:
     """Cross-entropy of the category head, default of D10.
 
     [B, h, w, 4] logits, [B] integers -> scalar.
@@ -165,12 +178,14 @@ def category_entropy(scores, modality):
     )
 
 
-def category_regression(scores, modality):
+def category_regression(scores: tf.Tensor, modality: tf.Tensor) -> tf.Tensor:
     """|c - i|^2, the paper's: [B, h, w, 1] regressed to the modality's index (D10)."""
     return squared(scores - tf.cast(modality, scores.dtype)[:, None, None, None])
 
 
-def discriminator_1(translated_score, translated_category, code_score):
+def discriminator_1(
+    translated_score: tf.Tensor, translated_category: tf.Tensor, code_score: tf.Tensor
+) -> dict:
     """L_d,1 = |d(x_t)|^2 + |c(x_t) - i|^2 + |FD(code_i) - 1|^2.
 
     `translated_category` is the scalar of one of the two category losses.
@@ -182,7 +197,7 @@ def discriminator_1(translated_score, translated_category, code_score):
     }
 
 
-def generator_1(translated_score, translated_category):
+def generator_1(translated_score: tf.Tensor, translated_category: tf.Tensor) -> dict:
     """L_g,1 = |d(x_t) - 1|^2 + |c(x_t) - i|^2."""
     return {
         "adversarial_translated": taken_as_real(translated_score),
@@ -191,8 +206,12 @@ def generator_1(translated_score, translated_category):
 
 
 def discriminator_2(
-    real_score, generated_score, real_category, generated_category, code_g_score
-):
+    real_score: tf.Tensor,
+    generated_score: tf.Tensor,
+    real_category: tf.Tensor,
+    generated_category: tf.Tensor,
+    code_g_score: tf.Tensor,
+) -> dict:
     """L_d,2 = |d(x) - 1|^2 + |d(x_g)|^2 + |c(x) - i|^2 + |c(x_g) - i|^2 +
     |FD(code_g)|^2.
 
@@ -207,7 +226,9 @@ def discriminator_2(
     }
 
 
-def generator_2(generated_score, generated_category, code_g_score):
+def generator_2(
+    generated_score: tf.Tensor, generated_category: tf.Tensor, code_g_score: tf.Tensor
+) -> dict:
     """L_g,2 = |d(x_g) - 1|^2 + |c(x_g) - i|^2 + |FD(code_g) - 1|^2."""
     return {
         "adversarial_generated": taken_as_real(generated_score),
@@ -216,7 +237,9 @@ def generator_2(generated_score, generated_category, code_g_score):
     }
 
 
-def image_distance(x, y, label=None, norm="absolute"):
+def image_distance(
+    x: tf.Tensor, y: tf.Tensor, label: tf.Tensor | None = None, norm: str = "absolute"
+) -> tf.Tensor:
     """How far two images are apart, the norm of L_rec, L_cycle and L_reg.
 
     Args:
@@ -232,12 +255,19 @@ def image_distance(x, y, label=None, norm="absolute"):
     return tf.reduce_mean(distance)
 
 
-def reconstruction(x, x_r, label=None, norm="absolute"):
+def reconstruction(
+    x: tf.Tensor, x_r: tf.Tensor, label: tf.Tensor | None = None, norm: str = "absolute"
+) -> dict:
     """L_rec = |x_i - x_{r,i}|^2."""
     return {"reconstruction": image_distance(x, x_r, label, norm)}
 
 
-def cycle(x, x_cr, label=None, norm="absolute"):
+def cycle(
+    x: tf.Tensor,
+    x_cr: tf.Tensor,
+    label: tf.Tensor | None = None,
+    norm: str = "absolute",
+) -> dict:
     """L_cycle = |x_i - x_cr,i(j)|^2 + |x_cr,i(j) - x_cr,i(k)|^2 over all j, k != i.
 
     Args:
@@ -259,12 +289,12 @@ def cycle(x, x_cr, label=None, norm="absolute"):
     }
 
 
-def code_1(code, code_t):
+def code_1(code: tf.Tensor, code_t: tf.Tensor) -> dict:
     """L_code,1 = |code_i - code_{t,i->j}|^2."""
     return {"code_translated": difference(code, code_t)}
 
 
-def code_2(code_g, code_gi):
+def code_2(code_g: tf.Tensor, code_gi: tf.Tensor) -> dict:
     """L_code,2 = |code_g - code_{g,i}|^2 + |code_{g,i} - code_{g,j}|^2.
 
     [B, h, w, C], [B, 4, h, w, C]: the codes of the four generated images of one map.
@@ -280,7 +310,7 @@ def code_2(code_g, code_gi):
     }
 
 
-def code_tie(code, code_s):
+def code_tie(code: tf.Tensor, code_s: tf.Tensor) -> dict:
     """|code_{s,i} - code_i|^2: the code of a slice's own map and label, drawn to EC's.
 
     Both [B, h, w, C]. EC is not drawn along: it would forget what no map knows (D34).
@@ -289,7 +319,7 @@ def code_tie(code, code_s):
     return {"code_tie": difference(tf.cast(code_s, tf.float32), code)}
 
 
-def structure(f, f_g):
+def structure(f: tf.Tensor, f_g: tf.Tensor) -> dict:
     """L_f = |f - f_{g,i}|^2 with f_{g,i} = Alg1(x_{g,i}).
 
     Both [B, H, W, 1]; inside the inserted lesion the caller sets both to 0, for f has
@@ -298,12 +328,17 @@ def structure(f, f_g):
     return {"structure": difference(f, f_g)}
 
 
-def registration(x_g, x_gt, label=None, norm="absolute"):
+def registration(
+    x_g: tf.Tensor,
+    x_gt: tf.Tensor,
+    label: tf.Tensor | None = None,
+    norm: str = "absolute",
+) -> dict:
     """L_reg = |x_{g,i} - x_{gt,j->i}|^2, all [B, H, W, 1]."""
     return {"registration": image_distance(x_g, x_gt, label, norm)}
 
 
-def label_squared(label, probabilities):
+def label_squared(label: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
     """|label - label_r|^2 on one-hot classes: the paper's lesion loss (D12).
 
     [...], [..., 5] -> scalar. L_les,1, L_les,2 and L_seg are all this one.
@@ -312,7 +347,7 @@ def label_squared(label, probabilities):
     return difference(onehot, probabilities)
 
 
-def label_weighted(label, probabilities):
+def label_weighted(label: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
     """Class-weighted cross-entropy plus Dice: the lesion loss by default (D12).
 
     The Dice part is 1 - soft Dice of the lesion classes over the whole batch, so that a
@@ -339,6 +374,6 @@ CATEGORY_LOSSES = {"entropy": category_entropy, "regression": category_regressio
 # --- Totals ---------------------------------------------------------------------------
 
 
-def total(named, weights, names):
+def total(named: dict, weights: dict, names: Iterable[str]) -> tf.Tensor:
     """Weighted sum of the terms in `names`; a missing term or weight is a KeyError."""
     return tf.add_n([weights[name] * named[name] for name in names])

@@ -5,6 +5,8 @@ processor multiplies it, and takes ten times as long where it is emulated. So th
 heaviest convolution of a stage is timed as a run begins (docs/performance.md).
 """
 
+from __future__ import annotations
+
 import math
 import os
 import time
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from absl import flags, logging
+from absl import logging
 
 from brats_gan import runs
 from brats_gan.lazy import tf
@@ -65,16 +67,18 @@ class Choice(NamedTuple):
         )
 
 
-def settle(flag, run_dir, deterministic, convolution):
-    """The precision of this run, which `flag` has from here on.
+def settle(
+    asked: str, run_dir: str | Path, deterministic: bool, convolution: tuple
+) -> str:
+    """The precision of this run.
 
-    The first of these that names one: the flag; the run in `run_dir`, which goes on as
-    it began; the environment variable; float32 for a deterministic run, since a choice
-    by time may differ the next time; the measurement. Call it once the devices are set
-    up and before layers are made.
+    The first of these that names one: what is asked for; the run in `run_dir`, which
+    goes on as it began; the environment variable; float32 for a deterministic run,
+    since a choice by time may differ the next time; the measurement. Call it once the
+    devices are set up and before layers are made.
 
     Args:
-        flag: FlagHolder of the enum of CHOICES.
+        asked: one of CHOICES.
         run_dir: folder of the run, which need not exist.
         deterministic: whether the run is to be repeated bit by bit.
         convolution: (images, kernel), see `choose`.
@@ -85,9 +89,9 @@ def settle(flag, run_dir, deterministic, convolution):
     Raises:
         RunError: the run or the variable names something else.
     """
-    found, why = flag.value, None
+    found, why = asked, None
     if found == AUTO:
-        found, why = _known(run_dir, flag.name)
+        found, why = _known(run_dir)
     if found == AUTO and deterministic:
         found, why = "float32", "float32, not measured: the run is deterministic"
     if found == AUTO:
@@ -95,22 +99,21 @@ def settle(flag, run_dir, deterministic, convolution):
         found, why = choice.precision, str(choice)
     if why:
         logging.info("precision: %s", why)
-    flags.FLAGS[flag.name].value = found  # what flags.txt and exports will say
     return found
 
 
-def _known(run_dir, name):
+def _known(run_dir):
     """(precision, why) of a run that was begun, or of the variable; (AUTO, None)."""
     path = Path(run_dir, "flags.txt")
     if path.exists():
-        begun = _checked(runs.settings(run_dir).get(name, AUTO), path)
+        begun = _checked(runs.settings(run_dir).get("precision", AUTO), path)
         if begun != AUTO:
             return begun, f"{begun}, as {run_dir} began"
     wanted = by_variable()
     return wanted, None if wanted == AUTO else f"{wanted}, as {VARIABLE} says"
 
 
-def by_variable():
+def by_variable() -> str:
     """The precision that VARIABLE names, or AUTO; RunError if there is none such."""
     return _checked(os.environ.get(VARIABLE) or AUTO, f"The variable {VARIABLE}")
 
@@ -124,7 +127,7 @@ def _checked(value, source):
     return value
 
 
-def choose(images, kernel):
+def choose(images: tuple, kernel: tuple) -> Choice:
     """The precision in which a convolution and its gradients are fastest here.
 
     A coarser one must be MARGIN times as fast as what is before it in PRECISIONS, which
@@ -150,7 +153,7 @@ def choose(images, kernel):
     return Choice(chosen, seconds, *part)
 
 
-def has_gpu():
+def has_gpu() -> bool:
     """Whether TensorFlow uses one."""
     return bool(tf.config.list_logical_devices("GPU"))
 

@@ -1,6 +1,9 @@
 """Reports on a synthetic data set: its registration, and the nearest real slices."""
 
+from __future__ import annotations
+
 import itertools
+from pathlib import Path
 
 import numpy as np
 
@@ -9,7 +12,9 @@ from brats_gan import data, figures, privacy, registration, spec, synthetic_data
 MEASURED = 200  # sets whose registration is measured, and as many real ones
 
 
-def registration_report(output_dir, count, training, beta):
+def registration_report(
+    output_dir: Path, count: int, training: data.Slices | data.LabelPool, beta: float
+) -> dict:
     """How well `count` generated sets are registered, beside real ones, for JSON.
 
     `training` are data.Slices, or data.LabelPool where there are no real ones.
@@ -37,7 +42,9 @@ def registration_report(output_dir, count, training, beta):
     }
 
 
-def nearest_report(output_dir, training, held_out, first_slice):
+def nearest_report(
+    output_dir: Path, training: data.Slices, held_out: data.Slices, first_slice: int
+) -> dict:
     """The nearest training slice of all that was made, for JSON; draws nearest.png."""
     places, vectors = [], []
     for volume_id, images in synthetic_dataset.volumes(output_dir, training.image_size):

@@ -1,5 +1,9 @@
 """Stage 4: lesion components trained on their own, and scored (Section 2.7)."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
 import numpy as np
 
 from brats_gan import data, fusion, lesion_components, losses, metrics, runs, spec
@@ -9,8 +13,12 @@ INPUT_DROPOUT = 0.1  # Section 3.4
 
 
 def make_train_step(
-    nets, optimizers, label_loss="weighted", dropout=INPUT_DROPOUT, augment=False
-):
+    nets: dict,
+    optimizers: dict,
+    label_loss: str = "weighted",
+    dropout: float = INPUT_DROPOUT,
+    augment: bool = False,
+) -> Callable:
     """Returns step(batch, seed) -> {"segmentation": scalar}: L_seg (Section 2.7).
 
     Args:
@@ -46,7 +54,7 @@ def make_train_step(
     return train_step
 
 
-def score(find, slices, whole_subjects=True):
+def score(find: Callable, slices: data.Slices, whole_subjects: bool = True) -> dict:
     """Scores of every slice, as the paper, and of every subject, as the field (D13).
 
     Args:

@@ -1,11 +1,15 @@
 """Stage 1: a VAE-GAN that makes structural maps from noise (Section 2.3, Fig. 2)."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from brats_gan import fusion, losses, networks, runs, structure
+from brats_gan import code_bank, fusion, losses, networks, runs, structure
 from brats_gan.lazy import tf
+from brats_gan.parts import over_parts
 
 # Weights of the terms each side is trained on, by their names in losses.py (D9, D17).
 GENERATOR_WEIGHTS = {
@@ -37,7 +41,13 @@ class Options(NamedTuple):
     judge_rebuilt: bool = True  # D30: D_f judges f_r too, not only f_g
 
 
-def build(image_size, width=64, code_channels=4, mask_width=None, spectral=True):
+def build(
+    image_size: int,
+    width: int = 64,
+    code_channels: int = 4,
+    mask_width: int | None = None,
+    spectral: bool = True,
+) -> dict:
     """The five networks of the stage, by the paper's names.
 
     mask_width is MASK's own width: an outline is easily learnt, and MASK works on twice
@@ -53,7 +63,9 @@ def build(image_size, width=64, code_channels=4, mask_width=None, spectral=True)
     }
 
 
-def heaviest_convolution(image_size, width, batch_size, mask_width=None):
+def heaviest_convolution(
+    image_size: int, width: int, batch_size: int, mask_width: int | None = None
+) -> tuple:
     """(images, kernel), shapes of the heaviest convolution of a step.
 
     DC_f's or MASK's, the wider of the two: each sees a real and a drawn map an example.
@@ -62,12 +74,12 @@ def heaviest_convolution(image_size, width, batch_size, mask_width=None):
     return networks.heaviest_convolution(image_size, widest, 2 * batch_size)
 
 
-def variables(nets, side):
+def variables(nets: dict, side: tuple[str, ...]) -> list[tf.Variable]:
     """Trainable variables of the networks named in `side`."""
     return [v for name in side for v in nets[name].trainable_variables]
 
 
-def extract(batch, beta=structure.BETA):
+def extract(batch: dict, beta: float = structure.BETA) -> tuple[tf.Tensor, tf.Tensor]:
     """f without its lesion, and the mask of Algorithm 2, of a batch of stage 1.
 
     {"x": [B, H, W, 1], "label": [B, H, W]} -> two of [B, H, W, 1] in {0, 1}.
@@ -76,7 +88,13 @@ def extract(batch, beta=structure.BETA):
     return fusion.remove_lesion(f, batch["label"]), structure.background(batch["x"])
 
 
-def terms(nets, batch, seed, codes, options=Options()):  # noqa: B008 - immutable
+def terms(
+    nets: dict,
+    batch: dict,
+    seed: tf.Tensor,
+    codes: code_bank.Codes,
+    options: Options = Options(),  # noqa: B008 - immutable
+) -> dict:
     """Every loss of the stage on one batch, by name, and how often D_f and FD_f are
     right (accuracy_D_f, accuracy_FD_f).
 
@@ -102,53 +120,60 @@ def terms(nets, batch, seed, codes, options=Options()):  # noqa: B008 - immutabl
     # f_g is what D_f judges, so its codes must lie where codes of maps do (D25).
     codes.add(tf.stop_gradient(code))
     drawn = codes.draw(tf.shape(code)[0], drawn_seed)
-    logits = nets["DC_f"](tf.concat([code, drawn], 0), training=True)
-    logits_r, _ = tf.split(logits, 2)
-    f_r, f_g = tf.split(tf.sigmoid(logits), 2)
+
+    def decoded(codes):
+        logits = nets["DC_f"](codes, training=True)
+        return logits, tf.sigmoid(logits)
+
     # Probabilities go on from here, so that gradients reach DC_f (D5).
-    background_r, background_g = tf.split(
-        nets["MASK"](tf.stop_gradient(tf.concat([f, f_g], 0)), training=True), 2
+    made = over_parts(decoded, {"rebuilt": code, "generated": drawn})
+    (logits_r, f_r), (_, f_g) = made["rebuilt"], made["generated"]
+    background_of = over_parts(
+        lambda maps: nets["MASK"](tf.stop_gradient(maps), training=True),
+        {"real": f, "generated": f_g},
     )
-    seen = tf.concat([shown, f_g, f_r], 0)
-    noise = tf.random.stateless_normal(tf.shape(seen), noise_seed)
-    score, *features = nets["D_f"](seen + options.input_noise * noise, training=True)
-    real_score, generated_score, rebuilt_score = tf.split(score, 3)
+
+    def judge(maps):
+        noise = tf.random.stateless_normal(tf.shape(maps), noise_seed)
+        return nets["D_f"](maps + options.input_noise * noise, training=True)
+
+    judged = over_parts(judge, {"real": shown, "generated": f_g, "rebuilt": f_r})
+    real_score, *real_features = judged["real"]
+    generated_score = judged["generated"][0]
+    rebuilt_score, *rebuilt_features = judged["rebuilt"]
     if options.judge_rebuilt:
         generated_score = tf.concat([generated_score, rebuilt_score], 0)
-    features = [tf.split(each, 3) for each in features]
-    prior_score, code_score = tf.split(
-        nets["FD_f"](tf.concat([z, code], 0), training=True), 2
+    code_score = over_parts(
+        lambda codes: nets["FD_f"](codes, training=True), {"prior": z, "code": code}
     )
     return {
         **losses.reconstruction_f(shown, logits_r, background, options.map_loss),
         **losses.normal(mean, logvar),
         **losses.divergence(mean, logvar),
-        **losses.generator_f(code_score, generated_score),
-        **losses.feature_matching(
-            [real for real, _, _ in features], [rebuilt for _, _, rebuilt in features]
-        ),
+        **losses.generator_f(code_score["code"], generated_score),
+        **losses.feature_matching(real_features, rebuilt_features),
         **losses.reconstruction_mask(
             background,
-            background_r,
-            background_g,
+            background_of["real"],
+            background_of["generated"],
             f,
             tf.stop_gradient(f_r),
             tf.stop_gradient(f_g),
         ),
-        **losses.code_discriminator_f(prior_score, code_score),
+        **losses.code_discriminator_f(code_score["prior"], code_score["code"]),
         **losses.discriminator_f(real_score, generated_score),
         "accuracy_D_f": losses.accuracy(real_score, generated_score),
-        "accuracy_FD_f": losses.accuracy(prior_score, code_score),
+        "accuracy_FD_f": losses.accuracy(code_score["prior"], code_score["code"]),
     }
 
 
 def make_train_step(
-    nets,
-    optimizers,
-    codes,
-    weights=None,
-    options=Options(),  # noqa: B008 - an immutable tuple
-):
+    nets: dict,
+    optimizers: dict,
+    codes: code_bank.Codes,
+    weights: dict | None = None,
+    options: Options = Options(),  # noqa: B008 - an immutable tuple
+) -> Callable:
     """Returns step(batch, seed) -> {name: scalar}, one update of each side.
 
     Args:
@@ -186,7 +211,7 @@ class Fit(NamedTuple):
     threshold: float  # of DC_f's probability
 
 
-def fit(nets, f, seed=0):
+def fit(nets: dict, f: np.ndarray, seed: int = 0) -> Fit:
     """Fits where codes lie, and which probability is an edge, to real maps.
 
     The codes of maps are not N(0, 1) to the last, and DC_f has not learnt what lies
@@ -222,7 +247,7 @@ def _decode(nets, code, found):
     return tf.sigmoid(nets["DC_f"](moved, training=False))
 
 
-def generate(nets, code, found):
+def generate(nets: dict, code: tf.Tensor, found: Fit) -> tuple[tf.Tensor, tf.Tensor]:
     """f_g and its background, as the hard maps that are shown and filtered (D5).
 
     Args:
@@ -237,7 +262,7 @@ def generate(nets, code, found):
     return f, tf.cast(nets["MASK"](f, training=False) > 0.5, tf.float32)
 
 
-def reconstruct(nets, f, found):
+def reconstruct(nets: dict, f: tf.Tensor, found: Fit) -> tf.Tensor:
     """f_r of real maps, hard: [B, H, W, 1] -> the same shape in {0, 1}."""
     mean, _ = nets["EC_f"](f, training=False)
     edge = tf.sigmoid(nets["DC_f"](mean, training=False))

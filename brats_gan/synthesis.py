@@ -5,8 +5,11 @@ not depend on how many samples are made, in which order, or whether the command 
 killed.
 """
 
+from __future__ import annotations
+
 import collections
 import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -71,7 +74,7 @@ class Models(NamedTuple):
     styles: object = None  # styles.Styles to draw from; None: images needs no style
 
 
-def maps_by(export):
+def maps_by(export: object) -> Callable:
     """Models.structure of the loaded export `structure`."""
 
     def structure(code):
@@ -81,7 +84,7 @@ def maps_by(export):
     return structure
 
 
-def images_by(export, description):
+def images_by(export: object, description: dict) -> Callable:
     """Models.images of the loaded export `generator` and its description.
 
     A generator without D33 makes slices of one style, whichever is asked for.
@@ -98,13 +101,13 @@ def images_by(export, description):
     return images
 
 
-def styles_of(description):
+def styles_of(description: dict) -> styles.Styles | None:
     """Models.styles by the description of a generator's export or weights."""
     fitted = description.get("style")
     return None if fitted is None else styles.from_json(fitted)
 
 
-def labels_by(export):
+def labels_by(export: object) -> Callable:
     """Models.segment of the loaded export `segmentor`."""
 
     def segment(images):
@@ -113,14 +116,14 @@ def labels_by(export):
     return segment
 
 
-def maps_of(nets, found):
+def maps_of(nets: dict, found: structural.Fit) -> Callable:
     """Models.structure of the networks of stage 1 and their structural.Fit."""
     return tf.function(
         lambda code: structural.generate(nets, code, found), autograph=False
     )
 
 
-def images_of(nets, options):
+def images_of(nets: dict, options: multimodal.Options) -> Callable:
     """Models.images of the generator's networks and its multimodal.Options."""
     return tf.function(
         lambda f, label, style: multimodal.generate(nets, f, label, style, options),
@@ -128,7 +131,7 @@ def images_of(nets, options):
     )
 
 
-def labels_of(nets):
+def labels_of(nets: dict) -> Callable:
     """Models.segment of the networks of a lesion scheme."""
     return tf.function(
         lambda x: tf.argmax(lesion_components.segment(nets, x), -1, tf.int32),
@@ -170,17 +173,95 @@ def _place(slices, background, rng, healthy):
     return label[0].numpy(), slices.names[slices.index[row, 0]], bool(fitted[0])
 
 
+class _Limits(NamedTuple):
+    """What an attempt must pass, see `samples`."""
+
+    mae_threshold: float
+    dice_threshold: float
+    max_tries: int
+
+
+# Why an attempt is turned away, in the order of the tests; Sample counts each.
+REASONS = ("structure", "label", "blank", "dice")
+
+
+def _reason(attempt, images, dice, limits):
+    """The first test that an attempt fails, one of REASONS; None if it passes all."""
+    if attempt.mae > limits.mae_threshold:
+        return "structure"
+    if not attempt.passed:
+        return "label"
+    if images is None:
+        return "blank"
+    return None if dice >= limits.dice_threshold else "dice"
+
+
+class _Begun:
+    """A sample of which attempts are made: how many failed and why, and the best.
+
+    Attributes:
+        sample: Sample, once there is one.
+    """
+
+    def __init__(self):
+        self.sample = None
+        self._rejected = dict.fromkeys(REASONS, 0)
+        self._best = None  # (rank, attempt, images, found, dice)
+
+    def consider(self, attempt, images, found, limits):
+        """Takes note of an attempt; returns whether it was the last that is needed.
+
+        Raises:
+            DataError: it was the last, and none can be kept.
+        """
+        dice = float(np.mean([metrics.index_dice(attempt.label, x) for x in found]))
+        reason = _reason(attempt, images, dice, limits)
+        accepted = reason is None
+        if not accepted:
+            self._rejected[reason] += 1
+        rank = (accepted, attempt.mae <= limits.mae_threshold, attempt.passed, dice)
+        better = self._best is None or rank > self._best[0]
+        if images is not None and better:
+            self._best = (rank, attempt, images, found, dice)
+        tries = attempt.attempt + 1
+        if not accepted and tries < limits.max_tries:
+            return False
+        if self._best is None:
+            raise files.DataError(
+                f"sample {attempt.number}: all {limits.max_tries} attempts have a "
+                "slice that is constant or not finite, so the generator has learnt "
+                "nothing or has diverged; look at its losses.jsonl, and train it "
+                "longer or anew"
+            )
+        _, kept, images, found, dice = self._best
+        self.sample = Sample(
+            number=kept.number,
+            structure=kept.f,
+            background=kept.background,
+            label=kept.label,
+            images=images,
+            found=found,
+            label_subject=kept.label_subject,
+            tries=tries,
+            mae=kept.mae,
+            dice=dice,
+            accepted=accepted,
+            **{f"rejected_{name}": n for name, n in self._rejected.items()},
+        )
+        return True
+
+
 def samples(
-    models,
-    slices,
-    numbers,
-    seed,
-    mae_threshold=structure.MAE_THRESHOLD,
-    dice_threshold=0.95,
-    max_tries=50,
-    batch_size=16,
-    lesion_free=data.LESION_FREE,
-):
+    models: Models,
+    slices: data.Slices | data.LabelPool,
+    numbers: Iterable[int],
+    seed: int,
+    mae_threshold: float = structure.MAE_THRESHOLD,
+    dice_threshold: float = 0.95,
+    max_tries: int = 50,
+    batch_size: int = 16,
+    lesion_free: float = data.LESION_FREE,
+) -> Iterator[Sample]:
     """Yields a Sample for each of `numbers`, in their order.
 
     An attempt draws a code, keeps its map if Algorithm 3 does, places a label,
@@ -204,70 +285,27 @@ def samples(
         DataError: every attempt of a sample was constant or not finite.
     """
     numbers = iter(numbers)
-    waiting = collections.deque()  # (number, attempt) to try again
-    order = collections.deque()  # numbers begun and not yet yielded
-    rejected = {}
-    best = {}
-    done = {}
-
-    def settle(attempt, images, found, dice):
-        """Accepts the attempt, or keeps it in mind and asks for the next."""
-        blank = images is None
-        passed = attempt.passed and not blank and dice >= dice_threshold
-        number = attempt.number
-        rank = (passed, attempt.mae <= mae_threshold, attempt.passed, dice)
-        if not blank and (number not in best or rank > best[number][0]):
-            best[number] = (rank, attempt, images, found, dice)
-        if attempt.passed and not passed:
-            rejected[number][3 if blank else 2] += 1
-        if not (passed or attempt.attempt + 1 >= max_tries):
-            # At the front: early samples are finished, and written, before late ones
-            # are begun.
-            waiting.appendleft((number, attempt.attempt + 1))
-            return
-        if number not in best:
-            raise files.DataError(
-                f"sample {number}: all {max_tries} attempts have a slice that is "
-                "constant or not finite, so the generator has learnt nothing or has "
-                "diverged; look at its losses.jsonl, and train it longer or anew"
-            )
-        _, kept, images, found, dice = best.pop(number)
-        done[number] = Sample(
-            number,
-            kept.f,
-            kept.background,
-            kept.label,
-            images,
-            found,
-            kept.label_subject,
-            attempt.attempt + 1,
-            kept.mae,
-            dice,
-            passed,
-            *rejected.pop(number),
-        )
-
+    limits = _Limits(mae_threshold, dice_threshold, max_tries)
+    begun = {}  # number -> _Begun, in the order of the numbers
+    again = collections.deque()  # (number, attempt)
     while True:
-        batch = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
+        batch = [again.popleft() for _ in range(min(batch_size, len(again)))]
         for number in itertools.islice(numbers, batch_size - len(batch)):
+            begun[number] = _Begun()
             batch.append((number, 0))
-            order.append(number)
-            rejected[number] = [0, 0, 0, 0]
         if not batch:
             return
         attempts = _attempt(
             models, slices, batch, seed, batch_size, mae_threshold, lesion_free
         )
-        for attempt in attempts:
-            rejected[attempt.number][0] += attempt.mae > mae_threshold
-            rejected[attempt.number][1] += (
-                attempt.mae <= mae_threshold and not attempt.passed
-            )
         for attempt, images, found in _render(models, attempts, batch_size):
-            scores = [metrics.index_dice(attempt.label, each) for each in found]
-            settle(attempt, images, found, float(np.mean(scores)))
-        while order and order[0] in done:
-            yield done.pop(order.popleft())
+            if not begun[attempt.number].consider(attempt, images, found, limits):
+                # At the front: early samples are finished, and written, before late
+                # ones are begun.
+                again.appendleft((attempt.number, attempt.attempt + 1))
+        while begun and (done := next(iter(begun.values()))).sample is not None:
+            del begun[done.sample.number]
+            yield done.sample
 
 
 def _padded(arrays, batch_size):

@@ -4,22 +4,29 @@ Written volume by volume, so that it can be gone on with; read by stage 4, which
 verifies that its models have not seen what is scored.
 """
 
+from __future__ import annotations
+
 import csv
 import os
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 import brats_gan
 from brats_gan import files, io, runs, spec
 
+if TYPE_CHECKING:
+    from brats_gan import data, synthesis
+
 MANIFEST = "manifest.csv"  # one row a sample, those left out included
 DESCRIPTION = "dataset_description.json"  # there once the data set is finished
 PER_VOLUME = 50  # samples, as many as a real subject has slices
 
 
-def volumes(output_dir, image_size):
+def volumes(output_dir: Path, image_size: int) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (id, images [S, 4, H, W] in [0, 1]) of what `write_volume` wrote."""
     for subject in io.find_subjects(output_dir, "brats2018"):
         images, _ = io.read_subject(
@@ -46,7 +53,9 @@ COLUMNS = (
 )
 
 
-def manifest_row(sample, volume_id, position, seed):
+def manifest_row(
+    sample: synthesis.Sample, volume_id: str, position: int | str, seed: int
+) -> dict:
     """One line of manifest.csv, by COLUMNS."""
     values = (
         volume_id,
@@ -67,18 +76,18 @@ def manifest_row(sample, volume_id, position, seed):
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def read_manifest(folder):
+def read_manifest(folder: str | Path) -> list[dict]:
     """The rows of manifest.csv, as written: {column: text}."""
     with open(os.path.join(folder, MANIFEST), newline="") as file:
         return list(csv.DictReader(file))
 
 
-def rows_so_far(folder):
+def rows_so_far(folder: str | Path) -> list[dict]:
     """The rows of manifest.csv; none where the data set has not been begun."""
     return read_manifest(folder) if Path(folder, MANIFEST).exists() else []
 
 
-def write_manifest(folder, rows):
+def write_manifest(folder: str | Path, rows: list[dict]) -> None:
     """Writes manifest.csv anew, whole or not at all.
 
     After the volumes: what it names is whole, and what it does not name is made again,
@@ -91,12 +100,14 @@ def write_manifest(folder, rows):
     files.write_atomically(Path(folder, MANIFEST), table.getvalue().encode())
 
 
-def write_description(folder, summary):
+def write_description(folder: str | Path, summary: dict) -> None:
     """Writes dataset_description.json, which says that the data set is finished."""
     files.write_json(Path(folder, DESCRIPTION), summary)
 
 
-def write_volume(output_dir, volume_id, group):
+def write_volume(
+    output_dir: Path, volume_id: str, group: list[synthesis.Sample]
+) -> None:
     """Writes up to PER_VOLUME samples as the slices of a volume, BraTS 2018-21 layout.
 
     Each file is whole or absent; the label comes last, so a volume with a label is
@@ -122,7 +133,16 @@ def write_volume(output_dir, volume_id, group):
     write("seg", [sample.label for sample in group])
 
 
-def description(of_maps, scheme, rows, split, seen, real_data, filtered):
+def description(
+    of_maps: dict,
+    scheme: str,
+    rows: list[dict],
+    split: dict,
+    seen: list[str],
+    real_data: bool,
+    filtered: bool,
+    flags: dict[str, str],
+) -> dict:
     """dataset_description.json, after the BIDS derivatives.
 
     Attempts and rejections are counted over all samples, those left out included.
@@ -135,6 +155,7 @@ def description(of_maps, scheme, rows, split, seen, real_data, filtered):
         seen: names of the subjects that any of the models has seen.
         real_data: whether labels are of real subjects.
         filtered: whether both filters were at work.
+        flags: {name: line of a flagfile} of the command that makes it.
     """
     kept = [row for row in rows if row["id"]]
     accepted = sum(int(row["accepted"]) for row in kept)
@@ -158,7 +179,7 @@ def description(of_maps, scheme, rows, split, seen, real_data, filtered):
         "Prepared": True,
         "Labels": dict(enumerate(spec.LABELS)),
         "ImageSize": of_maps["image_size"],
-        "Flags": runs.key_flags(),
+        "Flags": flags,
         "TrainingSubjects": list(dict.fromkeys([*split["train"], *seen])),
         "HeldOutSubjects": split["test"],
         "LesionScheme": scheme,
@@ -173,7 +194,12 @@ def description(of_maps, scheme, rows, split, seen, real_data, filtered):
     }
 
 
-def verified_subjects(folder, held_out, filtered=None, scheme=None):
+def verified_subjects(
+    folder: str | Path,
+    held_out: list[io.Subject],
+    filtered: bool | None = None,
+    scheme: str | None = None,
+) -> list[io.Subject]:
     """The subjects of a synthetic data set that has not seen `held_out`.
 
     Args:
@@ -220,13 +246,13 @@ def verified_subjects(folder, held_out, filtered=None, scheme=None):
     return io.find_subjects(folder)
 
 
-def made_without_data(folder):
+def made_without_data(folder: str | Path) -> bool:
     """Whether a data set needed no real one, so that its split is not of ours."""
     path = Path(folder, DESCRIPTION)
     return path.exists() and files.read_json(path).get("RealData") is False
 
 
-def accepted(folder, slices):
+def accepted(folder: str | Path, slices: data.Slices) -> list[int]:
     """Positions of the samples of a data set that passed both filters (Section 2.8)."""
     passed = {
         (row["id"], int(row["slice"]))

@@ -1,7 +1,10 @@
 """The trained stages as stage 3 runs them: of runs' exports, or of weights."""
 
+from __future__ import annotations
+
 import functools
 import json
+from pathlib import Path
 
 from brats_gan import data, multimodal, runs, structural, synthesis, weights
 
@@ -15,7 +18,7 @@ def _networks(folder):
     return stored, weights.networks(stored, lambda nets: nets.keys() - spare)
 
 
-def read_weights(folder, *stages):
+def read_weights(folder: str | Path, *stages: str) -> tuple[weights.Stored, dict]:
     """weights.Stored of a folder, and its networks without discriminators.
 
     Raises:
@@ -30,7 +33,7 @@ def read_weights(folder, *stages):
     return stored, nets
 
 
-def load_maps(run):
+def load_maps(run: str) -> tuple:
     """Models.structure and its description, of a run's export or of weights."""
     folder = weights.folder_of(run, "structural")
     if folder is None:
@@ -45,7 +48,7 @@ def load_maps(run):
     return synthesis.maps_of(nets, stored.found), stored.description
 
 
-def load_images(run):
+def load_images(run: str) -> tuple:
     """Models.images and its description, of a run's export or of weights."""
     folder = weights.folder_of(run, "multimodal")
     if folder is None:
@@ -55,7 +58,7 @@ def load_images(run):
     return synthesis.images_of(nets, weights.options(stored)), stored.description
 
 
-def load_segment(run):
+def load_segment(run: str) -> tuple:
     """Models.segment and its description, of a run's export or of weights."""
     folder = weights.folder_of(run, "segmentation")
     if folder is None:
@@ -66,7 +69,7 @@ def load_segment(run):
     return synthesis.labels_of(components), stored.description
 
 
-def guide(run):
+def guide(run: str) -> str:
     """The lesion scheme that guided a generator."""
     folder = weights.folder_of(run, "multimodal")
     if folder is None:
@@ -74,7 +77,7 @@ def guide(run):
     return read_weights(folder, "multimodal")[0].description["build"]["scheme"]
 
 
-def dice_threshold(run):
+def dice_threshold(run: str) -> float:
     """What the weights in `run` say that their samples reach, or the paper's."""
     folder = weights.folder_of(run, "multimodal")
     if folder is None:
@@ -83,7 +86,9 @@ def dice_threshold(run):
     return float(described.get("dice_threshold", DICE_THRESHOLD))
 
 
-def load_models(structural_run, multimodal_run, segmentor_run):
+def load_models(
+    structural_run: str, multimodal_run: str, segmentor_run: str
+) -> tuple[synthesis.Models, dict, str, list]:
     """The trained stages as synthesis.Models, and their description.
 
     Returns:

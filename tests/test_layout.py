@@ -13,7 +13,7 @@ LONGEST = 400  # lines of a module
 # which it gives by their names; those that stand on it are below it.
 ROWS = """
 lazy spec files progress shipped
-addons layers losses schedules code_bank styles
+addons layers losses schedules code_bank styles parts
 fusion metrics structure figures networks
 io.streams
 io.headers io.layouts
@@ -23,7 +23,7 @@ io.subjects
 io
 io.checks io.convert
 data.slices data.splits data.label_pool
-data.batches
+data.batches data.source
 data
 phantom.grid phantom.tissues
 phantom.anatomy phantom.imaging
@@ -40,15 +40,20 @@ multimodal.settings
 multimodal.nets multimodal.passes
 multimodal.steps
 multimodal structural segmentation
-synthesis synthetic_dataset
+synthesis
+synthetic_dataset
 weights.stored
 weights.folders
 weights.beginnings
 weights
 trained_models reports
-experiments.mixing experiments.tables
+experiments.tables
+experiments.mixing
 experiments.runner
 experiments
+stages.beginning
+stages.structural stages.multimodal stages.dataset stages.segmentation
+stages
 common_flags commands
 """
 ROW = {

@@ -236,15 +236,15 @@ def settled(tmp_path, monkeypatch):
             "precision", precision.AUTO, precision.CHOICES, "", flag_values=values
         )
         values(["train.py", *command])
-        monkeypatch.setattr(flags, "FLAGS", values)
+        name = "precision"
         monkeypatch.setattr(
             runs.folder,
             "key_flags",
             lambda: {f.name: f.serialize() for f in [values[name]]},
         )
-        name = "precision"
-        found = precision.settle(holder, tmp_path / "run", deterministic, CONVOLUTION)
-        assert holder.value == found
+        asked = holder.value
+        found = precision.settle(asked, tmp_path / "run", deterministic, CONVOLUTION)
+        values[name].value = found
         runs.start(tmp_path / "run")
         assert runs.settings(tmp_path / "run")["precision"] == found
         return found

@@ -173,11 +173,7 @@ def test_no_checkpoint_is_written_after_a_loss_that_is_not_finite(
 
 
 def test_a_deterministic_run_has_one_step_a_call():
-    asked, on, off = (types.SimpleNamespace(value=v) for v in (7, True, None))
-    assert (common_flags.per_call(asked, on), common_flags.per_call(asked, off)) == (
-        1,
-        7,
-    )
+    assert (runs.per_call(7, True), runs.per_call(7, None)) == (1, 7)
 
 
 @pytest.mark.parametrize("steps_per_call", [2, 5, 100])
@@ -616,8 +612,8 @@ def test_other_flags_are_refused_with_the_difference(script, tmp_path):
 def length(script, tmp_path):
     """Sets --steps and --epochs of a run in tmp_path; returns its steps."""
     values = flags.FlagValues()
-    steps = flags.DEFINE_integer("steps", None, "", flag_values=values)
-    epochs = flags.DEFINE_float("epochs", 2, "", flag_values=values)
+    flags.DEFINE_integer("steps", None, "", flag_values=values)
+    flags.DEFINE_float("epochs", 2, "", flag_values=values)
     script()
 
     def total(*arguments):
@@ -627,7 +623,8 @@ def length(script, tmp_path):
         given = [flag for flag in (values["steps"], values["epochs"]) if flag.value]
         runs.folder.key_flags = lambda: {flag.name: flag.serialize() for flag in given}
         runs.start(tmp_path, free=runs.LENGTH)
-        return runs.total_steps(tmp_path, steps, epochs, 50, 10, 1.0)
+        asked = values["steps"].value, values["epochs"].value
+        return runs.total_steps(tmp_path, *asked, 50, 10, 1.0)
 
     return total
 

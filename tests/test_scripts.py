@@ -28,9 +28,8 @@ from brats_gan import (
     weights,
 )
 from brats_gan.experiments import tables
-from tests import nifti, scripts
-
-train_structural = scripts.module("train_structural")
+from brats_gan.stages import structural as stage_1
+from tests import nifti
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (160, 160, 6)
@@ -181,7 +180,7 @@ def test_the_structure_export_gives_the_numbers_of_the_live_model(chain, tmp_pat
     split = data.load_split(root / "structural/split.json")
     subjects = {s.name: s for s in io.find_subjects(root / "brats2015")}
     slices = data.Slices([subjects[name] for name in split["train"]], 32, (1, 5))
-    known = train_structural.known_maps(slices, structure.BETA, train_structural.FITTED)
+    known = stage_1.known_maps(slices, structure.BETA, stage_1.FITTED)
     found = structural.fit(nets, known)
     f, background = structural.generate(nets, tf.constant(code), found)
     np.testing.assert_array_equal(made["structure"], f)

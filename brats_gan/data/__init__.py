@@ -18,6 +18,7 @@ from brats_gan.data.batches import (
 )
 from brats_gan.data.label_pool import LabelPool
 from brats_gan.data.slices import LEVELS, Slices, preprocessing
+from brats_gan.data.source import Source
 from brats_gan.data.splits import load_split, random_split, save_split, split_subjects
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "LabelPool",
     "draw_labels",
     "Slices",
+    "Source",
     "in_order",
     "load_split",
     "multimodal_batches",

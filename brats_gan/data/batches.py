@@ -7,6 +7,7 @@ import numpy as np
 from brats_gan import fusion, styles
 from brats_gan.data.slices import LEVELS
 from brats_gan.lazy import tf
+from brats_gan.spec import NUM_MODALITIES
 
 CANDIDATES = 8  # labels offered for placement at each training step
 LESION_FREE = 0.1  # share of label draws that are empty: healthy slices are real too
@@ -64,7 +65,9 @@ def structural_batches(slices, batch_size, seed, first=0):
 
     def fetch(step):
         rows = shuffled(len(slices), seed, 0, step * batch_size, batch_size)
-        modalities = np.random.default_rng([seed, step]).integers(4, size=batch_size)
+        modalities = np.random.default_rng([seed, step]).integers(
+            NUM_MODALITIES, size=batch_size
+        )
         return {
             "x": slices.images(rows, modalities)[..., None],
             "label": slices.labels(rows),
@@ -115,42 +118,45 @@ def multimodal_batches(slices, batch_size, seed, first=0):
         streams = np.stack(
             [
                 shuffled(len(slices), seed, stream, step * batch_size, batch_size)
-                for stream in range(5)
+                for stream in range(NUM_MODALITIES + 1)
             ]
         )
         rng = np.random.default_rng([seed, step])
-        modality = rng.integers(4, size=batch_size)
+        modality = rng.integers(NUM_MODALITIES, size=batch_size)
         if len(slices) >= len(streams):
             for of_example in streams.T:  # a view: no slice twice in an example
                 while len(set(of_example)) < len(streams):
                     again = rng.integers(len(streams))
                     of_example[again] = rng.integers(len(slices))
         where = slices.index[np.stack(streams, 1)]
-        rows = np.stack(streams[:4], 1).ravel()
-        x = slices.images(rows, np.tile(np.arange(4), batch_size))
+        rows = np.stack(streams[:NUM_MODALITIES], 1).ravel()
+        x = slices.images(rows, np.tile(np.arange(NUM_MODALITIES), batch_size))
         candidates = draw_labels(slices, rng, batch_size * CANDIDATES)
         return {
-            "x": x.reshape(batch_size, 4, *plane, 1),
-            "label": slices.labels(rows).reshape(batch_size, 4, *plane),
-            "source": slices.images(streams[4], modality)[..., None],
-            "source_label": slices.labels(streams[4]),
+            "x": x.reshape(batch_size, NUM_MODALITIES, *plane, 1),
+            "label": slices.labels(rows).reshape(batch_size, NUM_MODALITIES, *plane),
+            "source": slices.images(streams[NUM_MODALITIES], modality)[..., None],
+            "source_label": slices.labels(streams[NUM_MODALITIES]),
             "candidates": candidates.reshape(batch_size, CANDIDATES, *plane),
-            "style": slices.styles[where[:, :4, 0], np.arange(4)],
+            "style": slices.styles[
+                where[:, :NUM_MODALITIES, 0], np.arange(NUM_MODALITIES)
+            ],
             "subject": where[..., 0],
             "slice": where[..., 1],
         }
 
+    of_modalities = [batch_size, NUM_MODALITIES, len(styles.QUANTILES)]
     return _batches(
         fetch,
         {
-            "x": tf.TensorSpec([batch_size, 4, *plane, 1], tf.uint16),
-            "label": tf.TensorSpec([batch_size, 4, *plane], tf.uint8),
+            "x": tf.TensorSpec([batch_size, NUM_MODALITIES, *plane, 1], tf.uint16),
+            "label": tf.TensorSpec([batch_size, NUM_MODALITIES, *plane], tf.uint8),
             "source": tf.TensorSpec([batch_size, *plane, 1], tf.uint16),
             "source_label": tf.TensorSpec([batch_size, *plane], tf.uint8),
             "candidates": tf.TensorSpec([batch_size, CANDIDATES, *plane], tf.uint8),
-            "style": tf.TensorSpec([batch_size, 4, len(styles.QUANTILES)], tf.float32),
-            "subject": tf.TensorSpec([batch_size, 5], tf.int64),
-            "slice": tf.TensorSpec([batch_size, 5], tf.int64),
+            "style": tf.TensorSpec(of_modalities, tf.float32),
+            "subject": tf.TensorSpec([batch_size, NUM_MODALITIES + 1], tf.int64),
+            "slice": tf.TensorSpec([batch_size, NUM_MODALITIES + 1], tf.int64),
         },
         first,
     )
@@ -185,7 +191,7 @@ def segmentation_batches(slices, batch_size, seed, first=0, draw=None):
     batches = _batches(
         fetch,
         {
-            "x": tf.TensorSpec([batch_size, 4, size, size, 1], tf.uint16),
+            "x": tf.TensorSpec([batch_size, NUM_MODALITIES, size, size, 1], tf.uint16),
             "label": tf.TensorSpec([batch_size, size, size], tf.uint8),
             "subject": tf.TensorSpec([batch_size], tf.int64),
             "move": tf.TensorSpec([batch_size], tf.int64),

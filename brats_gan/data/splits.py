@@ -1,6 +1,9 @@
 """Splits by subject: found, drawn once for a run, written and read."""
 
+from __future__ import annotations
+
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 from absl import logging
@@ -10,16 +13,16 @@ from brats_gan.io import checks
 
 
 def split_subjects(
-    data_dir,
-    run_dir,
-    seed=0,
-    given=None,
-    layout=None,
-    check=True,
-    slices=spec.SLICES,
-    held_out=0.1,
-    strict=True,
-):
+    data_dir: str | Path,
+    run_dir: Path,
+    seed: int = 0,
+    given: str | Path | None = None,
+    layout: str | None = None,
+    check: bool = True,
+    slices: tuple[int, int] = spec.SLICES,
+    held_out: float = 0.1,
+    strict: bool = True,
+) -> tuple[list[io.Subject], list[io.Subject]]:
     """Finds the subjects of a folder and splits them, once for a run.
 
     The split is RUN/split.json where that exists, else `given` (a file of another run),
@@ -67,7 +70,7 @@ def split_subjects(
     return [by_name[n] for n in split["train"]], [by_name[n] for n in split["test"]]
 
 
-def random_split(names, seed, held_out=0.1):
+def random_split(names: Iterable[str], seed: int, held_out: float = 0.1) -> dict:
     """Splits by subject: {"seed", "train", "test"}, the same whatever the order given.
 
     At least one subject is held out, and at least one is left to train on.
@@ -87,12 +90,12 @@ def random_split(names, seed, held_out=0.1):
     return {"seed": seed, "train": train, "test": test}
 
 
-def save_split(path, split):
+def save_split(path: Path, split: dict) -> None:
     """Writes a split as JSON."""
     files.write_json(path, split)
 
 
-def load_split(path):
+def load_split(path: Path) -> dict:
     """Reads what `save_split` wrote; DataError if a subject is on both sides."""
     split = files.read_json(path)
     sides = [split.get(side) for side in ("train", "test")]

@@ -5,11 +5,15 @@ slice as it is or the seed, above 0, of the move that makes its enhanced copy (S
 3.3). An enhanced set is thus a data set of definite size, the same in every pass.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from brats_gan import data, files
+from brats_gan.experiments import tables
 
 FIRST = {
     "real first": ("real", "synthetic"),
@@ -25,12 +29,18 @@ class Phase(NamedTuple):
     steps: int
 
 
-def needed(row, real_count):
+def needed(row: tables.Row, real_count: int) -> int:
     """Synthetic samples that a row asks for, by the number of real training slices."""
     return round(row.synthetic * real_count)
 
 
-def choose(row, subjects, real, synthetic, seed):
+def choose(
+    row: tables.Row,
+    subjects: np.ndarray,
+    real: np.ndarray,
+    synthetic: np.ndarray,
+    seed: int,
+) -> dict:
     """The items of a row, by source.
 
     Real data is taken by subject, at least one; synthetic samples and the slices that
@@ -78,7 +88,7 @@ def _as_items(positions):
     return np.stack([positions, np.zeros_like(positions)], 1)
 
 
-def phases(items, mode, iterations):
+def phases(items: dict, mode: str, iterations: int) -> list[Phase]:
     """The order of the sources, `iterations` steps in all.
 
     "real first" and "synthetic first" give each source steps in proportion to its
@@ -99,7 +109,7 @@ def phases(items, mode, iterations):
     ]
 
 
-def drawer(plan, batch_size, seed):
+def drawer(plan: list[Phase], batch_size: int, seed: int) -> Callable:
     """Returns step -> items [batch_size, 2] of that step.
 
     Within a phase every sample comes once a pass, each pass in an order of its own.
@@ -115,7 +125,7 @@ def drawer(plan, batch_size, seed):
     return draw
 
 
-def described(plan, slices):
+def described(plan: list[Phase], slices: data.Slices) -> dict:
     """The samples of a plan for its samples.json: {"phases": [...]}.
 
     Each phase lists source names, steps, and subject -> positions of its slices in the

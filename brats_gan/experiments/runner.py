@@ -1,7 +1,11 @@
 """Runs of stage 4: segmentors trained on a plan, and every repeat of a table's rows."""
 
+from __future__ import annotations
+
 import shutil
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +50,9 @@ class Segmentors:
         find: x [b, 4, H, W, 1] -> labels [b, M, H, W], see lesion_components.segment.
     """
 
-    def __init__(self, training, iterations, augment=False):
+    def __init__(
+        self, training: Training, iterations: int, augment: bool = False
+    ) -> None:
         self.training, self.iterations = training, iterations
         self.build = {
             "scheme": training.scheme,
@@ -70,7 +76,14 @@ class Segmentors:
             autograph=False,
         )
 
-    def train(self, run_dir, slices, plan, seed, begin=lambda: None):
+    def train(
+        self,
+        run_dir: Path,
+        slices: data.Slices,
+        plan: list[mixing.Phase],
+        seed: int,
+        begin: Callable = lambda: None,
+    ) -> dict | None:
         """Trains from fresh weights, or the run's checkpoint, on mixing.Phase.
 
         `begin` is called between, may put others in place of the fresh ones, and what
@@ -102,8 +115,20 @@ class Segmentors:
         return begun
 
 
-def result(key, scheme, run_dir, seed, plan, scores):
-    """A line of results.jsonl. `key` is by tables.KEY."""
+def result(
+    key: tuple,
+    scheme: str,
+    run_dir: Path,
+    seed: int,
+    plan: list[mixing.Phase],
+    scores: dict,
+    started: Path,
+) -> dict:
+    """A line of results.jsonl.
+
+    `key` is by tables.KEY; `started` is the folder that the command was given, in which
+    `run_dir` may be that of one repeat.
+    """
     of_subjects = (scores["by_subject"] or {}).get("mean", {})
     return {
         **dict(zip(tables.KEY, key, strict=True)),
@@ -118,26 +143,26 @@ def result(key, scheme, run_dir, seed, plan, scores):
         ],
         "seconds": round(runs.seconds_logged(run_dir), 1),
         "revision": runs.revision(),
-        "flags": runs.key_flags(),
+        "flags": runs.command_of(started).flags,
         **scores,
     }
 
 
 def fill_tables(
-    training,
-    asked,
-    run_dir,
-    results,
-    real,
-    held_out,
-    as_slices,
-    iterations_of,
-    synthetic_dir,
-    test_sets,
-    seed,
-    repeats,
-    keep_checkpoints,
-):
+    training: Training,
+    asked: list[tuple],
+    run_dir: Path,
+    results: Path,
+    real: list,
+    held_out: list,
+    as_slices: Callable,
+    iterations_of: Callable,
+    synthetic_dir: str | None,
+    test_sets: dict[str, str],
+    seed: int,
+    repeats: int,
+    keep_checkpoints: bool,
+) -> list[Path]:
     """Runs every repeat of the rows that has no line yet; writes the tables.
 
     Args:
@@ -154,6 +179,9 @@ def fill_tables(
         seed: of the first repeat.
         repeats: of each row.
         keep_checkpoints: also of repeats that have finished.
+
+    Returns:
+        The files of the tables that were written.
 
     Raises:
         RunError: a data set is missing or not the one that is asked for.
@@ -218,12 +246,13 @@ def fill_tables(
             segmentors.find, scored_on[test_set], test_set == "real"
         )
         key = (table, name, repeat)
-        line = result(key, training.scheme, folder, of_repeat, plans[name], scores)
+        line = result(
+            *(key, training.scheme, folder, of_repeat, plans[name], scores, run_dir)
+        )
         tables.record(results, line)
         if row != 1 and not keep_checkpoints:
             shutil.rmtree(folder / "checkpoints")
         tables.write(table, tables.read(results), run_dir)
     for table in sorted({table for table, _ in asked}):
         tables.write(table, tables.read(results), run_dir)
-        print((run_dir / f"table{table}.md").read_text())
-    print(f"results: {results}")
+    return [run_dir / f"table{table}.md" for table in sorted({t for t, _ in asked})]

@@ -4,9 +4,12 @@ Knows nothing of the method: what it shows is what results.jsonl holds. A row th
 not run stays blank.
 """
 
+from __future__ import annotations
+
 import csv
 import json
 from io import StringIO
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -84,14 +87,14 @@ _COLUMNS = (
 )
 
 
-def read(path):
+def read(path: Path) -> list[dict]:
     """The lines of a results.jsonl as dicts; none where there is no file."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def record(path, line):
+def record(path: Path, line: dict) -> None:
     """Adds a line, in place of one of the same KEY, so that none is ever there twice.
 
     The file is replaced as a whole: a kill leaves the old one or the new one. Runs that
@@ -104,7 +107,7 @@ def record(path, line):
         files.write_atomically(path, text.encode())
 
 
-def rows(table, lines):
+def rows(table: int, lines: list[dict]) -> list[dict]:
     """The cells of a table, row by row; None where nothing has run.
 
     "best" is the repeat of the highest index Dice, as the paper keeps it (D14); sd is
@@ -144,7 +147,7 @@ def _mean_sd(lines, name):
     return float(np.mean(values)), sd
 
 
-def write(table, lines, folder):
+def write(table: int, lines: list[dict], folder: Path) -> None:
     """Writes tableN.md, tableN.csv and tableN.png of the lines of a results.jsonl."""
     cells = rows(table, lines)
     stem = folder / f"table{table}"

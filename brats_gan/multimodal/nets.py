@@ -8,17 +8,17 @@ from brats_gan.spec import NUM_MODALITIES
 
 
 def build(
-    image_size,
-    width=64,
-    scheme="multiple",
-    conditional_norm=True,
-    label_modulation=True,
-    category="entropy",
-    lesion_width=None,
-    map_modulation=True,
-    style=True,
-    spectral=True,
-):
+    image_size: int,
+    width: int = 64,
+    scheme: str = "multiple",
+    conditional_norm: bool = True,
+    label_modulation: bool = True,
+    category: str = "entropy",
+    lesion_width: int | None = None,
+    map_modulation: bool = True,
+    style: bool = True,
+    spectral: bool = True,
+) -> dict:
     """The networks of the stage, by the paper's names.
 
     Those of the lesion scheme come along under the names that lesion_components.build
@@ -45,7 +45,9 @@ def build(
     }
 
 
-def heaviest_convolution(image_size, width, batch_size, all_pairs=False):
+def heaviest_convolution(
+    image_size: int, width: int, batch_size: int, all_pairs: bool = False
+) -> tuple:
     """(images, kernel), shapes of the heaviest convolution of a step.
 
     DC's in its first call, see `forward`: x_r, x_t, x_s and x_g. The lesion components
@@ -56,13 +58,13 @@ def heaviest_convolution(image_size, width, batch_size, all_pairs=False):
     return networks.heaviest_convolution(image_size, width, images * batch_size)
 
 
-def lesion_nets(nets):
+def lesion_nets(nets: dict) -> dict:
     """The lesion components among the networks of the stage."""
     others = GENERATOR_SIDE + DISCRIMINATOR_SIDE
     return {name: net for name, net in nets.items() if name not in others}
 
 
-def variables(nets):
+def variables(nets: dict) -> dict:
     """Trainable variables by side: generator, discriminator, lesion_component."""
     sides = {
         "generator": [nets[name] for name in GENERATOR_SIDE],

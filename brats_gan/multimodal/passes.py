@@ -7,6 +7,7 @@ from typing import NamedTuple
 from brats_gan import fusion, networks, spec, structure
 from brats_gan.lazy import tf
 from brats_gan.multimodal.settings import Options
+from brats_gan.parts import over_parts
 from brats_gan.spec import NUM_MODALITIES
 
 # What a lesion map is where it is not 0. Adam moves a weight by about its rate a step,
@@ -14,22 +15,22 @@ from brats_gan.spec import NUM_MODALITIES
 LESION_LEVEL = 4.0
 
 
-def merge(x):
+def merge(x: tf.Tensor) -> tf.Tensor:
     """[B, 4, ...] -> [4B, ...]."""
     return tf.reshape(x, [-1, *x.shape[2:]])
 
 
-def split(x):
+def split(x: tf.Tensor) -> tf.Tensor:
     """[4B, ...] -> [B, 4, ...]."""
     return tf.reshape(x, [-1, NUM_MODALITIES, *x.shape[1:]])
 
 
-def all_modalities(batch):
+def all_modalities(batch: int | tf.Tensor) -> tf.Tensor:
     """[4 * batch] int32: 0, 1, 2, 3, 0, 1, ...; the modality of each merged row."""
     return tf.tile(tf.range(NUM_MODALITIES), [batch])
 
 
-def lesion_maps(label, modality):
+def lesion_maps(label: tf.Tensor, modality: tf.Tensor) -> tf.Tensor:
     """What modulates DC (D19): a map for each pair of lesion class and modality.
 
     [N, H, W] integers, [N] -> [N, H, W, 16]; only the 4 maps of the row's modality are
@@ -41,7 +42,16 @@ def lesion_maps(label, modality):
     return tf.reshape(maps, [-1, *label.shape[1:], networks.NUM_LESION_MAPS])
 
 
-def decode(nets, code, modality, label, f, style, options, training=True):
+def decode(
+    nets: dict,
+    code: tf.Tensor,
+    modality: tf.Tensor,
+    label: tf.Tensor,
+    f: tf.Tensor,
+    style: tf.Tensor,
+    options: Options,
+    training: bool = True,
+) -> tf.Tensor:
     """DC(code, i), told the label's lesion (D19), the map (D32) and the style (D33).
 
     Args:
@@ -71,7 +81,7 @@ def decode(nets, code, modality, label, f, style, options, training=True):
     return nets["DC"](inputs, training=training)
 
 
-def fuse(f, label, options):
+def fuse(f: tf.Tensor, label: tf.Tensor, options: Options) -> tf.Tensor:
     """What EC_R reads: f without edges inside the lesion (D24), and the lesion (D8).
 
     [B, H, W, 1] in {0, 1}, [B, H, W] integers -> [B, H, W, 5].
@@ -108,12 +118,14 @@ class Pass(NamedTuple):
     code_gi: tf.Tensor  # [N, h, w, C]
 
 
-def seeds(seed):
+def seeds(seed: tf.Tensor) -> list[tf.Tensor]:
     """Of placement, drawn pairs, noise and blur of one step."""
     return tf.unstack(tf.random.experimental.stateless_split(seed, 4))
 
 
-def translations(batch_size, all_pairs, seed):
+def translations(
+    batch_size: int, all_pairs: bool, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Which rows are translated, [R], and to what, [J, R] (D18).
 
     Every row to the three other modalities, or two rows an example, drawn, to one drawn
@@ -135,7 +147,12 @@ def translations(batch_size, all_pairs, seed):
     return origin, (origin[None] + offsets) % NUM_MODALITIES
 
 
-def forward(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tuple
+def forward(
+    nets: dict,
+    batch: dict,
+    seed: tf.Tensor,
+    options: Options = Options(),  # noqa: B008 - immutable
+) -> Pass:
     """Stages 2a and 2b on one batch: two calls each of EC and DC, whatever J.
 
     Args:
@@ -156,16 +173,22 @@ def forward(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable 
     # Section 2.5: f of a real slice without its lesion, and a label that fits its
     # brain.
     source = batch["source"]
-    f = structure.structural_map(tf.concat([source, x], 0), options.beta)
-    f, f_x = tf.split(tf.stop_gradient(f), [batch_size, rows])
+    maps = over_parts(
+        lambda images: tf.stop_gradient(structure.structural_map(images, options.beta)),
+        {"source": source, "x": x},
+    )
+    f, f_x = maps["source"], maps["x"]
     if options.lesion_removal:
         f = fusion.remove_lesion(f, batch["source_label"])
     background = structure.background(source, 0)
     # Where there is no outside, the first candidate fits, wherever it lands.
     outside = background if options.placement_test else tf.zeros_like(background)
     placed, _, _ = fusion.place_label(batch["candidates"], outside, place_seed)
-    fused = fuse(tf.concat([f, f_x], 0), tf.concat([placed, label], 0), options)
-    code_g, code_s = tf.split(nets["EC_R"](fused, training=True), [batch_size, rows])
+    fused_codes = over_parts(
+        lambda f, label: nets["EC_R"](fuse(f, label, options), training=True),
+        {"g": (f, placed), "s": (f_x, label)},
+    )
+    code_g, code_s = fused_codes["g"], fused_codes["s"]
 
     code = nets["EC"](tf.gather(x, origin), training=True)
 
@@ -183,31 +206,41 @@ def forward(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable 
     style = merge(batch["style"])
     style_r = tf.gather(style, origin)
     style_t = tf.gather(style, tf.reshape(first_row[None] + targets, [-1]))
-    images = decode(
-        nets,
-        tf.concat(
-            [code, each_way(code), code_s, tf.repeat(code_g, NUM_MODALITIES, 0)], 0
-        ),
-        tf.concat([from_modality, to_modality, modality, modality], 0),
-        tf.concat([label_t, each_way(label_t), label, placed_rows], 0),
-        tf.concat([f_t, each_way(f_t), f_x, f_rows], 0),
-        tf.concat([style_r, style_t, style, style], 0),
-        options,
-    )
-    x_r, x_t, x_s, x_g = tf.split(images, [translated, ways * translated, rows, rows])
 
-    codes = nets["EC"](tf.concat([x_t, x_g], 0), training=True)
-    code_t, code_gi = tf.split(codes, [ways * translated, rows])
-    images = decode(
-        nets,
-        tf.concat([code_t, each_way(tf.gather(code_gi, origin))], 0),
-        tf.concat([each_way(from_modality), to_modality], 0),
-        tf.concat([each_way(label_t), each_way(tf.gather(placed_rows, origin))], 0),
-        tf.concat([each_way(f_t), each_way(tf.gather(f_rows, origin))], 0),
-        tf.concat([each_way(style_r), style_t], 0),
-        options,
+    def decoded(*given):
+        return decode(nets, *given, options)
+
+    many_codes = tf.repeat(code_g, NUM_MODALITIES, 0)
+    made = over_parts(
+        decoded,
+        {
+            "x_r": (code, from_modality, label_t, f_t, style_r),
+            "x_t": (
+                *(each_way(code), to_modality),
+                *(each_way(label_t), each_way(f_t), style_t),
+            ),
+            "x_s": (code_s, modality, label, f_x, style),
+            "x_g": (many_codes, modality, placed_rows, f_rows, style),
+        },
     )
-    x_cr, x_gt = tf.split(images, 2)
+    codes = over_parts(
+        lambda images: nets["EC"](images, training=True),
+        {"t": made["x_t"], "gi": made["x_g"]},
+    )
+    placed_t, f_gt = tf.gather(placed_rows, origin), tf.gather(f_rows, origin)
+    again = over_parts(
+        decoded,
+        {
+            "x_cr": (
+                *(codes["t"], each_way(from_modality)),
+                *(each_way(label_t), each_way(f_t), each_way(style_r)),
+            ),
+            "x_gt": (
+                *(each_way(tf.gather(codes["gi"], origin)), to_modality),
+                *(each_way(placed_t), each_way(f_gt), style_t),
+            ),
+        },
+    )
 
     return Pass(
         origin=origin,
@@ -218,21 +251,27 @@ def forward(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable 
         f=f,
         background=background,
         x=x,
-        x_r=x_r,
-        x_t=by_way(x_t),
-        x_cr=by_way(x_cr),
-        x_s=x_s,
-        x_g=x_g,
-        x_gt=by_way(x_gt),
+        x_r=made["x_r"],
+        x_t=by_way(made["x_t"]),
+        x_cr=by_way(again["x_cr"]),
+        x_s=made["x_s"],
+        x_g=made["x_g"],
+        x_gt=by_way(again["x_gt"]),
         code=code,
-        code_t=by_way(code_t),
+        code_t=by_way(codes["t"]),
         code_s=tf.gather(code_s, origin),
         code_g=code_g,
-        code_gi=code_gi,
+        code_gi=codes["gi"],
     )
 
 
-def generate(nets, f, label, style, options=Options()):  # noqa: B008 - immutable
+def generate(
+    nets: dict,
+    f: tf.Tensor,
+    label: tf.Tensor,
+    style: tf.Tensor,
+    options: Options = Options(),  # noqa: B008 - immutable
+) -> tf.Tensor:
     """x_{g,i} for all i from one map and label each: the four are registered.
 
     [B, H, W, 1] in {0, 1}, [B, H, W] integers, [B, 4, K] (see styles.measure) ->

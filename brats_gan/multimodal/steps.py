@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from brats_gan import addons, lesion_components, losses, runs, structure
 from brats_gan.lazy import tf
 from brats_gan.multimodal.nets import lesion_nets, variables
 from brats_gan.multimodal.passes import (
+    Pass,
     all_modalities,
     decode,
     forward,
@@ -23,6 +26,7 @@ from brats_gan.multimodal.settings import (
     WEIGHTS,
     Options,
 )
+from brats_gan.parts import over_parts
 from brats_gan.spec import NUM_MODALITIES
 
 
@@ -32,38 +36,83 @@ def _random_blur(x, seed):
     return x + share * (addons.gaussian_blur(x) - x)
 
 
-def terms(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tuple
-    """Every loss of the stage on one batch, by name; arguments as `forward`."""
-    p = forward(nets, batch, seed, options)
-    rows, batch_size = tf.shape(p.x)[0], tf.shape(p.placed)[0]
-    ways, translated = p.targets.shape
-    *_, noise_seed, blur_seed = seeds(seed)
-    norm = options.image_norm
-    modality = all_modalities(batch_size)
-    flat = [ways * translated, *p.x.shape[1:]]
+def adversarial_terms(
+    nets: dict, p: Pass, noise_seed: tf.Tensor, options: Options
+) -> dict:
+    """What D and FD are asked for, and what is asked of them.
 
-    # D sees real, generated and translated images in one call.
-    seen = tf.concat([p.x, p.x_g, tf.reshape(p.x_t, flat)], 0)
-    noise = options.input_noise * tf.random.stateless_normal(tf.shape(seen), noise_seed)
-    scores, categories = nets["D"](seen + noise, training=True)
-    parts = [rows, rows, ways * translated]
-    real_score, generated_score, translated_score = tf.split(scores, parts)
+    D sees real, generated and translated images in one call.
+    """
+
+    def judge(images):
+        noise = tf.random.stateless_normal(tf.shape(images), noise_seed)
+        return nets["D"](images + options.input_noise * noise, training=True)
+
+    judged = over_parts(
+        judge, {"real": p.x, "generated": p.x_g, "translated": merge(p.x_t)}
+    )
+    modality = all_modalities(tf.shape(p.placed)[0])
     category_loss = losses.CATEGORY_LOSSES[options.category]
-    wanted = (modality, modality, tf.reshape(p.targets, [-1]))
-    real_category, generated_category, translated_category = (
-        category_loss(part, index)
-        for part, index in zip(tf.split(categories, parts), wanted, strict=True)
+    score, category = {}, {}
+    for name, wanted in (
+        ("real", modality),
+        ("generated", modality),
+        ("translated", tf.reshape(p.targets, [-1])),
+    ):
+        score[name], categories = judged[name]
+        category[name] = category_loss(categories, wanted)
+    code_score = over_parts(
+        lambda codes: nets["FD"](codes, training=True),
+        {"real": p.code, "generated": p.code_g},
     )
-    code_score, code_g_score = tf.split(
-        nets["FD"](tf.concat([p.code, p.code_g], 0), training=True),
-        [translated, batch_size],
-    )
+    return {
+        **losses.generator_1(score["translated"], category["translated"]),
+        **losses.generator_2(
+            score["generated"], category["generated"], code_score["generated"]
+        ),
+        **losses.discriminator_1(
+            score["translated"], category["translated"], code_score["real"]
+        ),
+        **losses.discriminator_2(
+            *(score["real"], score["generated"]),
+            *(category["real"], category["generated"]),
+            code_score["generated"],
+        ),
+        "accuracy_D": losses.accuracy(*score.values()),
+        "accuracy_FD": losses.accuracy(*code_score.values()),
+    }
 
+
+def consistency_terms(p: Pass, options: Options) -> dict:
+    """What was rebuilt, by any way round, against what it was made from."""
+    norm = options.image_norm
     # Where x_{g,j} was translated to i, it is compared with x_{g,i} of the same map.
     first_row = p.origin // NUM_MODALITIES * NUM_MODALITIES
     same_map = tf.gather(p.x_g, first_row[None] + p.targets)  # [J, R, H, W, 1]
     placed = tf.repeat(p.placed, NUM_MODALITIES, 0)
     x_i, label_i = tf.gather(p.x, p.origin), tf.gather(p.label, p.origin)
+    ways = p.targets.shape[0]
+    return {
+        **losses.reconstruction(x_i, p.x_r, label_i, norm),
+        **losses.cycle(x_i, p.x_cr, label_i, norm),
+        "self_reconstruction": losses.image_distance(p.x, p.x_s, p.label, norm),
+        **losses.registration(
+            merge(same_map),
+            merge(p.x_gt),
+            tf.concat([tf.gather(placed, p.origin)] * ways, 0),
+            norm,
+        ),
+        **losses.code_1(tf.stack([p.code] * ways), p.code_t),
+        **losses.code_2(p.code_g, split(p.code_gi)),
+        **losses.code_tie(p.code, p.code_s),
+    }
+
+
+def lesion_terms(nets: dict, p: Pass, blur_seed: tf.Tensor, options: Options) -> dict:
+    """What x_g was made from, found in it again: the map, the outside of the brain, the
+    lesion. And what the lesion components learn from real slices.
+    """
+    placed = tf.repeat(p.placed, NUM_MODALITIES, 0)
     # Neither where a lesion was inserted nor where the source had its own: f has no
     # edges there, and the image may.
     source_label = tf.repeat(tf.cast(p.source_label, tf.int32), NUM_MODALITIES, 0)
@@ -79,36 +128,38 @@ def terms(nets, batch, seed, options=Options()):  # noqa: B008 - an immutable tu
     label_r = lesion_components.segment(components, split(p.x), training=True)
     label_g = lesion_components.segment(components, split(guided), training=True)
     label_axes = label_g.shape[1]
-
     return {
-        **losses.reconstruction(x_i, p.x_r, label_i, norm),
-        **losses.cycle(x_i, p.x_cr, label_i, norm),
-        "self_reconstruction": losses.image_distance(p.x, p.x_s, p.label, norm),
-        **losses.registration(
-            tf.reshape(same_map, flat),
-            tf.reshape(p.x_gt, flat),
-            tf.concat([tf.gather(placed, p.origin)] * ways, 0),
-            norm,
-        ),
-        **losses.code_1(tf.stack([p.code] * ways), p.code_t),
-        **losses.code_2(p.code_g, split(p.code_gi)),
-        **losses.code_tie(p.code, p.code_s),
         **losses.structure(f * no_lesion, f_g * no_lesion),
         "background": losses.squared(p.x_g * background),
-        **losses.generator_1(translated_score, translated_category),
-        **losses.generator_2(generated_score, generated_category, code_g_score),
         "lesion": label_loss(split(placed)[:, :label_axes], label_g),
         "lesion_component": label_loss(split(p.label)[:, :label_axes], label_r),
-        **losses.discriminator_1(translated_score, translated_category, code_score),
-        **losses.discriminator_2(
-            real_score, generated_score, real_category, generated_category, code_g_score
-        ),
-        "accuracy_D": losses.accuracy(real_score, generated_score, translated_score),
-        "accuracy_FD": losses.accuracy(code_score, code_g_score),
     }
 
 
-def first_terms(nets, batch, seed, options=Options()):  # noqa: B008 - immutable
+def terms(
+    nets: dict,
+    batch: dict,
+    seed: tf.Tensor,
+    options: Options = Options(),  # noqa: B008 - immutable
+) -> dict:
+    """Every loss of the stage on one batch, by name; arguments as `forward`."""
+    p = forward(nets, batch, seed, options)
+    *_, noise_seed, blur_seed = seeds(seed)
+    # In this order: in another, gradients of x_g would be added up in another, and
+    # --deterministic runs would differ in their last bits.
+    return {
+        **adversarial_terms(nets, p, noise_seed, options),
+        **consistency_terms(p, options),
+        **lesion_terms(nets, p, blur_seed, options),
+    }
+
+
+def first_terms(
+    nets: dict,
+    batch: dict,
+    seed: tf.Tensor,
+    options: Options = Options(),  # noqa: B008 - immutable
+) -> dict:
     """The terms of the first phase (D34): every slice rebuilt from its own code, and
     from its own map and label; and what the lesion components learn.
 
@@ -116,38 +167,38 @@ def first_terms(nets, batch, seed, options=Options()):  # noqa: B008 - immutable
     """
     del seed
     x, label = merge(batch["x"]), merge(batch["label"])
+    style = merge(batch["style"])
     modality = all_modalities(x.shape[0] // NUM_MODALITIES)
     f = tf.stop_gradient(structure.structural_map(x, options.beta))
     code_s = nets["EC_R"](fuse(f, label, options), training=True)
     code = nets["EC"](x, training=True)
-    style = merge(batch["style"])
-    images = decode(
-        nets,
-        *(tf.concat(t, 0) for t in ([code, code_s], [modality] * 2, [label] * 2)),
-        *(tf.concat([t] * 2, 0) for t in (f, style)),
-        options,
+    made = over_parts(
+        lambda *given: decode(nets, *given, options),
+        {
+            "x_r": (code, modality, label, f, style),
+            "x_s": (code_s, modality, label, f, style),
+        },
     )
-    x_r, x_s = tf.split(images, 2)
     components = lesion_nets(nets)
     label_r = lesion_components.segment(components, batch["x"], training=True)
     label_loss = losses.LABEL_LOSSES[options.label_loss]
     norm = options.image_norm
     return {
-        **losses.reconstruction(x, x_r, label, norm),
-        "self_reconstruction": losses.image_distance(x, x_s, label, norm),
+        **losses.reconstruction(x, made["x_r"], label, norm),
+        "self_reconstruction": losses.image_distance(x, made["x_s"], label, norm),
         **losses.code_tie(code, code_s),
         "lesion_component": label_loss(batch["label"][:, : label_r.shape[1]], label_r),
     }
 
 
 def make_train_step(
-    nets,
-    optimizers,
-    weights=None,
-    options=Options(),  # noqa: B008 - an immutable tuple
-    ramp_steps=0,
-    first_steps=0,
-):
+    nets: dict,
+    optimizers: dict,
+    weights: dict | None = None,
+    options: Options = Options(),  # noqa: B008 - an immutable tuple
+    ramp_steps: int = 0,
+    first_steps: int = 0,
+) -> Callable:
     """Returns step(batch, seed) -> {name: scalar}, one update of each side.
 
     Args:
@@ -185,11 +236,11 @@ def make_train_step(
 
 
 def make_first_step(
-    nets,
-    optimizers,
-    weights=None,
-    options=Options(),  # noqa: B008 - an immutable tuple
-):
+    nets: dict,
+    optimizers: dict,
+    weights: dict | None = None,
+    options: Options = Options(),  # noqa: B008 - an immutable tuple
+) -> Callable:
     """Returns step(batch, seed) -> {name: scalar} of the first phase (D34).
 
     The discriminators and FD take no part. Arguments as `make_train_step`.

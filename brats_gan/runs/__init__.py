@@ -13,7 +13,18 @@ from brats_gan.runs.exports import (
     made_by,
     revision,
 )
-from brats_gan.runs.folder import LENGTH, LOCK, key_flags, settings, start, total_steps
+from brats_gan.runs.folder import (
+    LENGTH,
+    LOCK,
+    Command,
+    command,
+    command_by,
+    command_of,
+    key_flags,
+    settings,
+    start,
+    total_steps,
+)
 from brats_gan.runs.optimizers import adam, update
 from brats_gan.runs.process import (
     EXIT_BAD_INPUT,
@@ -27,6 +38,7 @@ from brats_gan.runs.process import (
 from brats_gan.runs.training import (
     CHECKPOINT_SECONDS,
     loop,
+    per_call,
     seconds_logged,
 )
 
@@ -35,9 +47,13 @@ __all__ = [
     "EXIT_BAD_INPUT",
     "LENGTH",
     "LOCK",
+    "Command",
     "RunError",
     "Stopped",
     "adam",
+    "command",
+    "command_by",
+    "command_of",
     "export",
     "export_description",
     "has_begun",
@@ -48,6 +64,7 @@ __all__ = [
     "main",
     "newest_checkpoint",
     "parse_flags",
+    "per_call",
     "restore",
     "revision",
     "save",

@@ -1,11 +1,12 @@
 """Exports of a run, with what made them."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from absl import logging
@@ -13,11 +14,11 @@ from absl import logging
 import brats_gan
 from brats_gan import files, shipped
 from brats_gan.lazy import tf
-from brats_gan.runs.folder import key_flags
+from brats_gan.runs.folder import command_of
 from brats_gan.runs.process import RunError, writing
 
 
-def revision():
+def revision() -> str | None:
     """The git revision of this code, "-dirty" where it was changed; None without.
 
     An installed package has none: a repository around its environment is another's.
@@ -49,7 +50,9 @@ def _quiet():
         logging.set_verbosity(verbosity)
 
 
-def export(run_dir, name, models, endpoints, description):
+def export(
+    run_dir: Path, name: str, models: list, endpoints: dict, description: dict
+) -> None:
     """Writes RUN/export/NAME, a SavedModel, and RUN/export/NAME.json beside it.
 
     Args:
@@ -74,7 +77,9 @@ def export(run_dir, name, models, endpoints, description):
         with writing(target), _quiet():
             temporary.mkdir(parents=True)
             archive.write_out(str(temporary))
-        files.write_json(target.with_suffix(".json"), {**description, **made_by()})
+        files.write_json(
+            target.with_suffix(".json"), {**description, **made_by(run_dir)}
+        )
     except (RunError, files.DataError):
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -84,17 +89,18 @@ def export(run_dir, name, models, endpoints, description):
     shutil.rmtree(old, ignore_errors=True)
 
 
-def made_by():
-    """What wrote a file, for its JSON: script, flags, version and git revision."""
+def made_by(run_dir: str | Path) -> dict:
+    """What wrote a file of a run, for its JSON: script, flags, version, revision."""
+    script, flags = command_of(run_dir)
     return {
-        "script": Path(sys.argv[0]).name,
-        "flags": key_flags(),
+        "script": script,
+        "flags": flags,
         "version": brats_gan.__version__,
         "revision": revision(),
     }
 
 
-def export_description(run_dir, name):
+def export_description(run_dir: str | Path, name: str) -> dict:
     """RUN/export/NAME.json, without loading the model; errors as `load_export`."""
     target = Path(run_dir) / "export" / name
     path = target.with_suffix(".json")
@@ -112,7 +118,7 @@ def export_description(run_dir, name):
 _MAKE_AGAIN = "start the command of its run again, which writes it anew"
 
 
-def load_export(run_dir, name):
+def load_export(run_dir: str | Path, name: str) -> tuple:
     """Returns (signatures, description) of RUN/export/NAME.
 
     Raises:

@@ -1,10 +1,15 @@
 """Run folders: flags.txt and its lock, and how many steps a run has."""
 
+from __future__ import annotations
+
 import contextlib
+import dataclasses
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from absl import flags, logging
 
@@ -31,10 +36,72 @@ LENGTH = frozenset({"steps", "iterations", "epochs"})
 LOCK = ".lock"
 
 
-def key_flags():
+class Command(NamedTuple):
+    """What makes a run: flags.txt holds it, and exports name it."""
+
+    script: str
+    flags: dict[str, str]  # name -> line of a flagfile
+
+
+def key_flags() -> dict[str, str]:
     """The running script's own flags by name, as strings a flagfile takes."""
     own = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
     return {flag.name: flag.serialize() for flag in own if flag.value is not None}
+
+
+def command() -> Command:
+    """That of this process: the running script with its own flags."""
+    return Command(Path(sys.argv[0]).name, key_flags())
+
+
+def command_by(
+    script: str, *chosen: Any, without: Iterable[str] = (), **places: str | Path
+) -> Command:
+    """The command of a script that chooses the same as some frozen dataclasses.
+
+    So a run that was begun from Python is continued by the script, and the other way.
+
+    Args:
+        script: name of it.
+        chosen: dataclasses whose fields are named as flags are. What is None has no
+            line; (1, 5) is written "1:5", other tuples as lists of flags are; of a
+            dict `weights` each item is the flag weight_NAME.
+        without: fields that the script has no flag for.
+        places: other flags of it, folders.
+    """
+    lines = {name: f"--{name}={path}" for name, path in places.items()}
+    for each in chosen:
+        for field in dataclasses.fields(each):
+            value = getattr(each, field.name)
+            if field.name in without or value is None:
+                continue
+            if isinstance(value, dict):
+                prefix = field.name.removesuffix("s")
+                for name, number in value.items():
+                    lines[f"{prefix}_{name}"] = f"--{prefix}_{name}={float(number)}"
+            else:
+                if str(field.type).startswith("float"):
+                    value = float(value)  # 150.0, as absl writes a 150
+                lines[field.name] = _line(field.name, value)
+    return Command(script, lines)
+
+
+def _line(name, value):
+    if isinstance(value, bool):
+        return f"--{'' if value else 'no'}{name}"
+    if isinstance(value, tuple):
+        of_numbers = value and all(isinstance(each, int) for each in value)
+        value = (":" if of_numbers else ",").join(map(str, value))
+    return f"--{name}={value}"
+
+
+# Folders that this process has started -> their Command.
+_commands: dict[Path, Command] = {}
+
+
+def command_of(run_dir: str | Path) -> Command:
+    """What a folder was started with by this process; else the process's own."""
+    return _commands.get(Path(run_dir).resolve()) or command()
 
 
 def _read_flags(path):
@@ -48,7 +115,7 @@ def _read_flags(path):
     return first.removeprefix("# "), by_name
 
 
-def settings(run_dir):
+def settings(run_dir: str | Path) -> dict[str, str]:
     """{flag name: text} of the flags of a run that have a value; of a switch, "true" or
     "false"."""
     _, lines = _read_flags(Path(run_dir, "flags.txt"))
@@ -61,13 +128,16 @@ def settings(run_dir):
     return {name: text(name, line) for name, line in lines.items()}
 
 
-def start(run_dir, free=()):
+def start(
+    run_dir: str | Path, free: Iterable[str] = (), by: Command | None = None
+) -> Path:
     """Makes or re-enters a run folder; writes flags.txt.
 
     Args:
         run_dir: folder.
         free: names of flags that may differ when the run goes on, besides PLACES. Those
             of LENGTH stay in flags.txt as they were, until `total_steps` has agreed.
+        by: what makes the run; by default the running script with its flags.
 
     Returns:
         The folder, a Path.
@@ -80,8 +150,9 @@ def start(run_dir, free=()):
     path = run_dir / "flags.txt"
     _require_run_or_empty(run_dir)
     _lock(run_dir)
-    script = Path(sys.argv[0]).name
-    now = lines = key_flags()
+    by = by or command()
+    script, now = by
+    lines = now
     if path.exists():
         other, before = _read_flags(path)
         if other != script:
@@ -109,37 +180,39 @@ def start(run_dir, free=()):
         lines |= {name: before[name] for name in length & before.keys()}
     for part in run_dir.rglob(files.PARTS):  # of a process that was killed
         part.unlink()
-    _write_flags(run_dir, lines)
+    _write_flags(run_dir, script, lines)
+    _commands[run_dir.resolve()] = by
     return run_dir
 
 
-def _write_flags(run_dir, by_name):
-    script = Path(sys.argv[0]).name
+def _write_flags(run_dir, script, by_name):
     lines = [f"# {script}"] + [by_name[name] for name in sorted(by_name)]
     files.write_atomically(run_dir / "flags.txt", ("\n".join(lines) + "\n").encode())
 
 
 def total_steps(
-    run_dir,
-    steps,
-    epochs,
-    slices,
-    batch_size,
-    rate,
-    final=0.05,
-    first_steps=0,
-    first_final=1.0,
-):
+    run_dir: Path,
+    steps: int | None,
+    epochs: float,
+    slices: int,
+    batch_size: int,
+    rate: float,
+    final: float = 0.05,
+    first_steps: int = 0,
+    first_final: float = 1.0,
+    name: str = "steps",
+) -> int:
     """Steps of a run, which may be others than when it was begun; updates flags.txt.
 
     Args:
         run_dir: of `start`, with LENGTH free.
-        steps: the flag that gives them, or has the value None.
-        epochs: the flag that gives them otherwise: passes over the slices.
+        steps: as many are asked for, or None.
+        epochs: passes over the slices, which give the steps otherwise.
         slices: how many there are to train on.
         batch_size: slices a step.
         rate, final: peak and final share of the learning rate, see `adam`.
         first_steps, first_final: of a first phase, see `adam`; 0 is none.
+        name: of the flag of the steps; that of the passes is "epochs".
 
     Raises:
         RunError: more steps are done already.
@@ -149,14 +222,14 @@ def total_steps(
         return int(given or 0) or round(float(passes) * slices / batch_size)
 
     began_with = settings(run_dir)
-    before = total(began_with.get(steps.name), began_with.get(epochs.name, 0))
-    now = total(steps.value, epochs.value)
+    before = total(began_with.get(name), began_with.get("epochs", 0))
+    now = total(steps, epochs)
     newest = all_checkpoints(run_dir / "checkpoints")[:1]
     done = int(newest[0].name[len("ckpt-") :]) if newest else 0
     if now < done:
         raise RunError(
             f"{run_dir} has done {done} of {before} steps, and {now} are fewer; give "
-            f"--{steps.name}={done} or more, or choose another folder"
+            f"--{name}={done} or more, or choose another folder"
         )
     if now != before and done:
         first = {"first_steps": first_steps, "first_final": first_final}
@@ -172,7 +245,7 @@ def total_steps(
             *(run_dir, now, before, done, now, rates[1], rates[0]),
             float(courses[now](now)),
         )
-    _write_flags(run_dir, key_flags())
+    _write_flags(run_dir, *command_of(run_dir))
     return now
 
 

@@ -1,12 +1,20 @@
 """Adam of a run, and one update of each side."""
 
+from __future__ import annotations
+
 from brats_gan import layers, schedules
 from brats_gan.lazy import tf
 
 
 def adam(
-    variables, peak, steps, beta_1=0.5, final=0.05, first_steps=0, first_final=1.0
-):
+    variables: list,
+    peak: float,
+    steps: int,
+    beta_1: float = 0.5,
+    final: float = 0.05,
+    first_steps: int = 0,
+    first_final: float = 1.0,
+) -> layers.Adam:
     """Adam (Section 3.4) with its slots made at once, so that a restore finds them.
 
     `final` is the share of the peak rate at the last step; 1 keeps it constant.
@@ -23,7 +31,9 @@ def adam(
     return optimizer
 
 
-def update(optimizers, tape, totals, variables):
+def update(
+    optimizers: dict, tape: tf.GradientTape, totals: dict, variables: dict
+) -> None:
     """One step of each side on its own total and its own variables.
 
     Args:

@@ -1,9 +1,13 @@
 """Processes: a script's start, signals, devices, precision and seeds."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import signal
 import sys
+import threading
+from collections.abc import Callable
 
 from absl import app, flags, logging
 
@@ -81,8 +85,14 @@ def _stop(number, frame):
 
 @contextlib.contextmanager
 def signals_held():
-    """Yields a list that gathers SIGINT and SIGTERM; a second one stops at once."""
+    """Yields a list that gathers SIGINT and SIGTERM; a second one stops at once.
+
+    In a thread beside the main one, which gets no signals, the list stays empty.
+    """
     received = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
 
     def hold(number, frame):
         if received:
@@ -115,12 +125,17 @@ def writing(path):
         ) from error
 
 
-def set_up(precision, seed, deterministic=False):
+def set_up(
+    precision: str | Callable[[], str],
+    seed: int,
+    deterministic: bool = False,
+    begin_again: bool = True,
+) -> None:
     """Precision of the layers made from here on, all seeds, and the order of sums.
 
     Deterministic operations are not enough, for three reasons.
     - Those of oneDNN differ in the last bit from one process to the next, and are
-      chosen for good as TensorFlow is imported, so a process that has them begins once
+      chosen for good as TensorFlow is imported, so a script that has them begins once
       more without.
     - TensorFlow's graph optimiser does not rewrite a graph alike in every process (of
       16, nine had one kind of stage-2 step and seven another): it is left out.
@@ -133,14 +148,30 @@ def set_up(precision, seed, deterministic=False):
             devices are set up.
         seed: of everything that draws.
         deterministic: whether two runs are to be equal bit by bit.
+        begin_again: whether the process may: a notebook or a worker must not.
+
+    Raises:
+        RunError: the process would have to begin once more, and may not; or it is too
+            late for a deterministic run.
     """
     if deterministic:
         if os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0":
+            if not begin_again:
+                raise RunError(
+                    "a deterministic run needs a process without oneDNN: set the "
+                    "variable TF_ENABLE_ONEDNN_OPTS=0 before Python is started"
+                )
             os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
         tf.config.experimental.enable_op_determinism()
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-        tf.config.threading.set_inter_op_parallelism_threads(1)
+        try:
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+        except RuntimeError as error:
+            raise RunError(
+                "a deterministic run must begin before TensorFlow's first operation: "
+                "start it in a process of its own"
+            ) from error
     if callable(precision):
         precision = precision()
     tf.keras.mixed_precision.set_global_policy(precision)

@@ -1,9 +1,12 @@
 """The training loop: batches, losses, logs, checkpoints."""
 
+from __future__ import annotations
+
 import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +73,7 @@ def _step_of(line):
         return float("inf")
 
 
-def seconds_logged(run_dir):
+def seconds_logged(run_dir: str | Path) -> float:
     """Seconds that a run trained, over all processes that took part.
 
     The clock of losses.jsonl starts anew with each of them.
@@ -81,22 +84,31 @@ def seconds_logged(run_dir):
     return float(np.sum(np.where(passed < 0, clock[1:], passed)))
 
 
+def per_call(asked: int | str, deterministic: bool | None) -> int | str:
+    """`loop`'s steps_per_call: what is asked for, or 1 for a deterministic run.
+
+    TensorFlow optimises the graph of a loop of steps otherwise than that of one, and in
+    large networks the last bits differ.
+    """
+    return 1 if deterministic else asked
+
+
 def loop(
-    run_dir,
-    train_step,
-    batches,
-    steps,
-    objects,
-    seed,
-    subject_names,
-    sheet=None,
-    log_every=20,
-    sheet_every=500,
-    checkpoint_seconds=CHECKPOINT_SECONDS,
-    steps_per_call=1,
-    phase="",
-    started=None,
-):
+    run_dir: Path,
+    train_step: Callable,
+    batches: Callable,
+    steps: int,
+    objects: dict,
+    seed: int,
+    subject_names: list[str],
+    sheet: Callable | None = None,
+    log_every: int = 20,
+    sheet_every: int = 500,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    steps_per_call: int | str = 1,
+    phase: str = "",
+    started: float | None = None,
+) -> None:
     """Trains from the newest checkpoint to `steps`.
 
     Losses stay on the device until they are shown or logged, so that no step waits for

@@ -1,5 +1,8 @@
 """How a run begins from weights, and leaves its own."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
 from pathlib import Path
 
 from absl import logging
@@ -30,7 +33,7 @@ NEEDED = {
 }
 
 
-def find(source, stage):
+def find(source: str | Path, stage: str) -> Stored:
     """Stored of what --init_from may name: weights, or a run, finished or not.
 
     Of a run that went on after its weights were written, the newest whole checkpoint.
@@ -88,13 +91,21 @@ def _of_checkpoint(run_dir, path, step):
     return stored._replace(arrays=arrays_of(nets))
 
 
-def begun(run_dir):
+def begun(run_dir: str | Path) -> dict:
     """What RUN/networks.json says; {} where no run has begun."""
     path = Path(run_dir, "networks.json")
     return files.read_json(path) if path.exists() else {}
 
 
-def begin(run_dir, stage, build, nets, source=None, held_out=(), **fixed):
+def begin(
+    run_dir: Path,
+    stage: str,
+    build: dict,
+    nets: dict,
+    source: str | None = None,
+    held_out: Iterable[str] = (),
+    **fixed: object,
+) -> dict:
     """Before a run's first step: loads --init_from, and writes RUN/networks.json.
 
     A run that goes on loads nothing: its checkpoint has the last word.
@@ -145,7 +156,7 @@ def begin(run_dir, stage, build, nets, source=None, held_out=(), **fixed):
     return description
 
 
-def initialise(nets, stored, stage, build):
+def initialise(nets: dict, stored: Stored, stage: str, build: dict) -> list[str]:
     """Gives networks the stored weights that fit; says which begin anew and why.
 
     Returns:
@@ -214,7 +225,13 @@ def _flag(name, value):
     return f"--{name}={value}"
 
 
-def finish(run_dir, nets, description, steps, found=None):
+def finish(
+    run_dir: Path,
+    nets: dict,
+    description: dict,
+    steps: int,
+    found: structural.Fit | None = None,
+) -> None:
     """After a run's last step: writes RUN/weights.
 
     Args:
@@ -228,7 +245,7 @@ def finish(run_dir, nets, description, steps, found=None):
         **files.read_json(run_dir / "networks.json"),
         "steps": steps,
         **description,
-        **runs.made_by(),
+        **runs.made_by(run_dir),
     }
     split = data.load_split(run_dir / "split.json")
     stored = Stored(str(run_dir), description, arrays_of(nets), found, split)

@@ -1,5 +1,7 @@
 """Folders of weights: written whole, read with checksums, and found by name."""
 
+from __future__ import annotations
+
 import hashlib
 import shutil
 import zipfile
@@ -23,7 +25,7 @@ _COPY_AGAIN = (
 )
 
 
-def write(folder, stored, dtype=np.float32):
+def write(folder: Path, stored: Stored, dtype: type = np.float32) -> None:
     """Writes a folder of weights, whole or not at all.
 
     Args:
@@ -79,7 +81,7 @@ def _halved(value):
     return half if fits else value
 
 
-def read(folder):
+def read(folder: str | Path) -> Stored:
     """Stored of a folder of weights.
 
     Raises:
@@ -144,7 +146,7 @@ def _read_npz(folder, name, digest):
     return {key: value.astype(np.float32) for key, value in arrays.items()}
 
 
-def folder_of(source, stage):
+def folder_of(source: str | Path, stage: str) -> Path | None:
     """The folder of weights that `source` stands for; None if it is a run, or nothing.
 
     Args:
@@ -169,7 +171,7 @@ def folder_of(source, stage):
     return None
 
 
-def labels_of(source):
+def labels_of(source: str | Path) -> Path | None:
     """Path of the labels that come with weights, or None."""
     path = (PRETRAINED if str(source) == "pretrained" else Path(source)) / LABELS
     return path if path.exists() else None

@@ -1,0 +1,55 @@
+"""How every stage begins: precision, seeds, the losses' weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from brats_gan import precision, runs
+
+T = TypeVar("T")
+
+# Settings as they were settled -> what flags.txt and exports name.
+Record = Callable[[Any], runs.Command]
+
+
+def set_up(settings: T, run_dir: str | Path, heaviest: tuple, is_script: bool) -> T:
+    """`runs.set_up` with the precision that `precision.settle` finds.
+
+    Args:
+        settings: of a stage; has precision, deterministic, seed.
+        run_dir: folder of the run, which need not exist.
+        heaviest: (images, kernel) of the heaviest convolution of a step.
+        is_script: whether the process may begin once more, see `runs.set_up`.
+
+    Returns:
+        The settings with the precision that was found.
+    """
+    settled = settings
+
+    def settle():
+        nonlocal settled
+        asked, deterministic = settings.precision, bool(settings.deterministic)
+        found = precision.settle(asked, run_dir, deterministic, heaviest)
+        settled = dataclasses.replace(settings, precision=found)
+        return found
+
+    runs.set_up(settle, settings.seed, bool(settings.deterministic), is_script)
+    return settled
+
+
+def all_weights(given: dict[str, float], defaults: dict[str, float]) -> dict:
+    """Weights of all losses, those that are not given by default.
+
+    Raises:
+        RunError: there is no loss of that name.
+    """
+    unknown = sorted(given.keys() - defaults.keys())
+    if unknown:
+        raise runs.RunError(
+            f"weights: {', '.join(unknown)}: no such loss; there are "
+            f"{', '.join(defaults)}"
+        )
+    return {name: float(given.get(name, value)) for name, value in defaults.items()}

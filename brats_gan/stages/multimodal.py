@@ -1,0 +1,350 @@
+"""Stage 2 as a function: a run that trains the generator (Sections 2.4 to 2.7)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from brats_gan import (
+    data,
+    figures,
+    fusion,
+    lesion_components,
+    multimodal,
+    precision,
+    runs,
+    spec,
+    structure,
+    styles,
+    weights,
+)
+from brats_gan.lazy import tf
+from brats_gan.stages import beginning
+
+SCRIPT = "train_multimodal.py"
+SHOWN = 4  # rows of a sheet
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run of stage 2 chooses; fields are named and explained as flags are."""
+
+    init_from: str | None = None
+    steps: int | None = None
+    epochs: float = 40.0
+    batch_size: int = 1
+    image_size: int = 192
+    width: int = 64
+    lesion_width: int | None = None
+    scheme: str = "multiple"
+    beta: float = structure.BETA
+    learning_rate: float = 5e-4
+    precision: str = precision.AUTO
+    seed: int = 0
+    deterministic: bool | None = None  # None: no, as a flag that is not given
+    checkpoint_seconds: float = runs.CHECKPOINT_SECONDS
+    steps_per_call: int | str = "auto"
+    all_pairs: bool = False
+    image_norm: str = "absolute"
+    category: str = "entropy"
+    label_loss: str = "weighted"
+    conditional_norm: bool = True
+    label_modulation: bool = True
+    map_modulation: bool = True
+    style: bool = True
+    spectral_norm: bool = True
+    structure_weight: float = fusion.STRUCTURE_WEIGHT
+    label_weight: float = fusion.LABEL_WEIGHT
+    input_noise: float = 0.02
+    guidance_blur: bool = True
+    lesion_removal: bool = True
+    placement_test: bool = True
+    first_phase: float = multimodal.FIRST_PHASE
+    ramp: float = multimodal.RAMP
+    weights: dict[str, float] = field(default_factory=dict)  # others: by default
+
+    def __post_init__(self):
+        whole = beginning.all_weights(self.weights, multimodal.WEIGHTS)
+        object.__setattr__(self, "weights", whole)
+
+    def build(self) -> dict:
+        """Arguments of multimodal.build."""
+        return {
+            "image_size": self.image_size,
+            "width": self.width,
+            "scheme": self.scheme,
+            "conditional_norm": self.conditional_norm,
+            "label_modulation": self.label_modulation,
+            "category": self.category,
+            "lesion_width": self.lesion_width,
+            "map_modulation": self.map_modulation,
+            "style": self.style,
+            "spectral": self.spectral_norm,
+        }
+
+    def options(self) -> multimodal.Options:
+        """Options of the train step, which are settings of the same names."""
+        names = multimodal.Options._fields
+        return multimodal.Options(**{name: getattr(self, name) for name in names})
+
+
+def largest_first(candidates: tf.Tensor) -> tf.Tensor:
+    """Labels to place [B, K, H, W], in the order of their lesions: a sheet is to show
+    some."""
+    area = tf.math.count_nonzero(candidates, [2, 3])
+    order = tf.argsort(area, direction="DESCENDING")
+    return tf.gather(candidates, order, batch_dims=1)
+
+
+def draw_generated(
+    nets: dict, batch: dict, options: multimodal.Options, path: Path | None = None
+) -> np.ndarray:
+    """Figure 9 on maps of real slices: map, label, four modalities, label found."""
+    p = multimodal.forward(nets, batch, tf.constant([9, 9]), options)
+    images = multimodal.generate(nets, p.f, p.placed, batch["style"], options)
+    found = lesion_components.segment(multimodal.lesion_nets(nets), images)
+    found = np.argmax(found, -1)[:, -1]  # of FLAIR, where the whole lesion shows
+    of_modalities = tf.unstack(images[..., 0], axis=1)
+    columns = [p.f[..., 0], p.placed, *of_modalities, found]
+    titles = ["f", "label", *spec.MODALITIES, "found"]
+    rows = list(zip(*(np.asarray(c) for c in columns), strict=True))
+    return figures.sheet(rows, titles, path, label_columns=("label", "found"))
+
+
+def draw_translations(
+    nets: dict, batch: dict, options: multimodal.Options, path: Path | None = None
+) -> np.ndarray:
+    """Each real slice, rebuilt, translated to every modality, and back."""
+    label = multimodal.merge(batch["label"][:1])
+    x = multimodal.merge(batch["x"][:1])
+    style = multimodal.merge(batch["style"][:1])
+    f = structure.structural_map(x, options.beta)
+    modality = multimodal.all_modalities(1)
+
+    def decode(code, to, style):
+        return multimodal.decode(
+            nets, code, to, label, f, style, options, training=False
+        )
+
+    code = nets["EC"](x, training=False)
+    columns, titles = [x, decode(code, modality, style)], ["x", "x_r"]
+    for target, name in enumerate(spec.MODALITIES):
+        to = tf.fill(modality.shape, target)
+        translated = decode(code, to, tf.gather(style, to))
+        columns.append(translated)
+        titles.append(f"to {name}")
+    columns.append(decode(nets["EC"](translated, training=False), modality, style))
+    titles.append("and back")
+    rows = list(zip(*(np.asarray(c)[..., 0] for c in columns), strict=True))
+    return figures.sheet(rows, titles, path, row_titles=spec.MODALITIES)
+
+
+def train(
+    settings: Settings,
+    source: data.Source,
+    run_dir: str | Path,
+    record: beginning.Record | None = None,
+) -> Path:
+    """Trains stage 2, or goes on with it; leaves two exports and sheets.
+
+    Args:
+        settings: Settings.
+        source: data.Source of real subjects.
+        run_dir: folder of the run; one that exists is continued.
+        record: of a script, see beginning.Record; by default flags.txt has the flags
+            of the script that would choose the same.
+
+    Returns:
+        The folder of the run.
+
+    Raises:
+        RunError, DataError: see runs.start, runs.loop and data.split_subjects.
+    """
+    heaviest = multimodal.heaviest_convolution(
+        settings.image_size, settings.width, settings.batch_size, settings.all_pairs
+    )
+    settings = beginning.set_up(settings, run_dir, heaviest, record is not None)
+    if record is None:
+        by = runs.command_by(SCRIPT, settings, source, run_dir=run_dir)
+    else:
+        by = record(settings)
+    run_dir = runs.start(run_dir, free=runs.LENGTH, by=by)
+    logging.info("stage 2: %s, trained on %s", run_dir, source.data_dir)
+    training, held_out = source.subjects(run_dir)
+    slices = source.read(training, settings.image_size)
+    steps, first_steps = lengths(settings, run_dir, len(slices))
+    nets = multimodal.build(**settings.build())
+    begun = weights.begin(
+        run_dir,
+        "multimodal",
+        settings.build(),
+        nets,
+        settings.init_from,
+        [subject.name for subject in held_out],
+        first_steps=first_steps,
+    )
+    options, shown = settings.options(), shown_batch(slices)
+    train_networks(settings, nets, slices, shown, run_dir, steps, first_steps)
+
+    draw_generated(nets, shown, options, run_dir / "generated.png")
+    draw_translations(nets, shown, options, run_dir / "translations.png")
+    figures.loss_curves(run_dir / "losses.jsonl", run_dir / "losses.png")
+    description = {
+        **data.preprocessing(settings.image_size, source.slices),
+        "training_subjects": slices.names,
+        "data_fingerprint": slices.fingerprint,
+        "initialised_from": begun["initialised_from"],
+    }
+    fitted = styles.fit(slices.styles)
+    if options.style:
+        description["style"] = {
+            n: each.tolist() for n, each in fitted._asdict().items()
+        }
+    export(run_dir, nets, settings, description, fitted)
+    of_weights = {**description, "beta": options.beta, "options": options._asdict()}
+    weights.finish(run_dir, nets, of_weights, steps)
+    return run_dir
+
+
+def lengths(settings: Settings, run_dir: Path, slices: int) -> tuple[int, int]:
+    """Steps of the run, and how many of them are of the first phase (D34)."""
+    # The first phase keeps its length when --steps is raised.
+    first_steps = weights.begun(run_dir).get("first_steps")
+    steps = runs.total_steps(
+        run_dir,
+        settings.steps,
+        settings.epochs,
+        slices,
+        settings.batch_size,
+        settings.learning_rate,
+        first_steps=first_steps or 0,
+        first_final=multimodal.FULL_RATE,
+    )
+    if first_steps is None:
+        first_steps = round(settings.first_phase * steps)
+    return steps, min(first_steps, steps)
+
+
+def shown_batch(slices: data.Slices) -> dict:
+    """The batch of a sheet, its largest lesions first."""
+    shown = dict(next(iter(data.multimodal_batches(slices, SHOWN, seed=1))))
+    shown["candidates"] = largest_first(shown["candidates"])
+    return shown
+
+
+def train_networks(
+    settings: Settings,
+    nets: dict,
+    slices: data.Slices,
+    shown: dict,
+    run_dir: Path,
+    steps: int,
+    first_steps: int,
+) -> None:
+    """Both phases, from the newest checkpoint; `shown` is the batch of the sheets."""
+    # The discriminators are first asked after the first phase.
+    begins = {"generator": 0, "discriminator": first_steps, "lesion_component": 0}
+    optimizers = {
+        side: runs.adam(
+            of_side,
+            settings.learning_rate * (multimodal.FULL_RATE if begins[side] else 1.0),
+            steps - begins[side],
+            first_steps=first_steps - begins[side],
+            first_final=multimodal.FULL_RATE,
+        )
+        for side, of_side in multimodal.variables(nets).items()
+    }
+    options = settings.options()
+    first_step = multimodal.make_first_step(nets, optimizers, settings.weights, options)
+    train_step = multimodal.make_train_step(
+        nets,
+        optimizers,
+        settings.weights,
+        options,
+        round(settings.ramp * (steps - first_steps)),
+        first_steps,
+    )
+
+    def batches(first):
+        return data.multimodal_batches(
+            slices, settings.batch_size, settings.seed, first
+        )
+
+    phase = ""
+    if 0 < first_steps < steps:
+        left = steps - first_steps
+        phase = f" of the first phase; {left} full steps of about twice the time follow"
+    started = time.monotonic()
+    for step, until, of_phase in (
+        (first_step, first_steps, phase),
+        (train_step, steps, ""),
+    ):
+        if until == 0:
+            continue  # --first_phase=0
+        runs.loop(
+            run_dir,
+            step,
+            batches,
+            until,
+            {
+                **nets,
+                **{f"optimizer_{side}": each for side, each in optimizers.items()},
+            },
+            settings.seed,
+            slices.names,
+            sheet=lambda step: draw_generated(nets, shown, options),
+            checkpoint_seconds=settings.checkpoint_seconds,
+            steps_per_call=runs.per_call(
+                settings.steps_per_call, settings.deterministic
+            ),
+            phase=of_phase,
+            started=started,
+        )
+
+
+def export(
+    run_dir: Path,
+    nets: dict,
+    settings: Settings,
+    description: dict,
+    fitted: styles.Styles,
+) -> None:
+    """Writes export/generator and export/segmentor; `fitted` is styles.Styles."""
+    options, size = settings.options(), settings.image_size
+
+    def generate_in_style(structure, label, style):
+        images = multimodal.generate(nets, structure, label, style, options)
+        return {name: images[:, i] for i, name in enumerate(spec.MODALITIES)}
+
+    def generate(structure, label):
+        style = tf.repeat(fitted.mean[None], tf.shape(label)[0], 0)
+        return generate_in_style(structure, label, style)
+
+    plane = [None, size, size]
+    inputs = [
+        tf.TensorSpec([*plane, 1], tf.float32, name="structure"),
+        tf.TensorSpec(plane, tf.int32, name="label"),
+    ]
+    style = tf.TensorSpec([None, *fitted.mean.shape], tf.float32, name="style")
+    runs.export(
+        run_dir,
+        "generator",
+        [nets[name] for name in multimodal.GENERATOR_SIDE],
+        {
+            "generate": (generate, inputs),
+            "generate_in_style": (generate_in_style, [*inputs, style]),
+        },
+        {**description, "beta": options.beta},
+    )
+    components = multimodal.lesion_nets(nets)
+    runs.export(
+        run_dir,
+        "segmentor",
+        list(components.values()),
+        {"segment": lesion_components.endpoint(components, size)},
+        {**description, "scheme": settings.scheme},
+    )

@@ -1,0 +1,301 @@
+"""Stage 4 as a function: segmentors trained and scored (Sections 2.7, 3)."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from absl import logging
+
+from brats_gan import (
+    data,
+    figures,
+    io,
+    lesion_components,
+    precision,
+    runs,
+    segmentation,
+    spec,
+    synthetic_dataset,
+    weights,
+)
+from brats_gan.experiments import mixing, runner, tables
+from brats_gan.lazy import tf
+from brats_gan.stages import beginning
+
+SCRIPT = "eval_segmentation.py"
+# What may differ when a command is started again: what to run, not how.
+FREE = (
+    "table",
+    "experiment",
+    "repeats",
+    "synthetic_dirs",
+    "keep_checkpoints",
+    "results",
+)
+SHOWN = 6  # rows of segmentation.png
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What stage 4 chooses; fields are named and explained as flags are."""
+
+    table: tuple[str, ...] = ()
+    experiment: tuple[str, ...] = ()
+    repeats: int = 4
+    synthetic_dir: str | None = None
+    synthetic_dirs: tuple[str, ...] = ()
+    train_on: str = "both"
+    scheme: str = "multiple"
+    iterations: int | None = None
+    epochs: float = 100.0
+    batch_size: int = 1
+    image_size: int = 192
+    width: int = 64
+    learning_rate: float = 1e-4
+    final_rate: float = 1.0
+    beta_1: float = 0.5
+    dropout: float = segmentation.INPUT_DROPOUT
+    label_loss: str = "weighted"
+    init_from: str | None = None
+    enhanced: bool = False
+    precision: str = precision.AUTO
+    seed: int = 0
+    deterministic: bool | None = None  # None: no, as a flag that is not given
+    checkpoint_seconds: float = runs.CHECKPOINT_SECONDS
+    steps_per_call: int | str = "auto"
+    keep_checkpoints: bool = False
+    results: str | None = None
+
+    def __post_init__(self):
+        for name in ("table", "experiment", "synthetic_dirs"):
+            object.__setattr__(self, name, tuple(map(str, getattr(self, name))))
+
+    def test_sets(self) -> dict[str, str]:
+        """{scheme: folder} of synthetic_dirs."""
+        return dict(pair.partition(":")[::2] for pair in self.synthetic_dirs)
+
+    def training(self) -> runner.Training:
+        """How every segmentor is trained."""
+        return runner.Training(
+            scheme=self.scheme,
+            image_size=self.image_size,
+            width=self.width,
+            batch_size=self.batch_size,
+            rate=self.learning_rate,
+            beta_1=self.beta_1,
+            final_rate=self.final_rate,
+            label_loss=self.label_loss,
+            dropout=self.dropout,
+            precision=self.precision,
+            deterministic=bool(self.deterministic),
+            checkpoint_seconds=self.checkpoint_seconds,
+            steps_per_call=runs.per_call(self.steps_per_call, self.deterministic),
+        )
+
+    def iterations_of(self, real_count: int) -> int:
+        """Steps of a run, by the number of real training slices (Section 3.4)."""
+        by_epochs = round(self.epochs * real_count / self.batch_size)
+        return self.iterations or by_epochs
+
+
+class Scored(NamedTuple):
+    """What stage 4 leaves."""
+
+    run_dir: Path
+    results: Path  # lines of JSON
+    line: dict | None  # of a single run
+    tables: list[Path]  # files of the tables, where some are asked for
+
+
+def draw(nets: dict, slices: data.Slices, path: Path) -> None:
+    """The held-out slices with the largest lesions: images, label, what was found."""
+    lesion = [np.count_nonzero(slices.labels([row])) for row in range(len(slices))]
+    rows = sorted(np.argsort(lesion)[-40::7])[:SHOWN]
+    x = slices.intensities(rows)
+    found = lesion_components.segment(nets, tf.constant(x[..., None]))
+    found = np.argmax(found, -1)[:, -1]
+    label = slices.labels(rows)
+    cells = [[*x[i], label[i], found[i]] for i in range(len(rows))]
+    titles = [*spec.MODALITIES, "label", "found"]
+    figures.sheet(cells, titles, path, label_columns=("label", "found"))
+
+
+def wanted(settings: Settings) -> list[tuple]:
+    """What is asked for: [(table, row name)], in the order of the tables.
+
+    Raises:
+        RunError: a flag names a table, row or scheme that there is not.
+    """
+    known = {"1": tables.TABLE1, "2": tables.TABLE2}
+    names = [str(number) for number in tables.TABLE2]
+    for flag, values, allowed in (
+        ("table", settings.table, [*known]),
+        ("experiment", settings.experiment, [*names, "all"]),
+        ("synthetic_dirs", [*settings.test_sets()], lesion_components.SCHEMES),
+    ):
+        for value in values:
+            if value not in allowed:
+                raise runs.RunError(
+                    f"--{flag}: {value!r} is none of {', '.join(allowed)}"
+                )
+    rows = [int(name) for name in names if name in settings.experiment]
+    if "2" in settings.table or "all" in settings.experiment:
+        rows = [*tables.TABLE2]
+    asked = [(2, row) for row in rows]
+    if "1" in settings.table:
+        sets = ("real", *settings.test_sets())
+        asked += [(1, row) for row in tables.TABLE1 if row in sets]
+    return asked
+
+
+def score(
+    settings: Settings,
+    source: data.Source,
+    run_dir: str | Path,
+    record: beginning.Record | None = None,
+) -> Scored:
+    """Trains and scores a single run, or every repeat of rows of Tables 1 and 2.
+
+    Args:
+        settings: Settings.
+        source: data.Source of real subjects. Where it names no split, that of
+            settings.synthetic_dir is kept to.
+        run_dir: folder of the run; one that exists is continued.
+        record: of a script, see beginning.Record; by default flags.txt has the flags
+            of the script that would choose the same.
+
+    Raises:
+        RunError, DataError: see wanted, runs.start, runs.loop, runner.fill_tables,
+            synthetic_dataset.verified_subjects and data.split_subjects.
+    """
+    heaviest = lesion_components.heaviest_convolution(
+        settings.scheme, settings.image_size, settings.width, settings.batch_size
+    )
+    settings = beginning.set_up(settings, run_dir, heaviest, record is not None)
+    asked = wanted(settings)
+    if asked and settings.init_from:
+        raise runs.RunError(
+            "--init_from is for a single run: rows of the tables begin from nothing, "
+            "so that they compare; leave out --table and --experiment, or --init_from"
+        )
+    if record is None:
+        by = runs.command_by(SCRIPT, settings, source, run_dir=run_dir)
+    else:
+        by = record(settings)
+    # The repeats of a table must all be of one length; a single run may be made longer.
+    free = {*FREE, *(() if asked else runs.LENGTH)}
+    run_dir = runs.start(run_dir, free, by)
+    logging.info(
+        "stage 4: %s, scored on held-out subjects of %s", run_dir, source.data_dir
+    )
+    synthetic = settings.synthetic_dir
+    given = source.split or (synthetic and f"{synthetic}/split.json")
+    real, held_out = dataclasses.replace(source, split=given).subjects(
+        run_dir,
+        strict=bool(source.split)
+        or not synthetic_dataset.made_without_data(synthetic or ""),
+    )
+    beside = run_dir if asked else run_dir.parent
+    results = Path(settings.results or beside / "results.jsonl")
+    if not asked:
+        line = single_run(settings, source, run_dir, results, real, held_out)
+        return Scored(run_dir, results, line, [])
+    written = runner.fill_tables(
+        settings.training(),
+        asked,
+        run_dir,
+        results,
+        real,
+        held_out,
+        lambda subjects: source.read(subjects, settings.image_size),
+        settings.iterations_of,
+        synthetic,
+        settings.test_sets(),
+        settings.seed,
+        settings.repeats,
+        settings.keep_checkpoints,
+    )
+    return Scored(run_dir, results, None, written)
+
+
+def single_run(
+    settings: Settings,
+    source: data.Source,
+    run_dir: Path,
+    results: Path,
+    real: list[io.Subject],
+    held_out: list[io.Subject],
+) -> dict:
+    """One run on everything there is, with a sheet and an export.
+
+    Returns:
+        Its line of results.
+    """
+    key = (None, run_dir.name, 0)
+    train_on = settings.train_on if settings.synthetic_dir else "real"
+    sources = real if train_on != "synthetic" else []
+    if train_on != "real":
+        sources = sources + synthetic_dataset.verified_subjects(
+            settings.synthetic_dir, held_out
+        )
+    slices = source.read(sources, settings.image_size)
+    held_out_slices = source.read(held_out, settings.image_size)
+    if train_on == "synthetic":
+        real_count = len(source.read(real, settings.image_size))
+    else:  # real subjects come first in `sources`, and are decoded already
+        real_count = np.count_nonzero(slices.index[:, 0] < len(real))
+    iterations = runs.total_steps(
+        run_dir,
+        settings.iterations,
+        settings.epochs,
+        real_count,
+        settings.batch_size,
+        settings.learning_rate,
+        settings.final_rate,
+        name="iterations",
+    )
+    items = np.stack([np.arange(len(slices)), np.zeros(len(slices), int)], 1)
+    plan = [mixing.Phase((train_on,), items, iterations)]
+    segmentors = runner.Segmentors(settings.training(), iterations, settings.enhanced)
+
+    def begin():
+        return weights.begin(
+            run_dir,
+            "segmentation",
+            segmentors.build,
+            segmentors.nets,
+            settings.init_from,
+            [subject.name for subject in held_out],
+        )
+
+    begun = segmentors.train(run_dir, slices, plan, settings.seed, begin)
+    scores = segmentation.score(segmentors.find, held_out_slices)
+    nets = segmentors.nets
+    draw(nets, held_out_slices, run_dir / "segmentation.png")
+    description = {
+        **data.preprocessing(settings.image_size, source.slices),
+        "training_subjects": [subject.name for subject in real],
+        "data_fingerprint": slices.fingerprint,
+        "initialised_from": begun["initialised_from"],
+        "scheme": settings.scheme,
+    }
+    runs.export(
+        run_dir,
+        "segmentor",
+        list(nets.values()),
+        {"segment": lesion_components.endpoint(nets, settings.image_size)},
+        description,
+    )
+    weights.finish(run_dir, nets, description, iterations)
+    line = {
+        **runner.result(
+            key, settings.scheme, run_dir, settings.seed, plan, scores, run_dir
+        ),
+        "train_on": train_on,
+        "held_out": [subject.name for subject in held_out],
+    }
+    tables.record(results, line)
+    return line

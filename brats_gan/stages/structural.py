@@ -1,0 +1,231 @@
+"""Stage 1 as a function: a run that trains DC_f and MASK (Section 2.3, Figure 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from brats_gan import (
+    code_bank,
+    data,
+    figures,
+    networks,
+    precision,
+    runs,
+    structural,
+    structure,
+    weights,
+)
+from brats_gan.lazy import tf
+from brats_gan.stages import beginning
+
+SCRIPT = "train_structural.py"
+SHOWN = 8  # rows of a sheet
+# Real maps that the distribution of codes is fitted to: for a sheet, and at the end.
+FITTED_SHEET, FITTED = 400, 2000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run of stage 1 chooses; fields are named and explained as flags are."""
+
+    init_from: str | None = None
+    steps: int | None = None
+    epochs: float = 150.0
+    batch_size: int = 16
+    image_size: int = 192
+    width: int = 64
+    mask_width: int | None = None
+    code_channels: int = 4
+    beta: float = structure.BETA
+    map_loss: str = "entropy"
+    soft_maps: bool = True
+    spectral_norm: bool = True
+    judge_rebuilt: bool = True
+    input_noise: float = structural.Options().input_noise
+    learning_rate: float = 5e-4
+    precision: str = precision.AUTO
+    seed: int = 0
+    deterministic: bool | None = None  # None: no, as a flag that is not given
+    checkpoint_seconds: float = runs.CHECKPOINT_SECONDS
+    steps_per_call: int | str = "auto"
+    weights: dict[str, float] = field(default_factory=dict)  # others: by default
+
+    def __post_init__(self):
+        whole = beginning.all_weights(self.weights, structural.WEIGHTS)
+        object.__setattr__(self, "weights", whole)
+
+    def build(self) -> dict:
+        """Arguments of structural.build."""
+        return {
+            "image_size": self.image_size,
+            "width": self.width,
+            "code_channels": self.code_channels,
+            "mask_width": self.mask_width,
+            "spectral": self.spectral_norm,
+        }
+
+    def options(self) -> structural.Options:
+        """Options of the train step."""
+        return structural.Options(
+            beta=self.beta,
+            map_loss=self.map_loss,
+            soft_maps=self.soft_maps,
+            input_noise=self.input_noise,
+            judge_rebuilt=self.judge_rebuilt,
+        )
+
+
+def known_maps(slices: data.Slices, beta: float, count: int) -> np.ndarray:
+    """`count` maps of training slices, [N, H, W, 1], for structural.fit."""
+    some = data.structural_batches(slices, 50, seed=2).take(count // 50)
+    return np.concatenate([structural.extract(batch, beta)[0] for batch in some])
+
+
+def draw_sheet(
+    nets: dict, found: structural.Fit, real: dict, path: Path | None = None
+) -> np.ndarray:
+    """Figure 8: real maps rebuilt beside generated ones with their masks."""
+    f, background = structural.extract(real)
+    rebuilt = structural.reconstruct(nets, f, found)
+    z = tf.random.stateless_normal([f.shape[0], len(found.mean)], [8, 8])
+    generated, mask = structural.generate(nets, z, found)
+    filled = [structure.contour_background(each) for each in generated.numpy()[..., 0]]
+    columns = [real["x"], f, rebuilt, background, generated, mask]
+    columns = [np.asarray(column)[..., 0] for column in columns] + [filled]
+    titles = ["x", "f", "f_r", "mask", "f_g", "mask_g", "m' (Alg. 3)"]
+    return figures.sheet(list(zip(*columns, strict=True)), titles, path)
+
+
+def train(
+    settings: Settings,
+    source: data.Source,
+    run_dir: str | Path,
+    record: beginning.Record | None = None,
+) -> Path:
+    """Trains stage 1, or goes on with it; leaves export/structure and sheets.
+
+    Args:
+        settings: Settings.
+        source: data.Source of real subjects.
+        run_dir: folder of the run; one that exists is continued.
+        record: of a script, see beginning.Record; by default flags.txt has the flags
+            of the script that would choose the same.
+
+    Returns:
+        The folder of the run.
+
+    Raises:
+        RunError, DataError: see runs.start, runs.loop and data.split_subjects.
+    """
+    heaviest = structural.heaviest_convolution(
+        settings.image_size, settings.width, settings.batch_size, settings.mask_width
+    )
+    settings = beginning.set_up(settings, run_dir, heaviest, record is not None)
+    if record is None:
+        by = runs.command_by(SCRIPT, settings, source, run_dir=run_dir)
+    else:
+        by = record(settings)
+    run_dir = runs.start(run_dir, free=runs.LENGTH, by=by)
+    logging.info("stage 1: %s, trained on %s", run_dir, source.data_dir)
+    training, held_out = source.subjects(run_dir)
+    slices = source.read(training, settings.image_size)
+    steps = runs.total_steps(
+        run_dir,
+        settings.steps,
+        settings.epochs,
+        len(slices),
+        settings.batch_size,
+        settings.learning_rate,
+    )
+
+    nets = structural.build(**settings.build())
+    begun = weights.begin(
+        run_dir,
+        "structural",
+        settings.build(),
+        nets,
+        settings.init_from,
+        [subject.name for subject in held_out],
+    )
+    codes = code_bank.Codes(
+        networks.map_code_dim(settings.image_size, settings.code_channels)
+    )
+    sides = {
+        "generator": structural.GENERATOR_SIDE,
+        "discriminator": structural.DISCRIMINATOR_SIDE,
+    }
+    optimizers = {
+        side: runs.adam(
+            structural.variables(nets, names), settings.learning_rate, steps
+        )
+        for side, names in sides.items()
+    }
+    train_step = structural.make_train_step(
+        nets, optimizers, codes, settings.weights, settings.options()
+    )
+
+    def batches(first):
+        return data.structural_batches(
+            slices, settings.batch_size, settings.seed, first
+        )
+
+    real = next(iter(data.structural_batches(slices, SHOWN, seed=1)))
+
+    def sheet(step):
+        del step
+        found = structural.fit(nets, known_maps(slices, settings.beta, FITTED_SHEET))
+        return draw_sheet(nets, found, real)
+
+    runs.loop(
+        run_dir,
+        train_step,
+        batches,
+        steps,
+        {
+            **nets,
+            **{f"optimizer_{side}": each for side, each in optimizers.items()},
+            "codes": codes,
+        },
+        settings.seed,
+        slices.names,
+        sheet=sheet,
+        checkpoint_seconds=settings.checkpoint_seconds,
+        steps_per_call=runs.per_call(settings.steps_per_call, settings.deterministic),
+    )
+
+    found = structural.fit(nets, known_maps(slices, settings.beta, FITTED))
+    draw_sheet(nets, found, real, run_dir / "maps.png")
+    figures.loss_curves(run_dir / "losses.jsonl", run_dir / "losses.png")
+    description = {
+        **data.preprocessing(settings.image_size, source.slices),
+        "beta": settings.beta,
+        "code_dim": len(found.mean),
+        "edge_threshold": found.threshold,
+        "training_subjects": slices.names,
+        "data_fingerprint": slices.fingerprint,
+        "initialised_from": begun["initialised_from"],
+    }
+    export(run_dir, nets, found, description)
+    weights.finish(run_dir, nets, description, steps, found)
+    return run_dir
+
+
+def export(run_dir: Path, nets: dict, found: structural.Fit, description: dict) -> None:
+    """Writes export/structure: noise -> f_g and its background."""
+
+    def generate(code):
+        f, background = structural.generate(nets, code, found)
+        return {"structure": f, "background": background}
+
+    code = tf.TensorSpec([None, len(found.mean)], tf.float32, name="code")
+    runs.export(
+        run_dir,
+        "structure",
+        [nets["DC_f"], nets["MASK"]],
+        {"generate": (generate, [code])},
+        description,
+    )

@@ -1,0 +1,230 @@
+"""The stages as functions: called from Python, without a flag, and by the scripts."""
+
+import ast
+import concurrent.futures
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from brats_gan import data, runs
+from brats_gan.stages import dataset, multimodal, segmentation, structural
+from tests import nifti
+
+ROOT = Path(__file__).parents[1]
+STAGES = {
+    "train_structural": structural,
+    "train_multimodal": multimodal,
+    "build_dataset": dataset,
+    "eval_segmentation": segmentation,
+}
+
+# All four stages in one process, as a notebook would have them.
+CALLS = """
+import sys
+from brats_gan import data
+from brats_gan.stages import dataset, multimodal, segmentation, structural
+
+root = sys.argv[1]
+source = data.Source(root + "/data", slices=(1, 5))
+tiny = {"image_size": 32, "width": 2, "batch_size": 2, "precision": "float32"}
+first = structural.Settings(**tiny, steps=2, code_channels=1, weights={"mask": 2.5})
+print(structural.train(first, source, root + "/structural"))
+second = multimodal.Settings(**tiny, steps=2, first_phase=1.0, scheme="single")
+print(multimodal.train(second, source, root + "/multimodal"))
+third = dataset.Settings(
+    root + "/structural", root + "/multimodal", samples=3, max_tries=2, batch_size=4
+)
+print(dataset.build(third, source, root + "/synthetic").summary["Samples"])
+fourth = segmentation.Settings(
+    **tiny, iterations=2, synthetic_dir=root + "/synthetic", scheme="four_channel"
+)
+print(segmentation.score(fourth, source, root + "/segmentation").line["train_on"])
+"""
+LEFT = {
+    "structural": ("maps.png", "export/structure.json", "weights/weights.json"),
+    "multimodal": ("generated.png", "export/generator.json", "weights/DC.npz"),
+    "synthetic": ("samples.png", "manifest.csv", "dataset_description.json"),
+    "segmentation": ("segmentation.png", "export/segmentor.json", "losses.jsonl"),
+}
+
+
+def python(*arguments):
+    """What a process of Python says; it must end well."""
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def called(tmp_path_factory):
+    """The folder of the four calls, and what they printed last."""
+    root = tmp_path_factory.mktemp("stages")
+    for number in range(3):
+        nifti.write_subject(root / "data", f"s{number}", (160, 160, 6), number)
+    return root, python("-c", CALLS, root)
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_a_stage_that_is_called_without_flags_leaves_what_its_script_does(called, name):
+    root, _ = called
+    for path in (*LEFT[name], "flags.txt", "split.json"):
+        assert (root / name / path).exists(), path
+
+
+def test_the_functions_return_what_was_made(called):
+    root, said = called
+    lines = said.splitlines()
+    assert {str(root / "structural"), str(root / "multimodal"), "3", "both"} <= {*lines}
+
+
+def test_exports_name_the_script_and_the_settings_of_a_call(called):
+    root, _ = called
+    described = json.loads((root / "structural/export/structure.json").read_text())
+    assert described["script"] == "train_structural.py"
+    assert described["flags"]["weight_mask"] == "--weight_mask=2.5"
+    assert described["flags"]["slices"] == "--slices=1:5"
+    line = json.loads((root / "results.jsonl").read_text().splitlines()[0])
+    assert line["flags"]["scheme"] == "--scheme=four_channel"
+
+
+def test_a_run_that_was_begun_from_python_is_continued_by_the_script(called):
+    root, _ = called
+    flags = root / "structural/flags.txt"
+    before = (root / "structural/losses.jsonl").read_text()
+    python("train_structural.py", f"--flagfile={flags}", "--steps=3")
+    assert "--steps=3" in flags.read_text().splitlines()
+    after = (root / "structural/losses.jsonl").read_text()
+    assert after.startswith(before) and len(after) > len(before)
+
+
+# The command of a script by its flags' defaults, written without TensorFlow.
+DEFAULTS = """
+import json, runpy, sys
+from absl import flags
+from brats_gan import runs
+
+runs.main = lambda main: None
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+flags.FLAGS(sys.argv)
+print(json.dumps(runs.command()))
+"""
+
+
+@pytest.mark.parametrize("script", STAGES)
+def test_settings_have_the_defaults_of_the_flags_and_their_names(script):
+    stage = STAGES[script]
+    if script == "build_dataset":
+        required = {"structural_run": "x", "multimodal_run": "y"}
+        places = {"output_dir": "z"}
+        without = ("split_seed", "held_out", "slices")
+        source = data.Source(None)
+    else:
+        required, places, without = {}, {"run_dir": "z"}, ()
+        source = data.Source("x")
+    given = {**required, **places}
+    if source.data_dir:
+        given["data_dir"] = source.data_dir
+    given = [f"--{name}={value}" for name, value in given.items()]
+    by_flags = json.loads(python("-c", DEFAULTS, f"{script}.py", *given))
+    settings = stage.Settings(**required)
+    command = runs.command_by(stage.SCRIPT, settings, source, without=without, **places)
+    assert by_flags == [command.script, command.flags]
+
+
+def test_settings_cannot_be_changed():
+    for settings in (structural.Settings(), data.Source("x")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            settings.slices = settings.width = 3
+
+
+def test_a_weight_of_no_loss_is_an_error_that_names_the_losses():
+    with pytest.raises(runs.RunError, match="maks: no such loss.*mask"):
+        structural.Settings(weights={"maks": 1.0})
+
+
+def test_weights_that_are_not_given_are_the_defaults():
+    weights = structural.Settings(weights={"mask": 3}).weights
+    assert weights == {**structural.Settings().weights, "mask": 3.0}
+
+
+def test_a_command_has_lines_as_flags_have_them():
+    @dataclasses.dataclass(frozen=True)
+    class Chosen:
+        rate: float = 1
+        slices: tuple = (1, 5)
+        table: tuple = ("1", "2")
+        check: bool = False
+        split: str | None = None
+
+    made = runs.command_by("s.py", Chosen(), without=("rate",), run_dir=Path("r"))
+    assert made == (
+        "s.py",
+        {
+            "run_dir": "--run_dir=r",
+            "slices": "--slices=1:5",
+            "table": "--table=1,2",
+            "check": "--nocheck",
+        },
+    )
+
+
+def test_a_deterministic_run_asks_for_a_process_that_can_be_one(monkeypatch):
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    with pytest.raises(runs.RunError, match="TF_ENABLE_ONEDNN_OPTS=0"):
+        runs.set_up("float32", 0, True, begin_again=False)
+
+
+def test_a_loop_in_a_thread_leaves_signals_to_the_main_one():
+    before = signal.getsignal(signal.SIGTERM)
+
+    def hold():
+        with runs.process.signals_held() as received:
+            return received, signal.getsignal(signal.SIGTERM)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        assert pool.submit(hold).result() == ([], before)
+
+
+def readers(path):
+    """Names of the functions, "" outside of them, that read `.value` of a flag.
+
+    A flag is what a name in capitals after an underscore stands for, or whatever is
+    called flag.
+    """
+    found = set()
+
+    def visit(node, function):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            function = function or node.name
+        if isinstance(node, ast.Attribute) and node.attr == "value":
+            found.add(function)
+        for child in ast.iter_child_nodes(node):
+            visit(child, function)
+
+    visit(ast.parse(path.read_text()), "")
+    return found
+
+
+@pytest.mark.parametrize("script", [*STAGES, "prepare_data"])
+def test_flags_are_read_in_main_and_nowhere_else(script):
+    assert readers(ROOT / f"{script}.py") == {"main"}
+
+
+def test_a_flag_that_is_read_elsewhere_is_seen(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text("def draw():\n    return _SIZE.value\nNUMBER = _SIZE.value\n")
+    assert readers(path) == {"draw", ""}
