@@ -1,5 +1,6 @@
 """Package metadata. Two generations of TensorFlow are chosen by the Python version."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -39,6 +40,9 @@ class BuildWithScripts(build_py):
     """
 
     def run(self):
+        if not getattr(self, "editable_mode", False):
+            # What an older version built here would go along.
+            shutil.rmtree(Path(self.build_lib), ignore_errors=True)
         super().run()
         for source, target in self._targets().items():
             self.mkpath(str(Path(target).parent))

@@ -1,7 +1,6 @@
 """Steps a second of runs.loop at tiny size: several steps in one call, or one.
 
     python -m benchmarks.loop_overhead
-    python -m benchmarks.loop_overhead --before=DIR    # beside another version's loop
 
 The steps are those of stage 1 and of stage 4 with one segmentor (four_channel), on
 drawn slices, so small that what surrounds them shows. Contenders train the same
@@ -10,14 +9,12 @@ and figures are medians over rounds. Counts, too, how often the value of a tenso
 fetched to the host, a step, by what Python calls to have one; that is of the whole
 round, with the checkpoint at its end.
 
-before      the loop of DIR/brats_gan/runs.py, another version of this project
 one         --steps_per_call=1
 N           --steps_per_call=N
 """
 
 import collections
 import contextlib
-import importlib.util
 import itertools
 import json
 import pathlib
@@ -31,7 +28,6 @@ from absl import app, flags, logging
 from benchmarks import rig
 from brats_gan import lesion_components, runs, segmentation, structural
 
-_BEFORE = flags.DEFINE_string("before", None, "A checkout of the version before.")
 _SIZE = flags.DEFINE_integer("image_size", 16, "Pixels a side.")
 _WIDTH = flags.DEFINE_integer("width", 2, "Base width of the network.")
 _STEPS = flags.DEFINE_integer("steps", 400, "Steps a round.")
@@ -72,15 +68,6 @@ def processor():
     return "unknown"
 
 
-def runs_of(folder):
-    """The module runs of another version, on the rest of this one."""
-    path = pathlib.Path(folder, "brats_gan/runs.py")
-    spec = importlib.util.spec_from_file_location("runs_before", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def stage_1():
     """(train step, objects, batch) of stage 1: 14 losses."""
     nets = structural.build(max(_SIZE.value, 32), _WIDTH.value)
@@ -101,7 +88,7 @@ def stage_4():
     return step, nets | adams, rig.segmentation_batch(_SIZE.value, 1)
 
 
-def contender(module, stage, folder, **options):
+def contender(stage, folder, **options):
     """Returns train() -> steps a second: --steps more steps of a run of its own.
 
     From the first line of losses on, so without the start of the loop and its traces.
@@ -115,7 +102,7 @@ def contender(module, stage, folder, **options):
 
     def train():
         options_of_all = (next(ends), objects, 0, ["drawn"])
-        module.loop(folder, step, lambda first: batches, *options_of_all, **options)
+        runs.loop(folder, step, lambda first: batches, *options_of_all, **options)
         lines = (folder / "losses.jsonl").read_text().splitlines()
         first, *_, last = map(json.loads, lines[-(_STEPS.value // 20) :])
         return (last["step"] - first["step"]) / (last["seconds"] - first["seconds"])
@@ -125,13 +112,10 @@ def contender(module, stage, folder, **options):
 
 def measure(stage, root):
     """name -> (steps a second, fetches a step), medians over rounds."""
-    made = {"one": contender(runs, stage, root / "one")}
-    if _BEFORE.value:
-        before = contender(runs_of(_BEFORE.value), stage, root / "before")
-        made = {"before": before, **made}
+    made = {"one": contender(stage, root / "one")}
     for count in _CALLS.value:
         more = {"steps_per_call": int(count)}
-        made[count] = contender(runs, stage, root / count, **more)
+        made[count] = contender(stage, root / count, **more)
     rates, fetched = collections.defaultdict(list), {}
     for _ in range(_ROUNDS.value):
         for name, train in made.items():

@@ -98,6 +98,7 @@ def load_models(
     Raises:
         RunError: a run is not finished, or the runs do not go together.
     """
+    _networks.cache_clear()  # a run may have gone on since, in this very process
     maps, of_maps = load_maps(structural_run)
     images, of_generator = load_images(multimodal_run)
     segment, of_segmentor = load_segment(segmentor_run)

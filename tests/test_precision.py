@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,15 @@ import tensorflow as tf
 from absl import flags
 
 from benchmarks import rig
-from brats_gan import layers, lesion_components, multimodal, precision, runs, structural
+from brats_gan import (
+    common_flags,
+    layers,
+    lesion_components,
+    multimodal,
+    precision,
+    runs,
+    structural,
+)
 from tests import nifti
 
 ROOT = Path(__file__).parents[1]
@@ -244,7 +253,9 @@ def settled(tmp_path, monkeypatch):
         )
         asked = holder.value
         found = precision.settle(asked, tmp_path / "run", deterministic, CONVOLUTION)
-        values[name].value = found
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(flags, "FLAGS", values)
+            common_flags.record(types.SimpleNamespace(precision=found))
         runs.start(tmp_path / "run")
         assert runs.settings(tmp_path / "run")["precision"] == found
         return found

@@ -487,6 +487,30 @@ def test_a_second_process_is_refused_until_the_first_is_gone(
     assert runs.start(tmp_path / "run") == tmp_path / "run"
 
 
+LET_GO = """
+import sys
+from brats_gan import runs
+runs.folder.key_flags = dict
+run_dir = runs.start(sys.argv[1])
+runs.release(run_dir)
+print("let go", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_folder_that_was_released_is_free_while_its_process_lives(
+    script, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sys, "argv", ["-c"])
+    monkeypatch.setattr(runs.folder, "key_flags", dict)
+    command = [sys.executable, "-c", LET_GO, tmp_path / "run"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as first:
+        assert first.stdout.readline() == "let go\n"
+        assert runs.start(tmp_path / "run") == tmp_path / "run"
+        first.kill()
+
+
 @pytest.fixture
 def in_float16():
     tf.keras.mixed_precision.set_global_policy("mixed_float16")

@@ -151,6 +151,12 @@ def test_settings_cannot_be_changed():
             settings.slices = settings.width = 3
 
 
+@pytest.mark.parametrize("stage", [structural, multimodal, segmentation])
+def test_a_run_that_is_not_to_be_deterministic_is_as_one_without_the_flag(stage):
+    assert stage.Settings(deterministic=False) == stage.Settings()
+    assert stage.Settings(deterministic=True).deterministic is True
+
+
 def test_a_weight_of_no_loss_is_an_error_that_names_the_losses():
     with pytest.raises(runs.RunError, match="maks: no such loss.*mask"):
         structural.Settings(weights={"maks": 1.0})
@@ -167,6 +173,7 @@ def test_a_command_has_lines_as_flags_have_them():
         rate: float = 1
         slices: tuple = (1, 5)
         table: tuple = ("1", "2")
+        dirs: tuple = ("a,b", "c")
         check: bool = False
         split: str | None = None
 
@@ -177,6 +184,7 @@ def test_a_command_has_lines_as_flags_have_them():
             "run_dir": "--run_dir=r",
             "slices": "--slices=1:5",
             "table": "--table=1,2",
+            "dirs": '--dirs="a,b",c',
             "check": "--nocheck",
         },
     )

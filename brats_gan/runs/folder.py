@@ -7,7 +7,7 @@ import dataclasses
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,7 +75,7 @@ def command_by(
             value = getattr(each, field.name)
             if field.name in without or value is None:
                 continue
-            if isinstance(value, dict):
+            if isinstance(value, Mapping):
                 prefix = field.name.removesuffix("s")
                 for name, number in value.items():
                     lines[f"{prefix}_{name}"] = f"--{prefix}_{name}={float(number)}"
@@ -90,8 +90,10 @@ def _line(name, value):
     if isinstance(value, bool):
         return f"--{'' if value else 'no'}{name}"
     if isinstance(value, tuple):
-        of_numbers = value and all(isinstance(each, int) for each in value)
-        value = (":" if of_numbers else ",").join(map(str, value))
+        if value and all(isinstance(each, int) for each in value):
+            value = ":".join(map(str, value))
+        else:
+            value = flags.CsvListSerializer(",").serialize(list(map(str, value)))
     return f"--{name}={value}"
 
 
@@ -265,7 +267,7 @@ _locks = {}  # folder -> open file: a lock ends with its process, however that e
 
 
 def _lock(run_dir):
-    """Takes the folder for this process, until it ends."""
+    """Takes the folder for this process, until it ends or calls `release`."""
     folder = run_dir.resolve()
     if not files.HAS_LOCKS or folder in _locks:
         return
@@ -289,3 +291,10 @@ def _lock(run_dir):
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
+
+
+def release(run_dir: str | Path) -> None:
+    """Lets other processes have a folder that `start` took, before this one ends."""
+    file = _locks.pop(Path(run_dir).resolve(), None)
+    if file is not None:
+        file.close()

@@ -71,7 +71,7 @@ def parse_flags(argv):
     try:
         return flags.FLAGS(argv)
     except SystemExit:  # by --help and its kin, which absl ends with exit code 1
-        if "--helpxml" not in argv:
+        if not any(each.lstrip("-").startswith("helpxml") for each in argv):
             print(f"\n{shipped.flagfiles_help()}")
         sys.exit(0)
     except flags.Error:
@@ -147,7 +147,8 @@ def set_up(
         precision: a Keras policy by name, or a function that returns it, called when
             devices are set up.
         seed: of everything that draws.
-        deterministic: whether two runs are to be equal bit by bit.
+        deterministic: whether two runs are to be equal bit by bit; the process stays
+            so until it ends.
         begin_again: whether the process may: a notebook or a worker must not.
 
     Raises:
@@ -163,15 +164,15 @@ def set_up(
                 )
             os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-        tf.config.experimental.enable_op_determinism()
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-        try:
+        try:  # first: where it is refused, nothing has been changed
             tf.config.threading.set_inter_op_parallelism_threads(1)
         except RuntimeError as error:
             raise RunError(
                 "a deterministic run must begin before TensorFlow's first operation: "
                 "start it in a process of its own"
             ) from error
+        tf.config.experimental.enable_op_determinism()
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     if callable(precision):
         precision = precision()
     tf.keras.mixed_precision.set_global_policy(precision)

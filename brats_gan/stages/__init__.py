@@ -7,9 +7,10 @@
     structural.train(settings, data.Source("data/phantom"), "runs/structural")
 
 Settings and data.Source are frozen, and their fields are named as the flags are: a run
-that was begun from Python is continued by the script, and the other way. The stages set
-seeds and the Keras policy of the process, and report problems as runs.RunError and
-files.DataError.
+that was begun from Python is continued by the script, and the other way. (One that
+failed or was stopped is held by its process, which may start it again, until that
+ends.) The stages set seeds and the Keras policy of the process, and report problems as
+runs.RunError and files.DataError.
 
 Use its modules by name: structural, multimodal, dataset, segmentation.
 """

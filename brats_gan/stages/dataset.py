@@ -197,6 +197,7 @@ def build(
             output_dir, slices, others, of_maps["slices"][0]
         )
     synthetic_dataset.write_description(output_dir, summary)
+    runs.release(output_dir)
     return Built(output_dir, summary, rows)
 
 

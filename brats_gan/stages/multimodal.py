@@ -70,6 +70,7 @@ class Settings:
     def __post_init__(self):
         whole = beginning.all_weights(self.weights, multimodal.WEIGHTS)
         object.__setattr__(self, "weights", whole)
+        object.__setattr__(self, "deterministic", self.deterministic or None)
 
     def build(self) -> dict:
         """Arguments of multimodal.build."""
@@ -207,6 +208,7 @@ def train(
     export(run_dir, nets, settings, description, fitted)
     of_weights = {**description, "beta": options.beta, "options": options._asdict()}
     weights.finish(run_dir, nets, of_weights, steps)
+    runs.release(run_dir)
     return run_dir
 
 

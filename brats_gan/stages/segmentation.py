@@ -72,6 +72,7 @@ class Settings:
     def __post_init__(self):
         for name in ("table", "experiment", "synthetic_dirs"):
             object.__setattr__(self, name, tuple(map(str, getattr(self, name))))
+        object.__setattr__(self, "deterministic", self.deterministic or None)
 
     def test_sets(self) -> dict[str, str]:
         """{scheme: folder} of synthetic_dirs."""
@@ -202,6 +203,7 @@ def score(
     results = Path(settings.results or beside / "results.jsonl")
     if not asked:
         line = single_run(settings, source, run_dir, results, real, held_out)
+        runs.release(run_dir)
         return Scored(run_dir, results, line, [])
     written = runner.fill_tables(
         settings.training(),
@@ -218,6 +220,7 @@ def score(
         settings.repeats,
         settings.keep_checkpoints,
     )
+    runs.release(run_dir)
     return Scored(run_dir, results, None, written)
 
 

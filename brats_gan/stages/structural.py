@@ -57,6 +57,7 @@ class Settings:
     def __post_init__(self):
         whole = beginning.all_weights(self.weights, structural.WEIGHTS)
         object.__setattr__(self, "weights", whole)
+        object.__setattr__(self, "deterministic", self.deterministic or None)
 
     def build(self) -> dict:
         """Arguments of structural.build."""
@@ -211,6 +212,7 @@ def train(
     }
     export(run_dir, nets, found, description)
     weights.finish(run_dir, nets, description, steps, found)
+    runs.release(run_dir)
     return run_dir
 
 
