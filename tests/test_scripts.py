@@ -533,9 +533,9 @@ def shipped(chain):
 def run_module(name, *flags, pretrained=None, code=0):
     """Runs a module or script by its name; `pretrained` stands for what ships."""
     program = (
-        "import runpy, sys\nfrom pathlib import Path\nfrom brats_gan import weights\n"
+        "import runpy, sys\nfrom pathlib import Path\nfrom brats_gan.weights import folders\n"
         "name, pretrained, *flags = sys.argv[1:]\n"
-        "if pretrained:\n    weights.PRETRAINED = Path(pretrained)\n"
+        "if pretrained:\n    folders.PRETRAINED = Path(pretrained)\n"
         "sys.argv = [name, *flags]\n"
         "run = runpy.run_path if name.endswith('.py') else runpy.run_module\n"
         "run(name, run_name='__main__')\n"
