@@ -533,7 +533,8 @@ def shipped(chain):
 def run_module(name, *flags, pretrained=None, code=0):
     """Runs a module or script by its name; `pretrained` stands for what ships."""
     program = (
-        "import runpy, sys\nfrom pathlib import Path\nfrom brats_gan.weights import folders\n"
+        "import runpy, sys\nfrom pathlib import Path\n"
+        "from brats_gan.weights import folders\n"
         "name, pretrained, *flags = sys.argv[1:]\n"
         "if pretrained:\n    folders.PRETRAINED = Path(pretrained)\n"
         "sys.argv = [name, *flags]\n"
