@@ -551,7 +551,7 @@ def run_module(name, *flags, pretrained=None, code=0):
         timeout=900,
     )
     assert done.returncode == code, done.stderr[-3000:]
-    return done.stdout + done.stderr
+    return done.stderr + done.stdout  # whose last line some read
 
 
 def test_what_ships_of_a_run_is_its_weights_as_float16_and_labels(shipped):
