@@ -16,53 +16,53 @@ _DATA = common_flags.data_dir(
     "Real BraTS folder: labels come from it. Not needed with --structural_run="
     "pretrained, which brings labels."
 )
-_LAYOUT = common_flags.layout()
-_SPLIT = common_flags.split("that of --structural_run")
-_STRUCTURAL = flags.DEFINE_string(
+common_flags.layout()
+common_flags.split("that of --structural_run")
+flags.DEFINE_string(
     "structural_run",
     None,
     "Run of train_structural.py, or a folder of weights, or `pretrained`.",
 )
-_MULTIMODAL = flags.DEFINE_string(
+flags.DEFINE_string(
     "multimodal_run",
     None,
     "Run of train_multimodal.py, or a folder of weights, or `pretrained`.",
 )
-_SEGMENTOR = flags.DEFINE_string(
+flags.DEFINE_string(
     "segmentor_run", None, "Run whose segmentor filters; default: --multimodal_run."
 )
 _OUTPUT = flags.DEFINE_string("output_dir", None, "Folder of the data set.")
-_SAMPLES = flags.DEFINE_integer("samples", 1000, "Sets of four slices to make.", 1)
-_MAE = flags.DEFINE_float(
+flags.DEFINE_integer("samples", 1000, "Sets of four slices to make.", 1)
+flags.DEFINE_float(
     "mae_threshold", structure.MAE_THRESHOLD, "Largest error of Algorithm 3."
 )
-_DICE = flags.DEFINE_float(
+flags.DEFINE_float(
     "dice_threshold",
     None,
     "Smallest index Dice of the label found again; default: what the weights say that "
     "they reach, as those that come with the package do, else 0.95 (Section 2.8).",
 )
-_TRIES = flags.DEFINE_integer("max_tries", 50, "Attempts a sample, then the best.", 1)
-_FILTER = flags.DEFINE_bool(
+flags.DEFINE_integer("max_tries", 50, "Attempts a sample, then the best.", 1)
+flags.DEFINE_bool(
     "filter", True, "Both filters; Table 1 asks for data without (Section 3.5)."
 )
-_ACCEPTED_ONLY = flags.DEFINE_bool(
+flags.DEFINE_bool(
     "accepted_only",
     False,
     "Leave out samples of which no attempt passed both filters, and those beyond "
     "--lesion_free, and make others until there are --samples.",
 )
-_LESION_FREE = flags.DEFINE_float(
+flags.DEFINE_float(
     "lesion_free",
     data.LESION_FREE,
     "Share of samples without a lesion; with --accepted_only the largest share.",
     0,
     1,
 )
-_BATCH = flags.DEFINE_integer("batch_size", 16, "Attempts in flight.", 1)
-_SEED = common_flags.seed("Seeds codes and labels.")
-_CACHE = common_flags.cache_dir()
-_CHECK = common_flags.check("Check the data first.")
+flags.DEFINE_integer("batch_size", 16, "Attempts in flight.", 1)
+common_flags.seed("Seeds codes and labels.")
+common_flags.cache_dir()
+common_flags.check("Check the data first.")
 _NEAREST = flags.DEFINE_bool(
     "nearest_report",
     False,
@@ -73,30 +73,9 @@ flags.mark_flags_as_required(["structural_run", "multimodal_run", "output_dir"])
 
 def main(argv):
     del argv  # checked by runs.main
-    settings = stage.Settings(
-        structural_run=_STRUCTURAL.value,
-        multimodal_run=_MULTIMODAL.value,
-        segmentor_run=_SEGMENTOR.value,
-        samples=_SAMPLES.value,
-        mae_threshold=_MAE.value,
-        dice_threshold=_DICE.value,
-        max_tries=_TRIES.value,
-        filter=_FILTER.value,
-        accepted_only=_ACCEPTED_ONLY.value,
-        lesion_free=_LESION_FREE.value,
-        batch_size=_BATCH.value,
-        seed=_SEED.value,
-        nearest_report=_NEAREST.value,
-    )
-    source = data.Source(
-        data_dir=_DATA.value,
-        layout=_LAYOUT.value,
-        split=_SPLIT.value,
-        cache_dir=_CACHE.value,
-        check=_CHECK.value,
-    )
+    settings = common_flags.chosen(stage.Settings)
     output_dir, summary, rows = stage.build(
-        settings, source, _OUTPUT.value, common_flags.record
+        settings, common_flags.source(), _OUTPUT.value, common_flags.record
     )
     shown = ("Samples", "Accepted", "Fallbacks", "LeftOut", "Attempts", "Rejected")
     print(json.dumps({key: summary[key] for key in shown}))

@@ -7,14 +7,17 @@ the script's, because this module disclaims it.
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, TypeVar
 
 from absl import flags
 
-from brats_gan import losses, runs, structure, weights
+from brats_gan import data, io, losses, runs, spec, structure, weights
 from brats_gan import precision as precisions
 
 flags.disclaim_key_flags()
+
+T = TypeVar("T")
 
 DETERMINISTIC = (
     "Equal losses to the last bit, run again or resumed, on the same machine and "
@@ -65,7 +68,8 @@ def held_out():
 
 
 def slices():
-    return flags.DEFINE_string("slices", "55:105", "Axial slices, half-open (D15).")
+    default = ":".join(map(str, spec.SLICES))
+    return flags.DEFINE_string("slices", default, "Axial slices, half-open (D15).")
 
 
 def cache_dir():
@@ -164,6 +168,34 @@ def steps_per_call():
 
 
 # --- From flags to settings -----------------------------------------------------------
+
+
+def chosen(kind: type[T], **given: Any) -> T:
+    """A stage's Settings, or what else has fields named as flags are, by the flags.
+
+    Call it in `main`. A field that the script has no flag for keeps its default; of a
+    field `weights` each flag weight_NAME is an item.
+
+    Args:
+        kind: a dataclass.
+        given: fields that are not their flag's value.
+    """
+    values = flags.FLAGS.flag_values_dict()
+    values["weights"] = {
+        name.removeprefix("weight_"): value
+        for name, value in values.items()
+        if name.startswith("weight_")
+    }
+    names = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{**{n: values[n] for n in names & values.keys()}, **given})
+
+
+def source() -> data.Source:
+    """The real data that the flags name."""
+    if "slices" not in flags.FLAGS:
+        return chosen(data.Source)
+    return chosen(data.Source, slices=io.parse_slices(flags.FLAGS["slices"].value))
+
 
 # Settings that a stage finds out as it begins; their flags say so from then on.
 SETTLED = ("precision", "dice_threshold")

@@ -1,11 +1,15 @@
 """Flags that scripts share: flags.txt has every one of them, whoever defines it."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
+
+from brats_gan import common_flags
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = (
@@ -65,3 +69,21 @@ def test_flags_that_are_shared_are_in_flags_txt_as_they_are_given(tmp_path):
     given += ["--nocheck", "--weight_mask=2.5", "--slices=1:5", "--precision=float32"]
     _, lines = begin("train_structural", tmp_path / "run", *given)
     assert {*given} <= {*lines}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    steps: int = 1
+    kept: str = "default"  # has no flag
+    weights: dict = dataclasses.field(default_factory=dict)
+
+
+def test_fields_are_filled_by_the_flags_of_their_names(monkeypatch):
+    values = flags.FlagValues()
+    flags.DEFINE_integer("steps", 3, "", flag_values=values)
+    flags.DEFINE_integer("no_field", 4, "", flag_values=values)
+    flags.DEFINE_float("weight_mask", 0.5, "", flag_values=values)
+    values(["script.py", "--steps=7"])
+    monkeypatch.setattr(flags, "FLAGS", values)
+    assert common_flags.chosen(Chosen) == Chosen(7, "default", {"mask": 0.5})
+    assert common_flags.chosen(Chosen, steps=9).steps == 9

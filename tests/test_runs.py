@@ -462,53 +462,45 @@ def test_a_deterministic_run_has_neither_onednn_nor_another_order_of_operations(
     ]
 
 
-HOLD = """
+START = """
 import sys
 from brats_gan import runs
 runs.folder.key_flags = dict
-runs.start(sys.argv[1])
-print("held", flush=True)
+run_dir = runs.start(sys.argv[1])
+if sys.argv[2] == "released":
+    runs.release(run_dir)
+print(sys.argv[2], flush=True)
 sys.stdin.read()
 """
+
+
+@contextlib.contextmanager
+def other_process(run_dir, state, monkeypatch):
+    """A process that has started a run folder, "held" or "released", and goes on."""
+    monkeypatch.setattr(sys, "argv", ["-c"])
+    monkeypatch.setattr(runs.folder, "key_flags", dict)
+    command = [sys.executable, "-c", START, run_dir, state]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout.readline() == f"{state}\n"
+        yield process
+        process.kill()
 
 
 def test_a_second_process_is_refused_until_the_first_is_gone(
     script, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(sys, "argv", ["-c"])
-    monkeypatch.setattr(runs.folder, "key_flags", dict)
-    command = [sys.executable, "-c", HOLD, tmp_path / "run"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as first:
-        assert first.stdout.readline() == "held\n"
+    with other_process(tmp_path / "run", "held", monkeypatch) as first:
         with pytest.raises(runs.RunError, match=f"in use by .*process {first.pid} on"):
             runs.start(tmp_path / "run")
-        first.kill()
     assert runs.start(tmp_path / "run") == tmp_path / "run"
-
-
-LET_GO = """
-import sys
-from brats_gan import runs
-runs.folder.key_flags = dict
-run_dir = runs.start(sys.argv[1])
-runs.release(run_dir)
-print("let go", flush=True)
-sys.stdin.read()
-"""
 
 
 def test_a_folder_that_was_released_is_free_while_its_process_lives(
     script, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(sys, "argv", ["-c"])
-    monkeypatch.setattr(runs.folder, "key_flags", dict)
-    command = [sys.executable, "-c", LET_GO, tmp_path / "run"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as first:
-        assert first.stdout.readline() == "let go\n"
+    with other_process(tmp_path / "run", "released", monkeypatch):
         assert runs.start(tmp_path / "run") == tmp_path / "run"
-        first.kill()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from brats_gan import precision, runs
+from brats_gan import data, precision, runs
 
 T = TypeVar("T")
 
@@ -38,6 +38,21 @@ def set_up(settings: T, run_dir: str | Path, heaviest: tuple, is_script: bool) -
 
     runs.set_up(settle, settings.seed, bool(settings.deterministic), is_script)
     return settled
+
+
+def command(
+    record: Record | None,
+    script: str,
+    settings: Any,
+    source: data.Source,
+    without: tuple[str, ...] = (),
+    **places: Any,
+) -> runs.Command:
+    """What flags.txt and exports name: by the script's `record`, or without a script
+    the flags of it that would choose the same, see `runs.command_by`."""
+    if record is not None:
+        return record(settings)
+    return runs.command_by(script, settings, source, without=without, **places)
 
 
 def all_weights(given: dict[str, float], defaults: dict[str, float]) -> dict:

@@ -161,13 +161,10 @@ def build(
     if settings.dice_threshold is None:  # what flags.txt and the description will say
         reached = trained_models.dice_threshold(settings.multimodal_run)
         settings = dataclasses.replace(settings, dice_threshold=reached)
-    if record is None:
-        without = ("split_seed", "held_out", "slices")
-        by = runs.command_by(
-            SCRIPT, settings, source, without=without, output_dir=output_dir
-        )
-    else:
-        by = record(settings)
+    without = ("split_seed", "held_out", "slices")
+    by = beginning.command(
+        record, SCRIPT, settings, source, without=without, output_dir=output_dir
+    )
     output_dir = runs.start(output_dir, free=("nearest_report",), by=by)
     labels = source.data_dir or settings.structural_run
     logging.info("stage 3: %s, with labels of %s", output_dir, labels)

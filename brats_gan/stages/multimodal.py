@@ -169,10 +169,7 @@ def train(
         settings.image_size, settings.width, settings.batch_size, settings.all_pairs
     )
     settings = beginning.set_up(settings, run_dir, heaviest, record is not None)
-    if record is None:
-        by = runs.command_by(SCRIPT, settings, source, run_dir=run_dir)
-    else:
-        by = record(settings)
+    by = beginning.command(record, SCRIPT, settings, source, run_dir=run_dir)
     run_dir = runs.start(run_dir, free=runs.LENGTH, by=by)
     logging.info("stage 2: %s, trained on %s", run_dir, source.data_dir)
     training, held_out = source.subjects(run_dir)

@@ -182,10 +182,7 @@ def score(
             "--init_from is for a single run: rows of the tables begin from nothing, "
             "so that they compare; leave out --table and --experiment, or --init_from"
         )
-    if record is None:
-        by = runs.command_by(SCRIPT, settings, source, run_dir=run_dir)
-    else:
-        by = record(settings)
+    by = beginning.command(record, SCRIPT, settings, source, run_dir=run_dir)
     # The repeats of a table must all be of one length; a single run may be made longer.
     free = {*FREE, *(() if asked else runs.LENGTH)}
     run_dir = runs.start(run_dir, free, by)
