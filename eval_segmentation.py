@@ -27,6 +27,7 @@ flags.DEFINE_integer(
     "repeats", 4, "Runs of each row, seeds --seed and up (Section 3.4).", 1
 )
 common_flags.layout()
+common_flags.spec()
 flags.DEFINE_string("synthetic_dir", None, "Output of build_dataset.py.")
 flags.DEFINE_list(
     "synthetic_dirs",

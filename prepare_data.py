@@ -10,6 +10,7 @@ convert  Any layout to BraTS 2018-21 NIfTI with this project's labels. Goes on w
          was interrupted.
 phantom  BraTS-like subjects made from the MNI152 atlas; no download, no patient.
 
+Each takes --spec=FILE for data that has other modalities or labels than BraTS.
 data/README.md shows the folders that are read and where to get them.
 """
 
@@ -18,7 +19,8 @@ import sys
 
 from absl import app, flags
 
-from brats_gan import files, io, progress, runs, spec
+from brats_gan import common_flags, files, io, progress, runs
+from brats_gan.spec import BRATS, Spec
 
 _DATA = flags.DEFINE_string("data_dir", None, "Folder to check or to convert.")
 _OUTPUT = flags.DEFINE_string("output_dir", None, "Folder that convert, phantom write.")
@@ -28,39 +30,43 @@ _LAYOUT = flags.DEFINE_enum(
     io.LAYOUTS,
     "Of --data_dir; recognised by its files if not given.",
 )
-_SLICES = flags.DEFINE_string(
-    "slices", ":".join(map(str, spec.SLICES)), "Half-open range of axial slices used."
-)
+_SPEC = common_flags.spec()
+_SLICES = common_flags.slices()
 _JSON = flags.DEFINE_bool("json", False, "check prints JSON instead of the table.")
 _SUBJECTS = flags.DEFINE_integer("subjects", 4, "How many phantoms.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the phantoms: the same files for the same.")
 
 
 def check(
-    data_dir: str, layout: str | None, slices: tuple[int, int], as_json: bool
+    data_dir: str,
+    layout: str | None,
+    slices: tuple[int, int],
+    spec: Spec,
+    as_json: bool,
 ) -> int:
     from brats_gan.io import checks
 
     shown = progress.Line(f"checking {data_dir}", "subject")
-    report = checks.check(data_dir, layout, slices, progress=shown)
+    report = checks.check(data_dir, layout, slices, progress=shown, spec=spec)
     print(json.dumps(report.as_dict(), indent=2) if as_json else report.as_text())
     return 0 if report.usable else 1
 
 
-def convert(data_dir: str, output_dir: str, layout: str | None) -> int:
+def convert(data_dir: str, output_dir: str, layout: str | None, spec: Spec) -> int:
     from brats_gan.io import convert
 
-    done, problems = convert.convert(data_dir, output_dir, layout)
+    done, problems = convert.convert(data_dir, output_dir, layout, spec)
     for name, message in problems:
         print(f"error: {name}: {message}", file=sys.stderr)
     print(f"{len(done)} of {len(done) + len(problems)} subjects are in {output_dir}")
     return 1 if problems else 0
 
 
-def phantom(output_dir: str, subjects: int, seed: int) -> int:
+def phantom(output_dir: str, subjects: int, seed: int, spec: Spec) -> int:
     from brats_gan import phantom
 
-    phantom.write_subjects(output_dir, subjects, seed=seed)
+    slices = phantom.SLICES if spec.slices == BRATS.slices else spec.slices
+    phantom.write_subjects(output_dir, subjects, seed, slices, spec=spec)
     print(f"{subjects} phantom subjects are in {output_dir}")
     return 0
 
@@ -84,13 +90,14 @@ def main(argv):
     for flag in COMMANDS[command]:
         if not flag.value:
             raise app.UsageError(f"{command} needs --{flag.name}.")
+    spec = _SPEC.value or BRATS
     try:
         if command == "check":
-            slices = io.parse_slices(_SLICES.value)
-            return check(_DATA.value, _LAYOUT.value, slices, _JSON.value)
+            slices = common_flags.source().slices
+            return check(_DATA.value, _LAYOUT.value, slices, spec, _JSON.value)
         if command == "convert":
-            return convert(_DATA.value, _OUTPUT.value, _LAYOUT.value)
-        return phantom(_OUTPUT.value, _SUBJECTS.value, _SEED.value)
+            return convert(_DATA.value, _OUTPUT.value, _LAYOUT.value, spec)
+        return phantom(_OUTPUT.value, _SUBJECTS.value, _SEED.value, spec)
     except files.DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

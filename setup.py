@@ -27,7 +27,7 @@ SHIPPED = {
     },
     **{
         path.relative_to(HERE).as_posix(): path.relative_to(HERE).as_posix()
-        for path in sorted(HERE.glob("configs/*/*.flags"))
+        for path in sorted(HERE.glob("configs/*/*"))
     },
 }
 

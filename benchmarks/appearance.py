@@ -94,9 +94,10 @@ def tissue_ratios(images, labels):
         if inside.sum() < 3 * TISSUE_PIXELS:
             continue
         classes = {
-            by: three_classes(image[spec.MODALITIES.index(by)][inside]) for by in ORDER
+            by: three_classes(image[spec.BRATS.modalities.index(by)][inside])
+            for by in ORDER
         }
-        for channel, name in enumerate(spec.MODALITIES):
+        for channel, name in enumerate(spec.BRATS.modalities):
             by = TISSUES_BY[name]
             values = {
                 tissue: image[channel][inside][classes[by] == position]

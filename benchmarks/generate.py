@@ -46,7 +46,7 @@ from brats_gan import (
 )
 
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder; a phantom if unset.")
-_SIZE = flags.DEFINE_integer("image_size", spec.CROP, "Pixels a side.")
+_SIZE = flags.DEFINE_integer("image_size", spec.BRATS.crop, "Pixels a side.")
 _WIDTHS = flags.DEFINE_list("widths", ["32", "64"], "Base widths.")
 _PARTS_WIDTH = flags.DEFINE_float(
     "parts_width", 0.5, "Width of MASK and segmentors, of the base width.", 0.01, 1.0
@@ -87,7 +87,7 @@ def build_models(size, width, precision):
         probabilities = lesion_components.segment(multimodal.lesion_nets(nets), x)
         return tf.argmax(probabilities, -1, tf.int32)
 
-    numbers = np.zeros([len(spec.MODALITIES), len(styles.QUANTILES)], np.float32)
+    numbers = np.zeros([len(spec.BRATS.modalities), len(styles.QUANTILES)], np.float32)
     plain = styles.Styles(numbers, np.eye(numbers.size, dtype=np.float32))
     return synthesis.Models(code_dim, structure, images, segment, plain)
 
@@ -232,7 +232,7 @@ def main(argv):
                 }
                 for part, call in ours.items():
                     name = f"{part}, width {width}, {precision}"
-                    calls[name], contrasts[name] = call, len(spec.MODALITIES)
+                    calls[name], contrasts[name] = call, len(spec.BRATS.modalities)
                     full = batches_of(count) * _BATCH.value
                     samples[name] = count if part == "end to end" else full
         if _MONAI.value and util.find_spec("monai"):

@@ -21,7 +21,7 @@ from brats_gan import data, files, io, phantom, spec
 
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder; a phantom if unset.")
 _COUNTS = flags.DEFINE_list("counts", ["10", "100"], "Subjects to stream.")
-_SIZE = flags.DEFINE_integer("image_size", spec.CROP, "Pixels a side.")
+_SIZE = flags.DEFINE_integer("image_size", spec.BRATS.crop, "Pixels a side.")
 _BATCH = flags.DEFINE_integer("batch_size", 4, "Slices of each stream a batch.")
 _STREAM = flags.DEFINE_integer("stream", 0, "Only this count, in this process.")
 

@@ -75,8 +75,8 @@ def monai_reader(subjects):
     ]
     transform = transforms.Compose(
         [
-            transforms.LoadImaged(keys=[*spec.MODALITIES, "label"]),
-            transforms.ScaleIntensityd(keys=spec.MODALITIES),
+            transforms.LoadImaged(keys=[*spec.BRATS.modalities, "label"]),
+            transforms.ScaleIntensityd(keys=spec.BRATS.modalities),
         ]
     )
 
@@ -131,7 +131,7 @@ def main(argv):
             "TorchIO": torchio_reader(subjects),
         }
         contenders = {name: read for name, read in contenders.items() if read}
-        in_range = spec.SLICES[1] - spec.SLICES[0]
+        in_range = spec.BRATS.slices[1] - spec.BRATS.slices[0]
         counts = dict.fromkeys(contenders, len(subjects) * in_range)
         counts["cached"] = len(cached) // _BATCH.value * _BATCH.value
         seconds = {name: [] for name in contenders}

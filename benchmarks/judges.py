@@ -61,7 +61,7 @@ def build_unet(size, channels, width):
         x = layers.UpSampling2D(**mixed)(x)
         x = layers.Concatenate(**mixed)([x, skipped[level]])
         x = block(x, width * 2**level)
-    logits = layers.Conv2D(len(spec.LABELS), 1, dtype="float32")(x)
+    logits = layers.Conv2D(len(spec.BRATS.labels), 1, dtype="float32")(x)
     return tf.keras.Model(images, logits)
 
 
@@ -69,7 +69,7 @@ def _loss(label, logits):
     """Cross-entropy, rare classes up, plus soft Dice of each lesion class and all."""
     entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
     entropy = tf.reduce_mean(entropy * tf.gather(CLASS_WEIGHTS, label))
-    found, truth = tf.nn.softmax(logits), tf.one_hot(label, len(spec.LABELS))
+    found, truth = tf.nn.softmax(logits), tf.one_hot(label, len(spec.BRATS.labels))
     # Instead of the background, its complement: the whole lesion.
     found, truth = (tf.concat([1 - x[..., :1], x[..., 1:]], -1) for x in (found, truth))
     axes = [0, 1, 2]

@@ -22,7 +22,7 @@ from brats_gan import (
     structure,
 )
 
-FOUR = range(spec.NUM_MODALITIES)
+FOUR = range(spec.BRATS.num_modalities)
 
 
 def terms(nets, batch, seed, options=multimodal.Options()):  # noqa: B008 - immutable
@@ -162,7 +162,7 @@ def _blurred(image, share, options):
 
 def _segment(components, image, i):
     """Class probabilities [1, H, W, 5] of one image of modality i."""
-    name = spec.MODALITIES[i]
+    name = spec.BRATS.modalities[i]
     if "EC_l" in components:
         code = components["EC_l"](image, training=True)
         logits = components[f"DC_l_{name}"](code, training=True)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from brats_gan import fusion, spec, structure, synthesis
 
 WINDOW = 7  # pixels, of the Gaussian window of the SSIM
-SOURCE = spec.MODALITIES.index("t1")  # the contrast that the maps are taken from
+SOURCE = spec.BRATS.modalities.index("t1")  # the contrast that the maps are taken from
 
 
 def made_from(generate, images, labels, styles, beta, batch_size=16):

@@ -60,7 +60,7 @@ def describe(images, labels):
     healthy = brain & ~lesion
     tissue = tissue_classes(images, healthy)
     numbers, quantiles = {}, {}
-    for channel, name in enumerate(spec.MODALITIES):
+    for channel, name in enumerate(spec.BRATS.modalities):
         image = images[..., channel]
         white, grey, fluid = (np.median(image[healthy][tissue == c]) for c in range(3))
         numbers[f"grey / white, {name}"] = grey / white
@@ -110,7 +110,7 @@ def compare(real, made):
 def read_folder(folder):
     """Pairs of images and labels of every subject, in slices 55:105 at full size."""
     subjects = io.find_subjects(folder)
-    return [io.read_subject(s, spec.SLICES, spec.CROP) for s in subjects]
+    return [io.read_subject(s, spec.BRATS.slices, spec.BRATS.crop) for s in subjects]
 
 
 def draw_sheet(path, real, made):
@@ -123,7 +123,7 @@ def draw_sheet(path, real, made):
             shown = np.dstack([images[best], labels[best]])[4:-4, 16:-16]
             cells.append(list(np.moveaxis(shown, -1, 0)))
             names.append(f"{kind} {number}")
-    titles = [*spec.MODALITIES, "label"]
+    titles = [*spec.BRATS.modalities, "label"]
     if len(cells) % 2:
         cells.append([None] * len(titles))
         names.append("")

@@ -23,7 +23,7 @@ def _spread(count):
 
 def _curves(figure, grid, sides):
     """Two rows of panels, a contrast each: power spectrum and histogram."""
-    for channel, name in enumerate(spec.MODALITIES):
+    for channel, name in enumerate(spec.BRATS.modalities):
         spectrum, histogram = (figure.add_subplot(grid[r, channel]) for r in (0, 1))
         for title, (images, _) in sides.items():
             style = {"color": COLOURS[title], "linewidth": 1.0, "label": title}
@@ -48,7 +48,7 @@ def _rows(sets, maps, side):
     if sets:
         images, labels = sets[side]
         chosen = _spread(len(images))
-        for i, name in enumerate(spec.MODALITIES):
+        for i, name in enumerate(spec.BRATS.modalities):
             rows.append((name, images[chosen, i], {"cmap": "gray", "vmax": 1}))
         options = {"cmap": _LABEL_MAP, "vmin": -0.5, "vmax": 4.5}
         rows.append(("label", labels[chosen], options))

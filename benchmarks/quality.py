@@ -118,7 +118,7 @@ flags.register_validator(
 
 
 def _each(title, *goal):
-    return {title.format(name): goal for name in spec.MODALITIES}
+    return {title.format(name): goal for name in spec.BRATS.modalities}
 
 
 # Row -> what of it is judged, and between what: its value, its share of the ceiling, or

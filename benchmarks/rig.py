@@ -54,14 +54,14 @@ def _slices(rng, shape, size):
     label = np.zeros([*shape, size, size], np.uint8)
     inside = slice(2 * size // 5, 3 * size // 5)
     lesion = label[..., inside, inside]
-    lesion[...] = rng.integers(1, len(spec.LABELS), lesion.shape)
+    lesion[...] = rng.integers(1, len(spec.BRATS.labels), lesion.shape)
     return images.astype(np.float32), label
 
 
 def multimodal_batch(size, batch_size=1, seed=0):
     """What data.multimodal_batches yields, drawn: for time, not for learning."""
     rng = np.random.default_rng(seed)
-    count = len(spec.MODALITIES)
+    count = len(spec.BRATS.modalities)
     images, label = _slices(rng, (batch_size, count + 1), size)
     _, candidates = _slices(rng, (batch_size, data.CANDIDATES), size)
     return {
@@ -85,7 +85,7 @@ def structural_batch(size, batch_size, seed=0):
 def segmentation_batch(size, batch_size, seed=0):
     """What data.segmentation_batches yields, drawn."""
     rng = np.random.default_rng(seed)
-    images, label = _slices(rng, (batch_size, len(spec.MODALITIES)), size)
+    images, label = _slices(rng, (batch_size, len(spec.BRATS.modalities)), size)
     return {"x": tf.constant(images[..., None]), "label": tf.constant(label[:, 0])}
 
 

@@ -34,7 +34,7 @@ from brats_gan import (
     synthesis,
 )
 
-ALL = tuple(range(len(spec.MODALITIES)))
+ALL = tuple(range(len(spec.BRATS.modalities)))
 SIGHTS = (ALL, *((i,) for i in ALL))  # of the judges: the four together, and each alone
 KNOWN = 1000  # real sets of a side, at most
 KNOWN_MAPS = 2000  # maps of training slices that the nearest is looked for among
@@ -96,7 +96,7 @@ def real_maps(slices, count, beta, seed):
     """Maps of `count` random slices, a random contrast each, without their lesions."""
     rng = np.random.default_rng(seed)
     rows = rng.integers(len(slices), size=count)
-    x = slices.intensities(rows, rng.integers(len(spec.MODALITIES), size=count))
+    x = slices.intensities(rows, rng.integers(len(spec.BRATS.modalities), size=count))
     x, labels = x[..., None], slices.labels(rows)
     f = np.concatenate(
         [
@@ -268,7 +268,7 @@ def models_of(structural_export, multimodal_run, held_out, beta):
 def add_each(table, title, made, ceiling=None, floor=None, again=None):
     """A row for each contrast, named `title` with {} for the contrast; all [4]."""
     columns = (made, ceiling, floor, again)
-    for i, name in enumerate(spec.MODALITIES):
+    for i, name in enumerate(spec.BRATS.modalities):
         values = (None if column is None else column[i] for column in columns)
         table.add(title.format(name), *values)
 
@@ -305,7 +305,7 @@ def score_lesions(table, made, real, nets):
     add_each(table, "whole-lesion Dice, {} alone", *single)
     table.add("whole-lesion Dice, mean of the four", *np.mean(single, 1))
     found = [judges.find(nets[ALL], np.moveaxis(x.images, 1, -1)) for x in sides]
-    for region, classes in spec.REGIONS.items():
+    for region, classes in spec.BRATS.regions.items():
         pairs = zip(sides, found, strict=True)
         dice = [pooled_dice(side.labels, answer, classes) for side, answer in pairs]
         table.add(f"{region} Dice, four channels", *dice)
@@ -313,21 +313,21 @@ def score_lesions(table, made, real, nets):
 
 def score_appearance(table, made, real, known):
     """Rows about how sets look, by no judge: `known` is what they should look like."""
-    for index in range(1, len(spec.LABELS)):
-        for channel, name in enumerate(spec.MODALITIES):
+    for index in range(1, len(spec.BRATS.labels)):
+        for channel, name in enumerate(spec.BRATS.modalities):
             ours, ceiling, again = (
                 appearance.class_ratio(side.images, side.labels, index, channel)
                 for side in (made, known, real)
             )
             if None not in (ours, ceiling):
-                title = f"{spec.LABELS[index]} / brain, {name}"
+                title = f"{spec.BRATS.labels[index]} / brain, {name}"
                 table.add(title, ours, ceiling, again=again)
     detail = (appearance.detail(s.images, s.labels) for s in (made, known, real))
     ours, ceiling, again = detail
     add_each(table, "detail in lesions, {}", ours, ceiling, again=again)
     ratios = [appearance.tissue_ratios(s.images, s.labels) for s in (made, known, real)]
     for tissue in ("grey", "fluid"):
-        for name in spec.MODALITIES:
+        for name in spec.BRATS.modalities:
             ours, ceiling, again = (each.get((tissue, name)) for each in ratios)
             if None not in (ours, ceiling):
                 table.add(f"{tissue} / white, {name}", ours, ceiling, again=again)

@@ -60,7 +60,7 @@ def public(stored):
 
 def label_pool(subjects, slices, count, seed):
     """The arrays of data.LabelPool: `count` labels, or all that there are."""
-    pool = data.Slices(subjects, spec.CROP, slices, cache_dir=_CACHE.value)
+    pool = data.Slices(subjects, spec.BRATS.crop, slices, cache_dir=_CACHE.value)
     order = np.random.default_rng(seed).permutation(pool.lesions)
     rows = np.sort(order[:count])
     where = pool.index[rows]
@@ -97,7 +97,7 @@ def expected(folder):
     fitted = synthesis.styles_of(slices.description)
     style = fitted.draw(rng.standard_normal((SAMPLES, fitted.mean.size), np.float32))
     images = multimodal.generate(generator, f, label, style, options)
-    for index, name in enumerate(spec.MODALITIES):
+    for index, name in enumerate(spec.BRATS.modalities):
         made[name] = images[:, index]
     components = weights.networks(slices, multimodal.lesion_nets)
     made["segment"] = lesion_components.segment(components, images)[..., 0]

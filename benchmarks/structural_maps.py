@@ -33,12 +33,12 @@ def main(argv):
             contour = structure.contour_background(f)
             rows.append([middle[..., channel], f, outside, contour])
     titles = ["x", "f (Alg. 1)", "mask (Alg. 2)", "m' (Alg. 3)"]
-    names = [f"{s.name} {m}" for s in subjects for m in spec.MODALITIES]
+    names = [f"{s.name} {m}" for s in subjects for m in spec.BRATS.modalities]
     figures.sheet(rows, titles, _OUTPUT.value, row_titles=names)
 
     print("beta   modality  closed  MAE median  density in the brain")
     for beta in map(float, _BETAS.value):
-        for channel, name in enumerate(spec.MODALITIES):
+        for channel, name in enumerate(spec.BRATS.modalities):
             x = tf.constant(np.concatenate(images)[..., channel : channel + 1])
             f = np.asarray(structure.structural_map(x, beta))[..., 0]
             outside = np.asarray(structure.background(x))[..., 0]

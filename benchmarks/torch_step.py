@@ -20,7 +20,6 @@ from benchmarks import loops
 from brats_gan import (
     data,
     fusion,
-    losses,
     multimodal,
     networks,
     spec,
@@ -28,8 +27,8 @@ from brats_gan import (
     styles,
 )
 
-COUNT = spec.NUM_MODALITIES
-LABELS = spec.NUM_LABELS
+COUNT = spec.BRATS.num_modalities
+LABELS = spec.BRATS.num_labels
 MAPS = networks.num_maps(label_modulation=True, map_modulation=True)
 STYLE = COUNT * len(styles.QUANTILES)
 EPSILON = 1e-5
@@ -253,7 +252,7 @@ def build(width):
             "DC": ConditionalDecoder(width),
             "D": Discriminator(width),
             "FD": code_discriminator(width),
-            **{f"SEG_{name}": segmentor(width) for name in spec.MODALITIES},
+            **{f"SEG_{name}": segmentor(width) for name in spec.BRATS.modalities},
         }
     )
 
@@ -364,7 +363,7 @@ def squared(x):
 
 
 def image_distance(x, y, label):
-    weight = x.new_tensor(losses.IMAGE_CLASS_WEIGHTS)[label]
+    weight = x.new_tensor(spec.BRATS.image_weights)[label]
     return ((x - y).abs() * weight[:, None]).mean()
 
 
@@ -378,7 +377,7 @@ def label_weighted(label, logits):
     p = torch.softmax(torch.stack(logits, 1).float(), 2)  # [B, 4, 5, H, W]
     onehot = F.one_hot(label, LABELS).movedim(-1, 2).float()
     entropy = -(onehot * p.clamp(1e-6, 1.0).log()).sum(2)
-    weight = p.new_tensor(losses.LABEL_CLASS_WEIGHTS)[label]
+    weight = p.new_tensor(spec.BRATS.label_weights)[label]
     axes = (0, 1, 3, 4)
     overlap, total = (onehot * p).sum(axes)[1:], (onehot + p).sum(axes)[1:]
     dice = (2.0 * overlap + 1.0) / (total + 1.0)
@@ -507,7 +506,7 @@ def terms(nets, batch, draws, options):
     guided = x_g
     if options.guidance_blur:
         guided = x_g + draws["share"] * (gaussian_blur(x_g) - x_g)
-    components = [nets[f"SEG_{name}"] for name in spec.MODALITIES]
+    components = [nets[f"SEG_{name}"] for name in spec.BRATS.modalities]
     label_r = [components[i](x[i::COUNT]) for i in four]
     label_g = [_fixed(components[i], guided[i::COUNT]) for i in four]
     back = x_cr.unflatten(0, (ways, translated))

@@ -192,6 +192,6 @@ def copies(images):
     """
     even = normalised(images)
     shown = {"": images, "normalised": even, "blurred": blurred(images)}
-    for channel, name in enumerate(spec.MODALITIES):
+    for channel, name in enumerate(spec.BRATS.modalities):
         shown[f"{name} alone, normalised"] = even[:, channel : channel + 1]
     return {name: np.moveaxis(each, 1, -1) for name, each in shown.items()}

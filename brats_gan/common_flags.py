@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from brats_gan import data, io, losses, runs, spec, structure, weights
+from brats_gan import data, io, losses, runs, structure, weights
 from brats_gan import precision as precisions
+from brats_gan import spec as specs
 
 flags.disclaim_key_flags()
 
@@ -68,8 +69,34 @@ def held_out():
 
 
 def slices():
-    default = ":".join(map(str, spec.SLICES))
-    return flags.DEFINE_string("slices", default, "Axial slices, half-open (D15).")
+    default = ":".join(map(str, specs.BRATS.slices))
+    return flags.DEFINE_string(
+        "slices", default, "Axial slices, half-open (D15); with --spec: those it names."
+    )
+
+
+class SpecParser(flags.ArgumentParser):
+    """What --spec takes: a JSON file, or JSON; flags.txt has the JSON."""
+
+    def parse(self, argument):
+        if isinstance(argument, specs.Spec):
+            return argument
+        return specs.parse(argument)
+
+    def flag_type(self):
+        return "data specification"
+
+
+def spec():
+    """A flag whose value is a spec.Spec, or None for that of BraTS."""
+    return flags.DEFINE(
+        SpecParser(),
+        "spec",
+        None,
+        "JSON file of the modalities, labels and regions of data that is not BraTS' "
+        "(docs/how_to.md).",
+        serializer=flags.ArgumentSerializer(),
+    )
 
 
 def cache_dir():
@@ -194,7 +221,10 @@ def source() -> data.Source:
     """The real data that the flags name."""
     if "slices" not in flags.FLAGS:
         return chosen(data.Source)
-    return chosen(data.Source, slices=io.parse_slices(flags.FLAGS["slices"].value))
+    named = flags.FLAGS["slices"]
+    if flags.FLAGS["spec"].value is not None and named.using_default_value:
+        named.value = ":".join(map(str, flags.FLAGS["spec"].value.slices))
+    return chosen(data.Source, slices=io.parse_slices(named.value))
 
 
 # Settings that a stage finds out as it begins; their flags say so from then on.

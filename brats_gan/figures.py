@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from brats_gan import files
 
-LABEL_COLOURS = ("black", "crimson", "gold", "deepskyblue", "limegreen")
+LABEL_COLOURS = ("black", "crimson", "gold", "deepskyblue", "limegreen", "orchid")
+LABEL_COLOURS += ("darkorange", "aquamarine", "slateblue", "olive", "hotpink")
 _LABEL_MAP = colors.ListedColormap(LABEL_COLOURS)
 
 
@@ -22,7 +23,8 @@ def sheet(rows, titles, path=None, row_titles=None, label_columns=(), cell_inche
         titles: one a column.
         path: PNG to write, or None.
         row_titles: one a row, or None.
-        label_columns: titles whose arrays are labels 0..4, drawn in LABEL_COLOURS.
+        label_columns: titles whose arrays are labels, drawn in LABEL_COLOURS; those
+            beyond its end begin again with the first lesion's.
 
     Returns:
         [H, W, 3] uint8.
@@ -42,7 +44,8 @@ def sheet(rows, titles, path=None, row_titles=None, label_columns=(), cell_inche
             if image is None:
                 continue
             if title in label_columns:
-                axis.imshow(image, cmap=_LABEL_MAP, vmin=-0.5, vmax=4.5)
+                shown = _coloured(np.asarray(image))
+                axis.imshow(shown, cmap=_LABEL_MAP, vmin=-0.5, vmax=_LABEL_MAP.N - 0.5)
             else:
                 axis.imshow(image, cmap="gray", vmin=0.0, vmax=1.0)
         if row_titles:
@@ -65,6 +68,11 @@ def sheet(rows, titles, path=None, row_titles=None, label_columns=(), cell_inche
     if path is not None:
         _save(figure, path)
     return pixels
+
+
+def _coloured(label):
+    """Index of each label's colour: 0 is nothing, the others go round."""
+    return np.where(label > 0, (label - 1.0) % (len(LABEL_COLOURS) - 1) + 1, 0)
 
 
 def loss_curves(log_path, path):

@@ -2,8 +2,9 @@
 
 import math
 
-from brats_gan import addons, spec
+from brats_gan import addons
 from brats_gan.lazy import tf
+from brats_gan.spec import BRATS
 
 STRUCTURE_WEIGHT = 0.8  # D8
 LABEL_WEIGHT = 1.0  # D8: with the authors' 0.2 necrosis stays bright in T1c
@@ -15,12 +16,18 @@ SCALES = (0.8, 1.2)
 MAX_SHIFT = 0.06  # of the image side
 
 
-def fuse(f, label, structure_weight=STRUCTURE_WEIGHT, label_weight=LABEL_WEIGHT):
+def fuse(
+    f,
+    label,
+    structure_weight=STRUCTURE_WEIGHT,
+    label_weight=LABEL_WEIGHT,
+    num_labels=BRATS.num_labels,
+):
     """The input of EC_R: channel c is a weighted sum of f and the one-hot label's c.
 
-    [B, H, W, 1], [B, H, W] integers 0..4 -> [B, H, W, 5].
+    [B, H, W, 1], [B, H, W] integers 0..L-1 -> [B, H, W, L].
     """
-    onehot = tf.one_hot(tf.cast(label, tf.int32), len(spec.LABELS), dtype=f.dtype)
+    onehot = tf.one_hot(tf.cast(label, tf.int32), num_labels, dtype=f.dtype)
     return structure_weight * f + label_weight * onehot
 
 

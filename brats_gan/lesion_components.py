@@ -5,26 +5,27 @@ They guide stage 2 and are trained on their own in stage 4.
 
 from __future__ import annotations
 
-from brats_gan import networks, spec
+from brats_gan import networks
 from brats_gan.lazy import tf
+from brats_gan.spec import BRATS, Spec
 
 SCHEMES = ("single", "shared_encoder", "multiple")
 
 
-def build(scheme: str, image_size: int, width: int = 64) -> dict:
+def build(scheme: str, image_size: int, width: int = 64, spec: Spec = BRATS) -> dict:
     """The networks of a scheme, by name.
 
     single: one SEG for every modality. shared_encoder: one EC_l, a DC_l a modality.
     multiple: a SEG a modality. four_channel is none of the paper's text, but what its
-    code ran for Table 2: one SEG that sees the four registered modalities at once.
+    code ran for Table 2: one SEG that sees the registered modalities at once.
     """
-    names = spec.MODALITIES
+    names, labels = spec.modalities, spec.num_labels
     if scheme == "single":
-        return {"SEG": networks.build_segmentor(image_size, width)}
+        return {"SEG": networks.build_segmentor(image_size, width, labels=labels)}
     if scheme == "shared_encoder":
         decoders = {
             f"DC_l_{name}": networks.build_decoder(
-                image_size // 4, width, len(spec.LABELS), name=f"DC_l_{name}"
+                image_size // 4, width, labels, name=f"DC_l_{name}"
             )
             for name in names
         }
@@ -35,56 +36,61 @@ def build(scheme: str, image_size: int, width: int = 64) -> dict:
     if scheme == "multiple":
         return {
             f"SEG_{name}": networks.build_segmentor(
-                image_size, width, name=f"SEG_{name}"
+                image_size, width, name=f"SEG_{name}", labels=labels
             )
             for name in names
         }
     if scheme == "four_channel":
-        return {"SEG": networks.build_segmentor(image_size, width, spec.NUM_MODALITIES)}
+        channels = spec.num_modalities
+        segmentor = networks.build_segmentor(image_size, width, channels, labels=labels)
+        return {"SEG": segmentor}
     raise ValueError(f"unknown scheme {scheme!r}; one of {SCHEMES} or 'four_channel'")
 
 
 def heaviest_convolution(
-    scheme: str, image_size: int, width: int, batch_size: int
+    scheme: str, image_size: int, width: int, batch_size: int, spec: Spec = BRATS
 ) -> tuple:
     """(images, kernel), shapes of the heaviest convolution of a step.
 
-    Where modalities share a network, it sees four images an example.
+    Where modalities share a network, it sees as many images an example.
     """
-    images = spec.NUM_MODALITIES if scheme in ("single", "shared_encoder") else 1
+    images = spec.num_modalities if scheme in ("single", "shared_encoder") else 1
     return networks.heaviest_convolution(image_size, width, images * batch_size)
 
 
-def segment(nets: dict, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+def segment(
+    nets: dict, x: tf.Tensor, training: bool = False, spec: Spec = BRATS
+) -> tf.Tensor:
     """label_r: class probabilities of every pixel.
 
     Args:
         nets: of `build`; the names tell the scheme.
-        x: [B, 4, H, W, 1] in [0, 1], in the order of spec.MODALITIES. Only
-            four_channel asks that the four show the same slice.
+        x: [B, M, H, W, 1] in [0, 1], in the order of spec.modalities. Only
+            four_channel asks that they all show the same slice.
 
     Returns:
-        [B, 4, H, W, 5] float32: a result a modality; [B, 1, H, W, 5] for four_channel.
+        [B, M, H, W, L] float32: a result a modality; [B, 1, H, W, L] for four_channel.
     """
     shape = tf.shape(x)
-    merged = [shape[0] * spec.NUM_MODALITIES, *x.shape[2:4], 1]
-    apart = [shape[0], spec.NUM_MODALITIES, *x.shape[2:4], len(spec.LABELS)]
+    count = spec.num_modalities
+    merged = [shape[0] * count, *x.shape[2:4], 1]
+    apart = [shape[0], count, *x.shape[2:4], spec.num_labels]
     if "EC_l" in nets:
         code = nets["EC_l"](tf.reshape(x, merged), training=training)
-        code = tf.reshape(code, [shape[0], spec.NUM_MODALITIES, *code.shape[1:]])
+        code = tf.reshape(code, [shape[0], count, *code.shape[1:]])
         # Networks differ from here on, so there is nothing to batch.
         logits = [
             nets[f"DC_l_{name}"](code[:, i], training=training)
-            for i, name in enumerate(spec.MODALITIES)
+            for i, name in enumerate(spec.modalities)
         ]
         logits = tf.stack(logits, 1)
     elif "SEG" not in nets:
         logits = [
             nets[f"SEG_{name}"](x[:, i], training=training)
-            for i, name in enumerate(spec.MODALITIES)
+            for i, name in enumerate(spec.modalities)
         ]
         logits = tf.stack(logits, 1)
-    elif nets["SEG"].inputs[0].shape[-1] == spec.NUM_MODALITIES:
+    elif nets["SEG"].inputs[0].shape[-1] == count:
         channels = tf.concat(tf.unstack(x, axis=1), -1)
         logits = nets["SEG"](channels, training=training)[:, None]
     else:
@@ -93,18 +99,18 @@ def segment(nets: dict, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     return tf.nn.softmax(logits)
 
 
-def endpoint(nets: dict, image_size: int) -> tuple:
+def endpoint(nets: dict, image_size: int, spec: Spec = BRATS) -> tuple:
     """(function, signature) of the SavedModel's `segment`.
 
-    images [B, H, W, 4] in [0, 1] -> label [B, M, H, W] int32 and probabilities
-    [B, M, H, W, 5]; M as in `segment`.
+    images [B, H, W, M] in [0, 1] -> label [B, N, H, W] int32 and probabilities
+    [B, N, H, W, L]; N is M, or 1 for four_channel.
     """
 
     def segment_images(images):
-        x = tf.stack(tf.split(images, spec.NUM_MODALITIES, -1), 1)
-        probabilities = segment(nets, x)
+        x = tf.stack(tf.split(images, spec.num_modalities, -1), 1)
+        probabilities = segment(nets, x, spec=spec)
         label = tf.argmax(probabilities, -1, tf.int32)
         return {"label": label, "probabilities": probabilities}
 
-    shape = [None, image_size, image_size, spec.NUM_MODALITIES]
+    shape = [None, image_size, image_size, spec.num_modalities]
     return segment_images, [tf.TensorSpec(shape, tf.float32, name="images")]

@@ -6,19 +6,16 @@ mean over every axis (D2). Modalities ride on the batch axis, so the paper's sum
 i, and over i and j, are means too: a constant factor, which the weights absorb.
 
 Scores are patch maps [B, h, w, 1], images [B, H, W, 1], codes [B, h, w, C], label
-probabilities [B, H, W, 5] and labels [B, H, W] integers 0..4, unless said otherwise.
+probabilities [B, H, W, L] and labels [B, H, W] integers 0..L-1, unless said otherwise;
+L counts the labels, background included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from brats_gan.lazy import tf
-
-# Pixel weights by label class. Lesions fill few pixels, necrosis and rims fewest;
-# measured in small trials (D9, D12).
-IMAGE_CLASS_WEIGHTS = (1.0, 4.0, 1.9, 4.0, 4.0)
-LABEL_CLASS_WEIGHTS = (0.7, 5.0, 2.0, 8.0, 4.0)
+from brats_gan.spec import BRATS
 
 
 def squared(x: tf.Tensor) -> tf.Tensor:
@@ -169,7 +166,7 @@ def reconstruction_mask(
 def category_entropy(scores: tf.Tensor, modality: tf.Tensor) -> tf.Tensor:
     """Cross-entropy of the category head, default of D10.
 
-    [B, h, w, 4] logits, [B] integers -> scalar.
+    [B, h, w, M] logits, [B] integers -> scalar.
     """
     shape = tf.shape(scores)
     target = tf.broadcast_to(modality[:, None, None], shape[:3])
@@ -238,28 +235,37 @@ def generator_2(
 
 
 def image_distance(
-    x: tf.Tensor, y: tf.Tensor, label: tf.Tensor | None = None, norm: str = "absolute"
+    x: tf.Tensor,
+    y: tf.Tensor,
+    label: tf.Tensor | None = None,
+    norm: str = "absolute",
+    class_weights: Sequence[float] = BRATS.image_weights,
 ) -> tf.Tensor:
     """How far two images are apart, the norm of L_rec, L_cycle and L_reg.
 
     Args:
         x, y: [B, H, W, 1], same shape.
         label: [B, H, W] integers; given, a pixel counts by its class
-            (IMAGE_CLASS_WEIGHTS). None: all pixels count 1.
+            (D9). None: all pixels count 1.
         norm: "absolute", or "squared" as in the paper (D9).
+        class_weights: weight of a pixel by its label, see spec.Spec.image_weights.
     """
     x.shape.assert_is_compatible_with(y.shape)
     distance = tf.square(x - y) if norm == "squared" else tf.abs(x - y)
     if label is not None:
-        distance *= tf.gather(IMAGE_CLASS_WEIGHTS, tf.cast(label, tf.int32))[..., None]
+        distance *= tf.gather(class_weights, tf.cast(label, tf.int32))[..., None]
     return tf.reduce_mean(distance)
 
 
 def reconstruction(
-    x: tf.Tensor, x_r: tf.Tensor, label: tf.Tensor | None = None, norm: str = "absolute"
+    x: tf.Tensor,
+    x_r: tf.Tensor,
+    label: tf.Tensor | None = None,
+    norm: str = "absolute",
+    class_weights: Sequence[float] = BRATS.image_weights,
 ) -> dict:
     """L_rec = |x_i - x_{r,i}|^2."""
-    return {"reconstruction": image_distance(x, x_r, label, norm)}
+    return {"reconstruction": image_distance(x, x_r, label, norm, class_weights)}
 
 
 def cycle(
@@ -267,6 +273,7 @@ def cycle(
     x_cr: tf.Tensor,
     label: tf.Tensor | None = None,
     norm: str = "absolute",
+    class_weights: Sequence[float] = BRATS.image_weights,
 ) -> dict:
     """L_cycle = |x_i - x_cr,i(j)|^2 + |x_cr,i(j) - x_cr,i(k)|^2 over all j, k != i.
 
@@ -274,12 +281,13 @@ def cycle(
         x: [B, H, W, 1].
         x_cr: [J, B, H, W, 1], x translated to J other modalities and back. With J = 1
             (D18) there is no pair to compare, and the second term is 0.
-        label, norm: see image_distance.
+        label, norm, class_weights: see image_distance.
     """
     ways = x_cr.shape[0]
-    terms = [image_distance(x, x_cr[j], label, norm) for j in range(ways)]
+    how = label, norm, class_weights
+    terms = [image_distance(x, x_cr[j], *how) for j in range(ways)]
     pairs = [
-        image_distance(x_cr[j], x_cr[k], label, norm)
+        image_distance(x_cr[j], x_cr[k], *how)
         for j in range(ways)
         for k in range(j + 1, ways)
     ]
@@ -297,7 +305,7 @@ def code_1(code: tf.Tensor, code_t: tf.Tensor) -> dict:
 def code_2(code_g: tf.Tensor, code_gi: tf.Tensor) -> dict:
     """L_code,2 = |code_g - code_{g,i}|^2 + |code_{g,i} - code_{g,j}|^2.
 
-    [B, h, w, C], [B, 4, h, w, C]: the codes of the four generated images of one map.
+    [B, h, w, C], [B, M, h, w, C]: the codes of the M generated images of one map.
     The pairs i != j need no loop: the mean of |a_i - a_j|^2 over all of them is twice
     the variance, times n / (n - 1).
     """
@@ -333,33 +341,42 @@ def registration(
     x_gt: tf.Tensor,
     label: tf.Tensor | None = None,
     norm: str = "absolute",
+    class_weights: Sequence[float] = BRATS.image_weights,
 ) -> dict:
     """L_reg = |x_{g,i} - x_{gt,j->i}|^2, all [B, H, W, 1]."""
-    return {"registration": image_distance(x_g, x_gt, label, norm)}
+    return {"registration": image_distance(x_g, x_gt, label, norm, class_weights)}
 
 
-def label_squared(label: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
+def label_squared(
+    label: tf.Tensor, probabilities: tf.Tensor, class_weights: Sequence[float] = ()
+) -> tf.Tensor:
     """|label - label_r|^2 on one-hot classes: the paper's lesion loss (D12).
 
-    [...], [..., 5] -> scalar. L_les,1, L_les,2 and L_seg are all this one.
+    [...], [..., L] -> scalar. L_les,1, L_les,2 and L_seg are all this one, in which
+    all labels weigh alike.
     """
+    del class_weights
     onehot = tf.one_hot(tf.cast(label, tf.int32), probabilities.shape[-1])
     return difference(onehot, probabilities)
 
 
-def label_weighted(label: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
+def label_weighted(
+    label: tf.Tensor,
+    probabilities: tf.Tensor,
+    class_weights: Sequence[float] = BRATS.label_weights,
+) -> tf.Tensor:
     """Class-weighted cross-entropy plus Dice: the lesion loss by default (D12).
 
     The Dice part is 1 - soft Dice of the lesion classes over the whole batch, so that a
     class that is nowhere in the batch is not divided by.
-    [..., H, W], [..., H, W, 5] -> scalar.
+    [..., H, W], [..., H, W, L] -> scalar; class_weights is spec.Spec.label_weights.
     """
     onehot = tf.one_hot(tf.cast(label, tf.int32), probabilities.shape[-1])
     onehot.shape.assert_is_compatible_with(probabilities.shape)
     entropy = -tf.reduce_sum(
         onehot * tf.math.log(tf.clip_by_value(probabilities, 1e-6, 1.0)), -1
     )
-    weight = tf.gather(LABEL_CLASS_WEIGHTS, tf.cast(label, tf.int32))
+    weight = tf.gather(class_weights, tf.cast(label, tf.int32))
 
     axes = list(range(onehot.shape.rank - 1))
     overlap = tf.reduce_sum(onehot * probabilities, axes)[1:]

@@ -1,21 +1,22 @@
 """Scores of a label that was found against the true one (D13), and of two contrasts.
 
-Labels are integers 0..4 as NumPy arrays of any equal shape: a slice [H, W] as in the
+Labels are integers 0..L-1 as NumPy arrays of any equal shape: a slice [H, W] as in the
 paper, or all slices of a subject [S, H, W] as in the field.
 """
 
 import numpy as np
 
-from brats_gan import spec
 from brats_gan.lazy import ndimage
+from brats_gan.spec import BRATS, Spec
 
 SMOOTH = 1e-5  # the authors': two empty labels then agree, Dice 1
 
-# What is scored: the regions of the field, and each class (enhancing is both).
-PARTS = {
-    **spec.REGIONS,
-    **{name: (value,) for value, name in enumerate(spec.LABELS) if value},
-}
+
+def parts(spec: Spec = BRATS) -> dict[str, tuple[int, ...]]:
+    """What is scored: the regions of the field, and each class (of BraTS, enhancing is
+    both): name -> labels."""
+    classes = {name: (value,) for value, name in enumerate(spec.labels) if value}
+    return {**spec.regions, **classes}
 
 
 def index_dice(label, found):
@@ -95,19 +96,20 @@ def hausdorff95(one, other, spacing_mm):
     return float(max(np.percentile(each, 95) for each in distances))
 
 
-def all_scores(label, found, spacing_mm):
+def all_scores(label, found, spacing_mm, spec: Spec = BRATS):
     """Every score of one answer, by name (D13).
 
     Args:
-        label, found: integers 0..4, [H, W] or [S, H, W].
+        label, found: integers 0..L-1, [H, W] or [S, H, W].
         spacing_mm: one number an axis.
+        spec: whose `parts` are scored.
 
     Returns:
         {"mse", "dice_index"}, the paper's columns, and MEASURE_PART for dice,
-        sensitivity, precision and hausdorff95 (mm) of each of PARTS.
+        sensitivity, precision and hausdorff95 (mm) of each of `parts`.
     """
     scores = {"mse": index_mse(label, found), "dice_index": index_dice(label, found)}
-    for part, classes in PARTS.items():
+    for part, classes in parts(spec).items():
         masks = np.isin(label, classes), np.isin(found, classes)
         scores[f"dice_{part}"] = dice(*masks)
         scores[f"sensitivity_{part}"] = sensitivity(*masks)

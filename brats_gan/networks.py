@@ -15,12 +15,9 @@ from brats_gan.layers import (
     conditional_instance_norm,
     instance_norm,
 )
-from brats_gan.spec import NUM_LABELS, NUM_MODALITIES
+from brats_gan.spec import BRATS, Spec
 
 layers = tf.keras.layers
-
-# A map per lesion class and modality.
-NUM_LESION_MAPS = (NUM_LABELS - 1) * NUM_MODALITIES
 
 
 def _conv(
@@ -124,11 +121,11 @@ def heaviest_convolution(size, width, images):
     return (images, side, side, channels), (3, 3, channels, channels)
 
 
-def build_segmentor(size, width=64, channels=1, name="SEG"):
-    """SEG = EC_l then DC_l: [B, size, size, channels] -> logits [B, size, size, 5]."""
+def build_segmentor(size, width=64, channels=1, name="SEG", labels=BRATS.num_labels):
+    """SEG = EC_l then DC_l: [B, size, size, channels] -> logits [B, size, size, L]."""
     image = tf.keras.Input((size, size, channels))
     code = build_encoder(size, width, channels, name="EC_l")(image)
-    logits = build_decoder(size // 4, width, NUM_LABELS)(code)
+    logits = build_decoder(size // 4, width, labels)(code)
     return tf.keras.Model(image, logits, name=name)
 
 
@@ -232,7 +229,7 @@ def _conditional_block(
 ):
     """Conv 3x3, instance norm, a gain and offset for each modality (D16), ReLU.
 
-    condition: [B, 4] one-hot, or None for a gain and offset that all modalities share.
+    condition: [B, M] one-hot, or None for a gain and offset that all modalities share.
     maps: [B, h, w, .] or None; given, a 3x3 convolution of it adds to gain and
     offset at every pixel (D19).
     style: [B, .] or None; given, it adds to gain and offset of the image (D33).
@@ -288,6 +285,7 @@ def build_conditional_decoder(
     map_modulation=True,
     style_numbers=0,
     name="DC",
+    spec: Spec = BRATS,
 ):
     """DC: code, modality and maps -> MRI slice of that modality.
 
@@ -296,23 +294,23 @@ def build_conditional_decoder(
     (D32) at the last block of the last two resolutions and the output; the style in
     every block (D33). Blocks of the image's size have no norm (D29).
 
-    Inputs: code [B, code_size, code_size, 8 * width]; condition [B, 4] one-hot; maps
-    [B, size, size, M], where size = 4 * code_size and M is num_maps of the two
-    switches; style [B, 4 * style_numbers], where that is not 0 (see multimodal.decode).
+    Inputs: code [B, code_size, code_size, 8 * width]; condition [B, M] one-hot; maps
+    [B, size, size, N], where size = 4 * code_size and N is num_maps of the two
+    switches; style [B, M * style_numbers], where that is not 0 (see multimodal.decode).
     Output: [B, size, size, 1] in [0, 1].
     """
     size = 4 * code_size
     code = tf.keras.Input((code_size, code_size, 8 * width), name="code")
-    condition = tf.keras.Input((NUM_MODALITIES,), name="condition")
+    condition = tf.keras.Input((spec.num_modalities,), name="condition")
     inputs = [code, condition]
-    count = num_maps(label_modulation, map_modulation)
+    count = num_maps(label_modulation, map_modulation, spec)
     by_level, style = {}, None
     if count:
         maps = tf.keras.Input((size, size, count), name="maps")
         by_level = {1: layers.AveragePooling2D(2)(maps), 2: maps}
         inputs.append(maps)
     if style_numbers:
-        style = tf.keras.Input((NUM_MODALITIES * style_numbers,), name="style")
+        style = tf.keras.Input((spec.num_modalities * style_numbers,), name="style")
         inputs.append(style)
 
     def block(x, filters, level, first, last):
@@ -326,7 +324,7 @@ def build_conditional_decoder(
             style=style,
         )
 
-    beside = layers.Reshape((1, 1, NUM_MODALITIES))(condition)
+    beside = layers.Reshape((1, 1, spec.num_modalities))(condition)
     beside = layers.UpSampling2D(code_size)(beside)
     x = layers.Concatenate()([code, beside])
     x = _decoder_trunk(x, width, block)
@@ -340,13 +338,18 @@ def build_conditional_decoder(
     return tf.keras.Model(inputs, image, name=name)
 
 
-def num_maps(label_modulation, map_modulation):
+def num_lesion_maps(spec: Spec = BRATS) -> int:
+    """A map for each lesion class and modality (D19)."""
+    return (spec.num_labels - 1) * spec.num_modalities
+
+
+def num_maps(label_modulation: bool, map_modulation: bool, spec: Spec = BRATS) -> int:
     """How many maps modulate DC: those of the lesion (D19) and f (D32)."""
-    return NUM_LESION_MAPS * bool(label_modulation) + bool(map_modulation)
+    return num_lesion_maps(spec) * bool(label_modulation) + bool(map_modulation)
 
 
 def build_discriminator(
-    size, width=64, categories=NUM_MODALITIES, spectral=True, name="D"
+    size, width=64, categories=BRATS.num_modalities, spectral=True, name="D"
 ):
     """D: slice -> real/fake scores and category scores, patch maps.
 

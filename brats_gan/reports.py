@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from brats_gan import data, figures, privacy, registration, spec, synthetic_dataset
+from brats_gan import data, figures, privacy, registration, synthetic_dataset
 
 MEASURED = 200  # sets whose registration is measured, and as many real ones
 
@@ -24,7 +24,7 @@ def registration_report(
         return np.unique(np.linspace(0, count - 1, MEASURED).round().astype(int))
 
     picked = set(spread(count))
-    sets = synthetic_dataset.volumes(output_dir, training.image_size)
+    sets = synthetic_dataset.volumes(output_dir, training.image_size, training.spec)
     made = itertools.chain.from_iterable(images for _, images in sets)
     made = np.stack([x for position, x in enumerate(made) if position in picked])
     real = None
@@ -47,7 +47,9 @@ def nearest_report(
 ) -> dict:
     """The nearest training slice of all that was made, for JSON; draws nearest.png."""
     places, vectors = [], []
-    for volume_id, images in synthetic_dataset.volumes(output_dir, training.image_size):
+    for volume_id, images in synthetic_dataset.volumes(
+        output_dir, training.image_size, training.spec
+    ):
         places += [(volume_id, position) for position in range(len(images))]
         vectors.append(privacy.describe(images))
     known = privacy.describe_slices(training)
@@ -66,14 +68,19 @@ def nearest_report(
             }
         )
     shown = {(pair["id"], pair["slice"]): None for pair in closest}
-    for volume_id, images in synthetic_dataset.volumes(output_dir, training.image_size):
+    for volume_id, images in synthetic_dataset.volumes(
+        output_dir, training.image_size, training.spec
+    ):
         for place in shown:
             if place[0] == volume_id:
                 shown[place] = images[place[1]]
     partners = training.intensities(made.row[order])
     figures.sheet(
         [[*x, *y] for x, y in zip(shown.values(), partners, strict=True)],
-        [*spec.MODALITIES, *(f"training {name}" for name in spec.MODALITIES)],
+        [
+            *training.spec.modalities,
+            *(f"training {m}" for m in training.spec.modalities),
+        ],
         output_dir / "nearest.png",
         row_titles=[f"{pair['correlation']:.3f}" for pair in closest],
     )

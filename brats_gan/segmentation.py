@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from brats_gan import data, fusion, lesion_components, losses, metrics, runs, spec
+from brats_gan import data, fusion, lesion_components, losses, metrics, runs
 from brats_gan.lazy import tf
+from brats_gan.spec import BRATS, Spec
 
 INPUT_DROPOUT = 0.1  # Section 3.4
 
@@ -18,6 +19,7 @@ def make_train_step(
     label_loss: str = "weighted",
     dropout: float = INPUT_DROPOUT,
     augment: bool = False,
+    spec: Spec = BRATS,
 ) -> Callable:
     """Returns step(batch, seed) -> {"segmentation": scalar}: L_seg (Section 2.7).
 
@@ -27,6 +29,7 @@ def make_train_step(
         label_loss: a name in losses.LABEL_LOSSES (D12).
         dropout: share of input pixels set to 0.
         augment: random scale, rotation, translation and flip (Section 3.3).
+        spec: of the data.
     """
     variables = [v for net in nets.values() for v in net.trainable_variables]
     loss = losses.LABEL_LOSSES[label_loss]
@@ -40,14 +43,14 @@ def make_train_step(
         if augment:
             channels = tf.concat(tf.unstack(x, axis=1), -1)
             channels, label = fusion.transform_pair(channels, label, move_seed)
-            x = tf.stack(tf.split(channels, spec.NUM_MODALITIES, -1), 1)
+            x = tf.stack(tf.split(channels, spec.num_modalities, -1), 1)
         if dropout:
             x = tf.nn.experimental.stateless_dropout(x, dropout, drop_seed)
         with tf.GradientTape(persistent=True) as tape:
-            probabilities = lesion_components.segment(nets, x, training=True)
+            probabilities = lesion_components.segment(nets, x, True, spec)
             shape = tf.shape(probabilities)[:-1]
             label = tf.broadcast_to(label[:, None], shape)
-            named = {"segmentation": loss(label, probabilities)}
+            named = {"segmentation": loss(label, probabilities, spec.label_weights)}
         runs.update(optimizers, tape, named, {"segmentation": variables})
         return named
 
@@ -58,7 +61,7 @@ def score(find: Callable, slices: data.Slices, whole_subjects: bool = True) -> d
     """Scores of every slice, as the paper, and of every subject, as the field (D13).
 
     Args:
-        find: x [b, 4, H, W, 1] -> labels [b, M, H, W], M as in
+        find: x [b, M, H, W, 1] -> labels [b, N, H, W], N is M or 1, as in
             lesion_components.segment.
         slices: data.Slices to score on.
         whole_subjects: False where the slices of a volume do not belong together.
@@ -68,29 +71,29 @@ def score(find: Callable, slices: data.Slices, whole_subjects: bool = True) -> d
         or subjects of metrics.all_scores, {modality: {name: value}}, and under "mean"
         their mean over the modalities. four_channel has one answer, "all".
     """
-    # BraTS is at 1 mm, and a slice shows spec.CROP of them.
-    pixel = spec.CROP / slices.image_size
+    # BraTS is at 1 mm, and a slice shows spec.crop of them.
+    spec, pixel = slices.spec, slices.spec.crop / slices.image_size
     by_slice, volumes = [], {}
     for x, labels, subjects in data.in_order(slices, 16):
-        found = find(x).numpy()  # [b, M, H, W]
+        found = find(x).numpy()  # [b, N, H, W]
         for label, answers, subject in zip(labels, found, subjects, strict=True):
-            by_slice.append(_scores(label, answers, (pixel, pixel)))
+            by_slice.append(_scores(label, answers, (pixel, pixel), spec))
             volumes.setdefault(int(subject), []).append((label, answers))
     scores = {"by_slice": _mean(by_slice), "by_subject": None}
     if whole_subjects:
         by_subject = []
         for pairs in volumes.values():
             label = np.stack([pair[0] for pair in pairs])  # [S, H, W]
-            answers = np.stack([pair[1] for pair in pairs], 1)  # [M, S, H, W]
-            by_subject.append(_scores(label, answers, (1.0, pixel, pixel)))
+            answers = np.stack([pair[1] for pair in pairs], 1)  # [N, S, H, W]
+            by_subject.append(_scores(label, answers, (1.0, pixel, pixel), spec))
         scores["by_subject"] = _mean(by_subject)
     return scores
 
 
-def _scores(label, answers, spacing_mm):
-    names = spec.MODALITIES if len(answers) == spec.NUM_MODALITIES else ("all",)
+def _scores(label, answers, spacing_mm, spec):
+    names = spec.modalities if len(answers) == spec.num_modalities else ("all",)
     return {
-        name: metrics.all_scores(label, answer, spacing_mm)
+        name: metrics.all_scores(label, answer, spacing_mm, spec)
         for name, answer in zip(names, answers, strict=True)
     }
 

@@ -57,7 +57,7 @@ def from_json(fitted):
 def fit(styles):
     """Styles of the subjects' own: [N, M, K] -> Styles.
 
-    The four modalities of a subject are drawn together, as they are seen together; a
+    The modalities of a subject are drawn together, as they are seen together; a
     share of the covariance is that of independent numbers, for subjects are few.
     """
     count = len(styles)

@@ -22,11 +22,11 @@ from brats_gan import (
     lesion_components,
     metrics,
     multimodal,
-    spec,
     structural,
     structure,
     styles,
 )
+from brats_gan.spec import BRATS, Spec, of_description
 
 LABEL_CANDIDATES = 8  # labels offered to each map before it is given up
 FAINT = 0.02  # intensities below are no tissue: a sigmoid never says exactly 0
@@ -38,9 +38,9 @@ class Sample(NamedTuple):
     number: int
     structure: np.ndarray  # f_g in {0, 1}
     background: np.ndarray  # MASK(f_g) in {0, 1}, 1 outside the brain
-    label: np.ndarray  # uint8 0..4
-    images: np.ndarray  # [4, size, size]
-    found: np.ndarray  # [M, size, size] uint8, what the segmentors see in the images
+    label: np.ndarray  # uint8 0..L-1
+    images: np.ndarray  # [M, size, size]
+    found: np.ndarray  # [N, size, size] uint8, what the segmentors see in the images
     label_subject: str  # whose label it was before it was moved; "" for an empty one
     tries: int  # attempts, the one that is kept included
     mae: float  # of Algorithm 3
@@ -60,7 +60,7 @@ class _Attempt(NamedTuple):
     mae: float
     label: np.ndarray
     label_subject: str
-    style: np.ndarray  # [4, K], or of no numbers where the generator asks for none
+    style: np.ndarray  # [M, K], or of no numbers where the generator asks for none
     passed: bool  # Algorithm 3 and the placement
 
 
@@ -69,9 +69,10 @@ class Models(NamedTuple):
 
     code_dim: int
     structure: callable  # code [B, code_dim] -> f, background [B, H, W, 1]
-    images: callable  # f [B, H, W, 1], label [B, H, W], style -> [B, 4, H, W, 1]
-    segment: callable  # [B, 4, H, W, 1] -> labels [B, M, H, W]
+    images: callable  # f [B, H, W, 1], label [B, H, W], style -> [B, M, H, W, 1]
+    segment: callable  # [B, M, H, W, 1] -> labels [B, N, H, W], N is M or 1
     styles: object = None  # styles.Styles to draw from; None: images needs no style
+    spec: Spec = BRATS
 
 
 def maps_by(export: object) -> Callable:
@@ -90,13 +91,14 @@ def images_by(export: object, description: dict) -> Callable:
     A generator without D33 makes slices of one style, whichever is asked for.
     """
     in_style = "style" in description
+    modalities = of_description(description).modalities
 
     def images(f, label, style):
         if in_style:
             made = export.generate_in_style(f, label, style)
         else:
             made = export.generate(f, label)
-        return tf.stack([made[name] for name in spec.MODALITIES], 1)
+        return tf.stack([made[name] for name in modalities], 1)
 
     return images
 
@@ -131,10 +133,12 @@ def images_of(nets: dict, options: multimodal.Options) -> Callable:
     )
 
 
-def labels_of(nets: dict) -> Callable:
+def labels_of(nets: dict, spec: Spec = BRATS) -> Callable:
     """Models.segment of the networks of a lesion scheme."""
     return tf.function(
-        lambda x: tf.argmax(lesion_components.segment(nets, x), -1, tf.int32),
+        lambda x: tf.argmax(
+            lesion_components.segment(nets, x, spec=spec), -1, tf.int32
+        ),
         autograph=False,
     )
 
@@ -337,14 +341,14 @@ def _attempt(models, slices, batch, seed, batch_size, mae_threshold, lesion_free
 
 
 def _style(fitted, rng):
-    """One draw of styles.Styles for the four modalities of a set (D33)."""
+    """One draw of styles.Styles for the modalities of a set (D33)."""
     if fitted is None:
         return np.zeros(0, np.float32)
     return fitted.draw(rng.standard_normal((1, fitted.mean.size), np.float32))[0]
 
 
 def _render(models, attempts, batch_size):
-    """Generates and segments; yields (attempt, images [4, H, W], found [M, H, W]).
+    """Generates and segments; yields (attempt, images [M, H, W], found [N, H, W]).
 
     The images are None where one of them is constant or not finite.
     """

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import brats_gan
-from brats_gan import files, io, runs, spec
+from brats_gan import files, io, runs
+from brats_gan.spec import BRATS, Spec, differences, of_description
 
 if TYPE_CHECKING:
     from brats_gan import data, synthesis
@@ -26,9 +27,11 @@ DESCRIPTION = "dataset_description.json"  # there once the data set is finished
 PER_VOLUME = 50  # samples, as many as a real subject has slices
 
 
-def volumes(output_dir: Path, image_size: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (id, images [S, 4, H, W] in [0, 1]) of what `write_volume` wrote."""
-    for subject in io.find_subjects(output_dir, "brats2018"):
+def volumes(
+    output_dir: Path, image_size: int, spec: Spec = BRATS
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (id, images [S, M, H, W] in [0, 1]) of what `write_volume` wrote."""
+    for subject in io.find_subjects(output_dir, "brats2018", spec):
         images, _ = io.read_subject(
             subject._replace(prepared=True), image_size=image_size, labels=False
         )
@@ -106,7 +109,10 @@ def write_description(folder: str | Path, summary: dict) -> None:
 
 
 def write_volume(
-    output_dir: Path, volume_id: str, group: list[synthesis.Sample]
+    output_dir: Path,
+    volume_id: str,
+    group: list[synthesis.Sample],
+    spec: Spec = BRATS,
 ) -> None:
     """Writes up to PER_VOLUME samples as the slices of a volume, BraTS 2018-21 layout.
 
@@ -117,7 +123,10 @@ def write_volume(
     folder.mkdir(parents=True, exist_ok=True)
 
     def write(name, arrays, is_label=True, outside=0):
-        field = io.place_back(np.stack(arrays) - outside, label=is_label) + outside
+        field = io.place_back(
+            np.stack(arrays) - outside, spec.field, spec.crop, label=is_label
+        )
+        field = field + outside
         volume = np.moveaxis(field, 0, -1)  # [H, W, S]
         path = folder / f"{volume_id}_{name}.nii.gz"
         if is_label:
@@ -125,7 +134,7 @@ def write_volume(
         else:
             io.write_nifti(path, volume, np.int16, slope=io.IMAGE_SLOPE)
 
-    for index, modality in enumerate(spec.MODALITIES):
+    for index, modality in enumerate(spec.modalities):
         write(modality, [sample.images[index] for sample in group], is_label=False)
     write("structure", [sample.structure for sample in group])
     # 1 outside the brain: so is all that the full field adds around the slice.
@@ -177,7 +186,8 @@ def description(
             }
         ],
         "Prepared": True,
-        "Labels": dict(enumerate(spec.LABELS)),
+        "Labels": dict(enumerate(of_description(of_maps).labels)),
+        "spec": of_description(of_maps).as_dict(),
         "ImageSize": of_maps["image_size"],
         "Flags": flags,
         "TrainingSubjects": list(dict.fromkeys([*split["train"], *seen])),
@@ -199,6 +209,7 @@ def verified_subjects(
     held_out: list[io.Subject],
     filtered: bool | None = None,
     scheme: str | None = None,
+    spec: Spec = BRATS,
 ) -> list[io.Subject]:
     """The subjects of a synthetic data set that has not seen `held_out`.
 
@@ -207,6 +218,7 @@ def verified_subjects(
         held_out: io.Subject that are scored.
         filtered: whether Section 2.8's filters must have been at work; None: either.
         scheme: lesion scheme that must have guided its generator; None: any.
+        spec: of the real data.
 
     Raises:
         RunError: its models were trained on a subject that is to be scored, or it is
@@ -237,13 +249,19 @@ def verified_subjects(
             f"Table {2 if filtered else 1} does not ask for; make it by "
             f"build_dataset.py {'without' if filtered else 'with'} --nofilter"
         )
+    mixed = differences(of_description(description), spec)
+    if mixed:
+        raise runs.RunError(
+            f"{folder} is of another specification than the real data ({mixed}); give "
+            "--spec as its models had it, or another data set"
+        )
     made_by = description.get("LesionScheme")
     if scheme and made_by != scheme:
         raise runs.RunError(
             f"--synthetic_dirs={scheme}:{folder}: its generator was guided by "
             f"{made_by}; train it by train_multimodal.py --scheme={scheme}"
         )
-    return io.find_subjects(folder)
+    return io.find_subjects(folder, spec=spec)
 
 
 def made_without_data(folder: str | Path) -> bool:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from brats_gan import data, multimodal, runs, structural, synthesis, weights
+from brats_gan.spec import of_description
 
 DICE_THRESHOLD = 0.95  # Section 2.8
 
@@ -66,7 +67,8 @@ def load_segment(run: str) -> tuple:
         return synthesis.labels_by(export), described
     stored, nets = read_weights(folder, "segmentation", "multimodal")
     components = multimodal.lesion_nets(nets)
-    return synthesis.labels_of(components), stored.description
+    spec = of_description(stored.description)
+    return synthesis.labels_of(components, spec), stored.description
 
 
 def guide(run: str) -> str:
@@ -103,7 +105,10 @@ def load_models(
     images, of_generator = load_images(multimodal_run)
     segment, of_segmentor = load_segment(segmentor_run)
     # Of each export, as a file has it; and what those that say it must have in common.
-    ours = data.preprocessing(of_maps.get("image_size"), of_maps.get("slices", ()))
+    spec = of_description(of_maps)
+    ours = data.preprocessing(
+        of_maps.get("image_size"), of_maps.get("slices", ()), spec
+    )
     ours = json.loads(json.dumps(ours))
     common = {key: of_maps[key] for key in ("beta", "training_subjects")}
     for run, other in (
@@ -131,6 +136,7 @@ def load_models(
         images,
         segment,
         synthesis.styles_of(of_generator),
+        spec,
     )
     seen = list(of_maps["training_subjects"])
     for described in (of_maps, of_generator, of_segmentor):

@@ -55,7 +55,7 @@ def brain(shape=(32, 32, 8), seed=0, labels=(1, 2, 3, 4)):
     label = np.where(np.isin(label, (0, *labels)), label, 2).astype(np.uint8)
     label[~inside] = 0
     images = {}
-    for modality in spec.MODALITIES:
+    for modality in spec.BRATS.modalities:
         texture = 1 + 0.1 * grid[0] + 0.05 * rng.standard_normal(shape)
         change = np.array([1.0, *(_CONTRAST[modality][i] for i in (1, 2, 3, 4))])
         image = _BRIGHTNESS[modality] * texture * change[label]
@@ -161,7 +161,7 @@ def write_subject(
 def _write_msd(folder, name, volumes, axes, extension, channels):
     stacked = np.stack([volumes[m] for m in channels], axis=-1).astype(np.float32)
     path = write_volume(folder / "imagesTr" / f"{name}{extension}", stacked, axes)
-    files = dict.fromkeys(spec.MODALITIES, path)
+    files = dict.fromkeys(spec.BRATS.modalities, path)
     if "seg" in volumes:
         label_path = folder / "labelsTr" / f"{name}{extension}"
         files["seg"] = write_volume(label_path, volumes["seg"], axes)

@@ -37,7 +37,7 @@ def test_a_converted_subject_gives_equal_tensors(layout, axes, tmp_path):
 def test_files_have_the_names_of_brats_2018(tmp_path):
     nifti.write_subject(tmp_path / "in", "A", SHAPE, layout="brats2015")
     convert.convert(tmp_path / "in", tmp_path / "out")
-    roles = (*spec.MODALITIES, "seg")
+    roles = (*spec.BRATS.modalities, "seg")
     names = sorted(path.name for path in (tmp_path / "out" / "A").iterdir())
     assert names == sorted(f"A_{role}.nii.gz" for role in roles)
 
@@ -51,7 +51,7 @@ def test_every_voxel_stays_where_it_was_in_the_world(tmp_path):
     affine = np.diag([1.0, 1.0, 2.0, 1.0])
     affine[:2, :3] = turn
     affine[:3, 3] = (50, -20, 7)
-    for modality in spec.MODALITIES:
+    for modality in spec.BRATS.modalities:
         path = tmp_path / "in" / "A" / f"A_{modality}.nii"
         nifti.write_volume(path, volume, axes="RAS", placed=affine)
     convert.convert(tmp_path / "in", tmp_path / "out")

@@ -22,7 +22,7 @@ def test_each_layout_is_recognised_and_sorted_by_name(layout, tmp_path):
     assert [subject.name for subject in subjects] == ["A", "B"]
     assert subjects[0].layout == layout
     assert {m: path for m, (path, _) in subjects[0].images.items()} == {
-        m: files[m] for m in spec.MODALITIES
+        m: files[m] for m in spec.BRATS.modalities
     }
     assert subjects[0].label == files["seg"]
     assert io.find_subjects(tmp_path, layout) == subjects
@@ -49,7 +49,7 @@ def test_a_modality_may_go_by_another_name_in_any_case(names, tmp_path):
         files[role] = path.rename(path.with_name(f"A_{name}.nii.gz"))
     (subject,) = io.find_subjects(tmp_path)
     assert {m: path for m, (path, _) in subject.images.items()} == {
-        m: files[m] for m in spec.MODALITIES
+        m: files[m] for m in spec.BRATS.modalities
     }
     assert subject.label == files["seg"]
 

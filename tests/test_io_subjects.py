@@ -27,7 +27,7 @@ SLICES = (2, 7)
 
 def _write_four(folder, volume, name="A", label=None):
     """A subject whose modalities are all `volume` [H, W, S]; returns it."""
-    for modality in spec.MODALITIES:
+    for modality in spec.BRATS.modalities:
         nifti.write_volume(folder / name / f"{name}_{modality}.nii.gz", volume)
     if label is not None:
         nifti.write_volume(folder / name / f"{name}_seg.nii.gz", label)
@@ -136,7 +136,7 @@ def test_a_range_of_slices_has_to_rise(text):
 
 
 def test_a_range_of_slices_is_read():
-    assert io.parse_slices("55:105") == spec.SLICES
+    assert io.parse_slices("55:105") == spec.BRATS.slices
 
 
 @needs_real_data
@@ -156,7 +156,7 @@ def test_the_real_subjects_are_read_whole():
 @needs_real_data
 def test_the_partial_read_equals_nibabel():
     (path, _) = io.find_subjects(REAL)[0].images["t2"]
-    volume, affine = io.load_volume(path, slices=spec.SLICES)
+    volume, affine = io.load_volume(path, slices=spec.BRATS.slices)
     image = nib.load(path)
     expected = np.asanyarray(image.dataobj)[:, :, 55:105].swapaxes(0, 1)
     np.testing.assert_array_equal(volume, expected)

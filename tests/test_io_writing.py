@@ -14,7 +14,7 @@ SHAPE = (32, 28, 8)  # H, W, S: no two alike
 
 def _prepared(folder, images, labels, name="synth-00001"):
     """Writes [S, size, size, 4] and [S, size, size] as a prepared data set."""
-    for index, modality in enumerate(spec.MODALITIES):
+    for index, modality in enumerate(spec.BRATS.modalities):
         volume = io.place_back(images[..., index]).transpose(1, 2, 0)
         path = folder / name / f"{name}_{modality}.nii.gz"
         io.write_nifti(path, volume, np.int16, slope=io.IMAGE_SLOPE)

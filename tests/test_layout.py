@@ -12,7 +12,8 @@ LONGEST = 400  # lines of a module
 # A module imports only from rows above its own. A package stands below its modules,
 # which it gives by their names; those that stand on it are below it.
 ROWS = """
-lazy spec files progress shipped
+lazy files progress shipped
+spec
 addons layers losses schedules code_bank styles parts
 fusion metrics structure figures networks
 io.streams

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from brats_gan import phantom
-from brats_gan.spec import MODALITIES
+from brats_gan.spec import BRATS
 
 SLAB = (78, 90)  # 12 slices through the ventricles, a fifth of the usual cost
 
@@ -31,7 +31,7 @@ def test_a_pool_writes_the_same_bytes_as_one_process(tmp_path):
     (alone,) = phantom.write_subjects(tmp_path / "alone", 1, slices=SLAB, processes=1)
     assert read_all(pool) == read_all(alone)
     assert set(read_all(alone)) == {
-        f"phantom-00001_{key}.nii.gz" for key in (*MODALITIES, "seg")
+        f"phantom-00001_{key}.nii.gz" for key in (*BRATS.modalities, "seg")
     }
 
 
@@ -91,7 +91,7 @@ def test_background_is_zero_and_one_for_all_modalities(subjects):
         # A brain in these slices covers a quarter to a half of 240 x 240.
         assert 0.25 < brain[..., SLAB[0] : SLAB[1]].mean() < 0.5
         assert not (brain[[0, -1]].any() or brain[:, [0, -1]].any())
-        for name in MODALITIES:
+        for name in BRATS.modalities:
             assert volumes[name].min() == 0
             np.testing.assert_array_equal(volumes[name] > 0, brain)
 
@@ -135,7 +135,7 @@ def test_every_scanner_orders_tissues_as_radiology_knows_them():
     rng = np.random.default_rng(0)
     for _ in range(100):
         tesla, sequences = phantom.draw_visit(rng)
-        t1, t2, t1ce, flair = (signals(tesla, sequences[m]) for m in MODALITIES)
+        t1, t2, t1ce, flair = (signals(tesla, sequences[m]) for m in BRATS.modalities)
         assert t1["white"] > t1["grey"] > t1["fluid"]
         assert t2["white"] < t2["grey"] < t2["oedema"] < t2["fluid"]
         assert flair["fluid"] < 0.7 * flair["white"]

@@ -206,7 +206,7 @@ class Generator(tf.Module):
     )
     def generate(self, structure, label):
         image = 0.1 + 0.2 * tf.cast(label, tf.float32)[..., None] + 0.05 * structure
-        return {name: image for name in spec.MODALITIES}
+        return {name: image for name in spec.BRATS.modalities}
 
 
 class Segmentor(tf.Module):

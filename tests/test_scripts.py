@@ -203,8 +203,8 @@ def test_the_generator_export_gives_the_numbers_of_the_live_model(chain, tmp_pat
     described = files.read_json(root / "multimodal/export/generator.json")
     style = tf.constant([styles.from_json(described["style"]).mean] * 2)
     live = multimodal.generate(nets, tf.constant(f), tf.constant(label), style).numpy()
-    assert set(made.files) == set(spec.MODALITIES)
-    for i, name in enumerate(spec.MODALITIES):
+    assert set(made.files) == set(spec.BRATS.modalities)
+    for i, name in enumerate(spec.BRATS.modalities):
         np.testing.assert_allclose(made[name], live[:, i], atol=1e-5)
 
 
@@ -280,7 +280,7 @@ def test_preprocessing_constants_lie_beside_the_exports(chain):
     root, _ = chain
     described = json.loads((root / "multimodal/export/generator.json").read_text())
     assert described["image_size"] == 32 and described["slices"] == [1, 5]
-    assert described["modalities"] == list(spec.MODALITIES)
+    assert described["modalities"] == list(spec.BRATS.modalities)
     split = data.load_split(root / "multimodal/split.json")
     assert described["training_subjects"] == split["train"]
 
@@ -373,8 +373,8 @@ def test_every_repeat_is_a_line_with_all_that_was_asked(filled):
         assert line["seed"] == line["repeat"] - 1
         assert line["iterations"] == 3 == sum(x["steps"] for x in line["phases"])
         assert line["flags"]["dropout"] == "--dropout=0.1" and line["seconds"] > 0
-        assert set(line["by_slice"]) == {*spec.MODALITIES, "mean"}
-        mean = np.mean([line["by_slice"][m]["mse"] for m in spec.MODALITIES])
+        assert set(line["by_slice"]) == {*spec.BRATS.modalities, "mean"}
+        mean = np.mean([line["by_slice"][m]["mse"] for m in spec.BRATS.modalities])
         assert line["mse"] == pytest.approx(mean) == line["by_slice"]["mean"]["mse"]
         # A volume of samples is no subject.
         assert (line["by_subject"] is None) == (line["experiment"] == "multiple")
@@ -732,7 +732,7 @@ def test_a_training_slice_planted_in_a_data_set_is_found(chain, tmp_path):
     train = data.load_split(root / "structural/split.json")["train"]
     (planted,) = [s for s in io.find_subjects(root / "msd") if s.name == train[0]]
     images, _ = io.read_subject(planted, (1, 5), 32)
-    for channel, modality in enumerate(spec.MODALITIES):
+    for channel, modality in enumerate(spec.BRATS.modalities):
         path = tmp_path / f"copy/synth-00001/synth-00001_{modality}.nii.gz"
         volume, _ = io.load_volume(path)
         volume[:, :, 3] = io.place_back(images[2:3, ..., channel])[0]

@@ -219,7 +219,7 @@ def test_maps_and_backgrounds_are_written_to_the_full_field(slices, tmp_path):
     synthetic_dataset.write_volume(tmp_path, "synth-00001", made)
     folder = tmp_path / "synth-00001"
     background, affine = io.load_volume(folder / "synth-00001_background.nii.gz")
-    assert sorted(background.shape) == [2, spec.FIELD, spec.FIELD]
+    assert sorted(background.shape) == [2, spec.BRATS.field, spec.BRATS.field]
     assert np.asarray(background).reshape(2, -1)[0, 0] == 1  # the corner is outside
     np.testing.assert_allclose(np.abs(np.diag(affine)), 1.0)
 

@@ -7,7 +7,6 @@ import numpy as np
 from brats_gan import fusion, styles
 from brats_gan.data.slices import LEVELS
 from brats_gan.lazy import tf
-from brats_gan.spec import NUM_MODALITIES
 
 CANDIDATES = 8  # labels offered for placement at each training step
 LESION_FREE = 0.1  # share of label draws that are empty: healthy slices are real too
@@ -66,7 +65,7 @@ def structural_batches(slices, batch_size, seed, first=0):
     def fetch(step):
         rows = shuffled(len(slices), seed, 0, step * batch_size, batch_size)
         modalities = np.random.default_rng([seed, step]).integers(
-            NUM_MODALITIES, size=batch_size
+            slices.spec.num_modalities, size=batch_size
         )
         return {
             "x": slices.images(rows, modalities)[..., None],
@@ -103,69 +102,68 @@ def multimodal_batches(slices, batch_size, seed, first=0):
     No example holds a slice twice, where there are enough.
 
     Yields a dict:
-        x: [B, 4, H, W, 1], slice i of every row is modality i of its own subject.
-        label: [B, 4, H, W] uint8, of the same slices.
-        source: [B, H, W, 1], a fifth stream, of which f is taken.
+        x: [B, M, H, W, 1], slice i of every row is modality i of its own subject.
+        label: [B, M, H, W] uint8, of the same slices.
+        source: [B, H, W, 1], a stream of its own, of which f is taken.
         source_label: [B, H, W] uint8.
         candidates: [B, CANDIDATES, H, W] uint8, lesion labels to place.
-        style: [B, 4, K], of each subject and modality of x, see styles.measure.
-        subject: [B, 5] and slice: [B, 5], where x and source come from.
+        style: [B, M, K], of each subject and modality of x, see styles.measure.
+        subject: [B, M + 1] and slice: [B, M + 1], where x and source come from.
     """
 
     plane = (slices.image_size, slices.image_size)
+    count = slices.spec.num_modalities
 
     def fetch(step):
         streams = np.stack(
             [
                 shuffled(len(slices), seed, stream, step * batch_size, batch_size)
-                for stream in range(NUM_MODALITIES + 1)
+                for stream in range(count + 1)
             ]
         )
         rng = np.random.default_rng([seed, step])
-        modality = rng.integers(NUM_MODALITIES, size=batch_size)
+        modality = rng.integers(count, size=batch_size)
         if len(slices) >= len(streams):
             for of_example in streams.T:  # a view: no slice twice in an example
                 while len(set(of_example)) < len(streams):
                     again = rng.integers(len(streams))
                     of_example[again] = rng.integers(len(slices))
         where = slices.index[np.stack(streams, 1)]
-        rows = np.stack(streams[:NUM_MODALITIES], 1).ravel()
-        x = slices.images(rows, np.tile(np.arange(NUM_MODALITIES), batch_size))
+        rows = np.stack(streams[:count], 1).ravel()
+        x = slices.images(rows, np.tile(np.arange(count), batch_size))
         candidates = draw_labels(slices, rng, batch_size * CANDIDATES)
         return {
-            "x": x.reshape(batch_size, NUM_MODALITIES, *plane, 1),
-            "label": slices.labels(rows).reshape(batch_size, NUM_MODALITIES, *plane),
-            "source": slices.images(streams[NUM_MODALITIES], modality)[..., None],
-            "source_label": slices.labels(streams[NUM_MODALITIES]),
+            "x": x.reshape(batch_size, count, *plane, 1),
+            "label": slices.labels(rows).reshape(batch_size, count, *plane),
+            "source": slices.images(streams[count], modality)[..., None],
+            "source_label": slices.labels(streams[count]),
             "candidates": candidates.reshape(batch_size, CANDIDATES, *plane),
-            "style": slices.styles[
-                where[:, :NUM_MODALITIES, 0], np.arange(NUM_MODALITIES)
-            ],
+            "style": slices.styles[where[:, :count, 0], np.arange(count)],
             "subject": where[..., 0],
             "slice": where[..., 1],
         }
 
-    of_modalities = [batch_size, NUM_MODALITIES, len(styles.QUANTILES)]
+    of_modalities = [batch_size, count, len(styles.QUANTILES)]
     return _batches(
         fetch,
         {
-            "x": tf.TensorSpec([batch_size, NUM_MODALITIES, *plane, 1], tf.uint16),
-            "label": tf.TensorSpec([batch_size, NUM_MODALITIES, *plane], tf.uint8),
+            "x": tf.TensorSpec([batch_size, count, *plane, 1], tf.uint16),
+            "label": tf.TensorSpec([batch_size, count, *plane], tf.uint8),
             "source": tf.TensorSpec([batch_size, *plane, 1], tf.uint16),
             "source_label": tf.TensorSpec([batch_size, *plane], tf.uint8),
             "candidates": tf.TensorSpec([batch_size, CANDIDATES, *plane], tf.uint8),
             "style": tf.TensorSpec(of_modalities, tf.float32),
-            "subject": tf.TensorSpec([batch_size, NUM_MODALITIES + 1], tf.int64),
-            "slice": tf.TensorSpec([batch_size, NUM_MODALITIES + 1], tf.int64),
+            "subject": tf.TensorSpec([batch_size, count + 1], tf.int64),
+            "slice": tf.TensorSpec([batch_size, count + 1], tf.int64),
         },
         first,
     )
 
 
 def segmentation_batches(slices, batch_size, seed, first=0, draw=None):
-    """Stage 4: the four registered modalities of a slice and their one label.
+    """Stage 4: the registered modalities of a slice and their one label.
 
-    Yields {"x": [B, 4, H, W, 1], "label": [B, H, W] uint8, "subject": [B]}. Real and
+    Yields {"x": [B, M, H, W, 1], "label": [B, H, W] uint8, "subject": [B]}. Real and
     synthetic subjects mix at random when `slices` was made of both.
 
     Args:
@@ -187,11 +185,11 @@ def segmentation_batches(slices, batch_size, seed, first=0, draw=None):
             "move": moves,
         }
 
-    size = slices.image_size
+    size, count = slices.image_size, slices.spec.num_modalities
     batches = _batches(
         fetch,
         {
-            "x": tf.TensorSpec([batch_size, NUM_MODALITIES, size, size, 1], tf.uint16),
+            "x": tf.TensorSpec([batch_size, count, size, size, 1], tf.uint16),
             "label": tf.TensorSpec([batch_size, size, size], tf.uint8),
             "subject": tf.TensorSpec([batch_size], tf.int64),
             "move": tf.TensorSpec([batch_size], tf.int64),
@@ -211,7 +209,7 @@ def _moved(batch):
     def move_one(item):
         x, label, move = item
         seed = tf.cast(tf.stack([0, move]), tf.int32)
-        channels = tf.transpose(x, [3, 1, 2, 0])  # [1, H, W, 4]
+        channels = tf.transpose(x, [3, 1, 2, 0])  # [1, H, W, M]
         channels, label = fusion.transform_pair(channels, label[None], seed)
         return tf.transpose(channels, [3, 1, 2, 0]), label[0]
 
@@ -228,7 +226,7 @@ def _moved(batch):
 def in_order(slices, batch_size):
     """All slices once, in order, as NumPy: for scoring.
 
-    Yields x [b, 4, H, W, 1] float32, label [b, H, W] uint8, subject [b], b <=
+    Yields x [b, M, H, W, 1] float32, label [b, H, W] uint8, subject [b], b <=
     batch_size.
     """
     for start in range(0, len(slices), batch_size):

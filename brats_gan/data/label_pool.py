@@ -5,17 +5,20 @@ import zlib
 
 import numpy as np
 
-from brats_gan import files, io, spec
+from brats_gan import files, io
+from brats_gan.spec import BRATS
 
 
 class LabelPool:
     """Lesion labels that come with weights, where there are no subjects with any.
 
-    Of a `Slices` what synthesis.samples asks: `names`, `index`, `lesions`, `image_size`
-    and `labels`; every label has a lesion.
+    Of a `Slices` what synthesis.samples asks: `names`, `index`, `lesions`, `spec`,
+    `image_size` and `labels`; every label has a lesion.
     """
 
-    def __init__(self, path, image_size=spec.CROP):
+    spec = BRATS
+
+    def __init__(self, path, image_size=BRATS.crop):
         """Reads an .npz: "label" [N, H, H] uint8, and "subject" and "slice" [N], where
         each comes from.
 
@@ -39,7 +42,7 @@ class LabelPool:
             and label.ndim == 3
             and label.shape[1] == label.shape[2]
             and subject.shape == number.shape == label.shape[:1]
-            and label.max(initial=0) < len(spec.LABELS)
+            and label.max(initial=0) < BRATS.num_labels
         )
         label = io.resize_nearest(label, image_size) if usable else label
         if not usable or not label.any((1, 2)).any():

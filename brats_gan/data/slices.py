@@ -14,21 +14,22 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from brats_gan import files, io, spec, styles
+from brats_gan import files, io, styles
 from brats_gan.lazy import tf
+from brats_gan.spec import BRATS, Spec
 
 LEVELS = 65535  # a cached intensity of 1.0, as uint16
 _NPY_HEADER = 128  # bytes before the values of a .npy file, for headers of our length
 
 
-def preprocessing(image_size, slices=spec.SLICES):
+def preprocessing(image_size, slices=None, spec: Spec = BRATS):
     """What an export must say for its input to be made the same way (D1, D15)."""
     return {
-        "modalities": spec.MODALITIES,
-        "labels": spec.LABELS,
+        "modalities": spec.modalities,
+        "labels": spec.labels,
         "orientation": "LPS, [H, W] rows anterior to posterior, columns right to left",
-        "slices": list(slices),
-        "crop": spec.CROP,
+        "slices": list(spec.slices if slices is None else slices),
+        "crop": spec.crop,
         "image_size": image_size,
         "scaling": "negative to 0, divided by the 99.9 percentile of the positive "
         "voxels of the slices in range, clipped to [0, 1]",
@@ -43,22 +44,23 @@ class Slices:
         index: [N, 2] int, (subject, slice) of every slice that shows brain.
         lesions: positions in `index` whose label is not empty.
         image_size: side of a slice.
+        spec: the Spec of the subjects.
         fingerprint: hex digest of the subjects' files and of how they are prepared.
     """
 
     def __init__(
         self,
         subjects,
-        image_size=spec.CROP,
-        slices=spec.SLICES,
+        image_size=None,
+        slices=None,
         cache_dir=None,
     ):
         """Decodes what the cache does not hold yet, with a progress bar.
 
         Args:
             subjects: list of io.Subject.
-            image_size: side of a slice after crop and resize.
-            slices: half-open range.
+            image_size: side of a slice after crop and resize; None: the crop's.
+            slices: half-open range; None: that of the subjects' Spec.
             cache_dir: kept for the next run; None: a temporary folder.
 
         Raises:
@@ -66,7 +68,9 @@ class Slices:
                 shows any brain.
         """
         self.names = [subject.name for subject in subjects]
-        self.image_size = image_size
+        self.spec = subjects[0].spec if subjects else BRATS
+        self.image_size = image_size = image_size or self.spec.crop
+        slices = slices or self.spec.slices
         if cache_dir is None:
             cache_dir = tempfile.mkdtemp(prefix="brats_gan-")
             atexit.register(shutil.rmtree, cache_dir, ignore_errors=True)
@@ -129,12 +133,12 @@ class Slices:
 
     @functools.cached_property
     def styles(self):
-        """[subjects, 4, K] float32: the style of each modality of each (D33)."""
-        return np.stack([_style(images, label) for images, label in self._files])
+        """[subjects, M, K] float32: the style of each modality of each (D33)."""
+        return np.stack([_style(*paths) for paths in self._files])
 
     def images(self, positions, modalities=None):
-        """[N, 4, H, W] uint16 of some slices; [N, H, W] given a modality for each."""
-        size, count = self.image_size, len(spec.MODALITIES)
+        """[N, M, H, W] uint16 of some slices; [N, H, W] given a modality for each."""
+        size, count = self.image_size, self.spec.num_modalities
         if modalities is None:
             images = _empty((len(positions), count, size, size), np.uint16)
             for position, image in zip(positions, images, strict=True):
@@ -163,14 +167,14 @@ class Slices:
 
 
 def _style(images_path, label_path):
-    """Styles [4, K] of a cached subject; measured once, and kept beside it."""
+    """Styles [M, K] of a cached subject; measured once, and kept beside it."""
     path = images_path.with_suffix(".style.npy")
     if not path.exists():
         label = np.load(label_path)  # [S, H, W]
-        images = np.load(images_path, mmap_mode="r")  # [S, 4, H, W]
+        images = np.load(images_path, mmap_mode="r")  # [S, M, H, W]
         measured = [
             styles.measure(images[:, i] / np.float32(LEVELS), label)
-            for i in range(len(spec.MODALITIES))
+            for i in range(images.shape[1])
         ]
         _save(path, np.stack(measured))
     return np.load(path)
@@ -208,8 +212,11 @@ def _save(path, array):
 def _content_key(subject, image_size, slices):
     digest = hashlib.blake2b(digest_size=16)
     digest.update(repr((image_size, tuple(slices), subject.layout)).encode())
-    digest.update(repr((subject.prepared, spec.CROP)).encode())
-    sources = [subject.images[name] for name in spec.MODALITIES]
+    spec = subject.spec
+    digest.update(repr((subject.prepared, spec.crop)).encode())
+    if not spec.zero_background or spec.labels != BRATS.labels:
+        digest.update(repr((spec.zero_background, spec.labels)).encode())
+    sources = [subject.images[name] for name in spec.modalities]
     if subject.label is not None:
         sources.append((subject.label, None))
     for path, channel in sources:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from brats_gan import io, spec
+from brats_gan import io
 from brats_gan.data.slices import Slices
 from brats_gan.data.splits import split_subjects
+from brats_gan.spec import BRATS, Spec
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,14 @@ class Source:
     split: str | None = None  # a split.json to keep to
     split_seed: int = 0
     held_out: float = 0.1  # share of the subjects, where the split is drawn
-    slices: tuple[int, int] = spec.SLICES  # half-open (D15)
+    slices: tuple[int, int] | None = None  # half-open (D15); None: that of the spec
     cache_dir: str | None = None  # keeps decoded slices for later runs
     check: bool = True  # all headers and labels first
+    spec: Spec = BRATS
 
     def __post_init__(self):
-        object.__setattr__(self, "slices", tuple(self.slices))
+        object.__setattr__(self, "spec", self.spec or BRATS)
+        object.__setattr__(self, "slices", tuple(self.slices or self.spec.slices))
 
     def subjects(
         self, run_dir: Path, strict: bool = True
@@ -40,6 +43,7 @@ class Source:
             slices=self.slices,
             held_out=self.held_out,
             strict=strict,
+            spec=self.spec,
         )
 
     def read(self, subjects: list[io.Subject], image_size: int) -> Slices:

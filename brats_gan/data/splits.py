@@ -8,8 +8,9 @@ from pathlib import Path
 
 from absl import logging
 
-from brats_gan import files, io, spec
+from brats_gan import files, io
 from brats_gan.io import checks
+from brats_gan.spec import BRATS, Spec
 
 
 def split_subjects(
@@ -19,9 +20,10 @@ def split_subjects(
     given: str | Path | None = None,
     layout: str | None = None,
     check: bool = True,
-    slices: tuple[int, int] = spec.SLICES,
+    slices: tuple[int, int] | None = None,
     held_out: float = 0.1,
     strict: bool = True,
+    spec: Spec = BRATS,
 ) -> tuple[list[io.Subject], list[io.Subject]]:
     """Finds the subjects of a folder and splits them, once for a run.
 
@@ -38,6 +40,7 @@ def split_subjects(
         slices: the range that must be there, half-open.
         held_out: share of the subjects to hold out, where the split is drawn.
         strict: False draws a split where `given` is of other subjects.
+        spec: of the data.
 
     Returns:
         Subjects to train on, subjects held out: lists of io.Subject.
@@ -45,9 +48,9 @@ def split_subjects(
     Raises:
         DataError: the folder is not usable, or the split names other subjects.
     """
-    subjects = io.find_subjects(data_dir, layout)
+    subjects = io.find_subjects(data_dir, layout, spec)
     if check:
-        checks.require_usable(data_dir, layout, slices)
+        checks.require_usable(data_dir, layout, slices, spec)
     path = run_dir / "split.json"
     if path.exists() or given:
         source = path if path.exists() else Path(given)

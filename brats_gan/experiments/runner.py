@@ -17,11 +17,11 @@ from brats_gan import (
     lesion_components,
     runs,
     segmentation,
-    spec,
     synthetic_dataset,
 )
 from brats_gan.experiments import mixing, tables
 from brats_gan.lazy import tf
+from brats_gan.spec import BRATS, Spec
 
 
 class Training(NamedTuple):
@@ -40,6 +40,7 @@ class Training(NamedTuple):
     deterministic: bool
     checkpoint_seconds: float
     steps_per_call: int | str  # see runs.loop
+    spec: Spec = BRATS
 
 
 class Segmentors:
@@ -47,7 +48,7 @@ class Segmentors:
 
     Attributes:
         nets: networks by name.
-        find: x [b, 4, H, W, 1] -> labels [b, M, H, W], see lesion_components.segment.
+        find: x [b, M, H, W, 1] -> labels [b, N, H, W], see lesion_components.segment.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Segmentors:
             "image_size": training.image_size,
             "width": training.width,
         }
-        self.nets = lesion_components.build(**self.build)
+        self.nets = lesion_components.build(**self.build, spec=training.spec)
         variables = [v for net in self.nets.values() for v in net.trainable_variables]
         self._adam = runs.adam(
             variables, training.rate, iterations, training.beta_1, training.final_rate
@@ -70,9 +71,12 @@ class Segmentors:
             training.label_loss,
             training.dropout,
             augment,
+            training.spec,
         )
         self.find = tf.function(
-            lambda x: tf.argmax(lesion_components.segment(self.nets, x), -1),
+            lambda x: tf.argmax(
+                lesion_components.segment(self.nets, x, spec=training.spec), -1
+            ),
             autograph=False,
         )
 
@@ -91,7 +95,7 @@ class Segmentors:
         """
         training = self.training
         runs.set_up(training.precision, seed, training.deterministic)
-        fresh = lesion_components.build(**self.build)
+        fresh = lesion_components.build(**self.build, spec=training.spec)
         for name, net in self.nets.items():
             net.set_weights(fresh[name].get_weights())
         self._adam.restart()
@@ -117,7 +121,7 @@ class Segmentors:
 
 def result(
     key: tuple,
-    scheme: str,
+    training: Training,
     run_dir: Path,
     seed: int,
     plan: list[mixing.Phase],
@@ -132,11 +136,14 @@ def result(
     of_subjects = (scores["by_subject"] or {}).get("mean", {})
     return {
         **dict(zip(tables.KEY, key, strict=True)),
-        "scheme": scheme,
+        "scheme": training.scheme,
         "seed": seed,
         "iterations": sum(phase.steps for phase in plan),
         **{name: scores["by_slice"]["mean"][name] for name in ("mse", "dice_index")},
-        **{f"dice_{name}": of_subjects.get(f"dice_{name}") for name in spec.REGIONS},
+        **{
+            f"dice_{name}": of_subjects.get(f"dice_{name}")
+            for name in training.spec.regions
+        },
         "phases": [
             {"sources": x.sources, "samples": len(x.items), "steps": x.steps}
             for x in plan
@@ -196,7 +203,7 @@ def fill_tables(
                 "build_dataset.py --accepted_only"
             )
         synthetic = synthetic_dataset.verified_subjects(
-            synthetic_dir, held_out, filtered=True
+            synthetic_dir, held_out, filtered=True, spec=training.spec
         )
     slices = as_slices(real + synthetic)
     in_real = np.flatnonzero(slices.index[:, 0] < len(real))
@@ -216,7 +223,7 @@ def fill_tables(
         if (1, scheme) in asked:
             scored_on[scheme] = as_slices(
                 synthetic_dataset.verified_subjects(
-                    folder, held_out, filtered=False, scheme=scheme
+                    *(folder, held_out, False, scheme, training.spec)
                 )
             )
 
@@ -246,9 +253,7 @@ def fill_tables(
             segmentors.find, scored_on[test_set], test_set == "real"
         )
         key = (table, name, repeat)
-        line = result(
-            *(key, training.scheme, folder, of_repeat, plans[name], scores, run_dir)
-        )
+        line = result(*(key, training, folder, of_repeat, plans[name], scores, run_dir))
         tables.record(results, line)
         if row != 1 and not keep_checkpoints:
             shutil.rmtree(folder / "checkpoints")

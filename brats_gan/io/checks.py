@@ -10,7 +10,8 @@ import hashlib
 import nibabel as nib
 import numpy as np
 
-from brats_gan import files, io, spec
+from brats_gan import files, io
+from brats_gan.spec import BRATS, Spec
 
 _MIN_OVERLAP = 0.9  # Dice of two silhouettes; 0.83 for a brain with its axes swapped
 _MAX_OUTSIDE = 0.1  # part of a lesion that may lie where no modality shows brain
@@ -39,6 +40,7 @@ class Report:
     layout: str | None
     slices: tuple
     quick: bool
+    spec: Spec = BRATS
     subjects: list = dataclasses.field(default_factory=list)
     problems: list = dataclasses.field(default_factory=list)  # (subject, message)
     notes: list = dataclasses.field(default_factory=list)  # (subject, message)
@@ -50,6 +52,7 @@ class Report:
     def as_dict(self):
         """For JSON: the fields, and whether the folder is usable."""
         content = dataclasses.asdict(self)
+        content["spec"] = self.spec.as_dict()
         for kind in ("problems", "notes"):
             pairs = content[kind]
             content[kind] = [{"subject": s, "message": m} for s, m in pairs]
@@ -64,10 +67,10 @@ class Report:
             first, stop = self.slices
             lines = [
                 f"{self.data_dir}: {subjects} of layout {self.layout}, "
-                f"with {', '.join(spec.MODALITIES)}; {what} read",
+                f"with {', '.join(self.spec.modalities)}; {what} read",
                 f"Slices are counted in range {first}:{stop}, voxels everywhere.",
                 "",
-                *_table([_row(subject) for subject in self.subjects]),
+                *_table([_row(subject, self.spec) for subject in self.subjects]),
                 "",
             ]
         for title, pairs in (("Problems", self.problems), ("Notes", self.notes)):
@@ -81,23 +84,32 @@ class Report:
         return "\n".join(lines)
 
 
-def check(data_dir, layout=None, slices=spec.SLICES, quick=False, progress=None):
+def check(
+    data_dir,
+    layout=None,
+    slices=None,
+    quick=False,
+    progress=None,
+    spec: Spec = BRATS,
+):
     """Looks at every subject of a folder, and raises nothing about the data.
 
     Args:
         data_dir: the folder.
         layout: one of io.LAYOUTS, None to recognise it.
-        slices: half-open range of axial slices that is to be used.
+        slices: half-open range of axial slices that is to be used; None: of the spec.
         quick: headers and labels only, a few milliseconds a subject; otherwise every
             voxel of every file is decoded.
         progress: called with (subjects done, subjects) now and then.
+        spec: what the data is to hold.
 
     Returns:
         A `Report`.
     """
-    report = Report(str(data_dir), layout, tuple(slices), quick)
+    slices = tuple(slices or spec.slices)
+    report = Report(str(data_dir), layout, slices, quick, spec)
     try:
-        subjects, problems = io.survey(data_dir, layout)
+        subjects, problems = io.survey(data_dir, layout, spec)
     except files.DataError as error:
         report.problems.append(("", str(error)))
         return report
@@ -113,9 +125,9 @@ def check(data_dir, layout=None, slices=spec.SLICES, quick=False, progress=None)
     return report
 
 
-def require_usable(data_dir, layout=None, slices=spec.SLICES):
+def require_usable(data_dir, layout=None, slices=None, spec: Spec = BRATS):
     """The quick check as training scripts run it: DataError with every problem."""
-    report = check(data_dir, layout, slices, quick=True)
+    report = check(data_dir, layout, slices, quick=True, spec=spec)
     if not report.usable:
         raise files.DataError(
             f"{io.first_of(report.problems)}\n"
@@ -189,7 +201,8 @@ class _Check:
         if np.abs(spacing - 1).max() > 0.01:
             self.note(
                 f"{grid.path}: voxels of {_times(self.found.spacing)} mm, and the crop "
-                f"is {spec.CROP} pixels whatever their size. Resample to 1 mm."
+                f"is {self.report.spec.crop} pixels whatever their size. Resample to "
+                "1 mm."
             )
 
     def label(self, grid):
@@ -200,8 +213,9 @@ class _Check:
         label = None
         with self.noting():
             label = io.load_label(self.subject, None, grid)
-            counts = [_voxels(label == i) for i in range(len(spec.LABELS))]
-            named = zip(spec.LABELS[1:], counts[1:], strict=True)
+            names = self.report.spec.labels
+            counts = [_voxels(label == i) for i in range(len(names))]
+            named = zip(names[1:], counts[1:], strict=True)
             self.found.labels = dict(named)
             lesion = label[self.span()].any((1, 2))
             self.found.lesion_slices = _voxels(lesion)
@@ -297,9 +311,9 @@ def _note_the_whole(report):
     labelled = [subject for subject in found if subject.labels is not None]
     if labelled and not any(subject.lesion_slices for subject in labelled):
         report.notes.append(("", "no subject has a lesion in range."))
-    if report.layout == "brats2018":
+    if report.layout == "brats2018" and report.spec.labels == BRATS.labels:
         third, fourth = (
-            any(subject.labels[spec.LABELS[index]] for subject in labelled)
+            any(subject.labels[BRATS.labels[index]] for subject in labelled)
             for index in (3, 4)
         )
         if third and not fourth:
@@ -313,9 +327,9 @@ def _note_the_whole(report):
 # --- The table ------------------------------------------------------------------------
 
 
-def _row(subject):
+def _row(subject, spec):
     """Column title -> text, of one subject."""
-    labels = subject.labels or dict.fromkeys(spec.LABELS[1:])
+    labels = subject.labels or dict.fromkeys(spec.labels[1:])
     return {
         "subject": subject.name,
         "shape": subject.shape and _times(subject.shape),

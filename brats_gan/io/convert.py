@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 
 import brats_gan
-from brats_gan import files, io, spec
+from brats_gan import files, io
+from brats_gan.spec import BRATS, Spec
 
 
-def convert(data_dir, output_dir, layout=None):
-    """Writes output_dir/ID/ID_{t1,t2,t1ce,flair,seg}.nii.gz for every subject, in LPS.
+def convert(data_dir, output_dir, layout=None, spec: Spec = BRATS):
+    """Writes output_dir/ID/ID_{MODALITY,seg}.nii.gz for every subject, in LPS.
 
-    Values are those of the source, scaling applied; labels are indices in spec.LABELS.
+    Values are those of the source, scaling applied; labels are indices in spec.labels.
     Each file is read back and compared before it gets its name. Files that are there
     already are left alone, so that the same call goes on where it was interrupted.
 
@@ -24,7 +25,7 @@ def convert(data_dir, output_dir, layout=None):
         raise files.DataError(
             f"{output_dir}: is inside the folder that is read. Name one beside it."
         )
-    subjects = io.find_subjects(data_dir, layout)
+    subjects = io.find_subjects(data_dir, layout, spec)
     for subject in subjects:
         for path in io.images_by_file(subject):
             if target in path.resolve().parents:
@@ -88,7 +89,7 @@ def _describe(target, source, subject):
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "brats_gan", "Version": brats_gan.__version__}],
         "SourceLayout": subject.layout,
-        "Labels": dict(enumerate(spec.LABELS)),
+        "Labels": dict(enumerate(subject.spec.labels)),
         "Prepared": subject.prepared,
     }
     files.write_json(target / "dataset_description.json", description)

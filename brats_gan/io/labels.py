@@ -4,11 +4,11 @@ import numpy as np
 
 from brats_gan.files import DataError, read_json
 from brats_gan.io.layouts import small_number
-from brats_gan.spec import LABELS
+from brats_gan.spec import BRATS, Spec
 
-# Label in the file -> index in LABELS. From 2017 on, label 1 is necrosis together with
-# the non-enhancing core. Label 3 went out of use that year, but files written by this
-# project have it; 2023 gave the number to the enhancing core.
+# Label in the file -> index in BRATS.labels. From 2017 on, label 1 is necrosis together
+# with the non-enhancing core. Label 3 went out of use that year, but files written by
+# this project have it; 2023 gave the number to the enhancing core.
 LABEL_MAPS = {
     "brats2015": {0: 0, 1: 1, 2: 2, 3: 3, 4: 4},
     "brats2018": {0: 0, 1: 1, 2: 2, 3: 3, 4: 4},
@@ -29,7 +29,13 @@ _MSD_LABELS = (
 
 
 def label_map(subject):
-    """Label in the subject's file -> index in LABELS; for MSD from its dataset.json."""
+    """Label in the subject's file -> index in its spec.labels; for MSD by dataset.json.
+
+    The years of BraTS number their labels in ways of their own. Labels of another Spec
+    are numbered in the files as they are there.
+    """
+    if subject.spec.labels != BRATS.labels:
+        return {value: value for value in range(subject.spec.num_labels)}
     if subject.layout != "msd" or subject.label is None:
         return LABEL_MAPS[subject.layout]
     description = subject.label.parent.parent / "dataset.json"
@@ -45,7 +51,7 @@ def label_map(subject):
         if ours is None:
             raise DataError(
                 f"{description}: label {number!a:.40}: {name!a:.40} is not one of "
-                f"{', '.join(LABELS)}. Name it as one of them."
+                f"{', '.join(BRATS.labels)}. Name it as one of them."
             )
         mapping[small_number(description, number)] = ours
     if not mapping:
@@ -54,7 +60,7 @@ def label_map(subject):
 
 
 def to_ours(stored, mapping, source="labels"):
-    """Labels as stored, of any dtype and shape -> indices in LABELS, uint8.
+    """Labels as stored, of any dtype and shape -> indices in spec.labels, uint8.
 
     `source` is the file an error names.
     """
@@ -86,13 +92,14 @@ def to_ours(stored, mapping, source="labels"):
     return ours
 
 
-def from_ours(labels, mapping, source="labels"):
-    """The inverse of `to_ours`: indices in LABELS -> the labels of a layout, uint8."""
+def from_ours(labels, mapping, source="labels", spec: Spec = BRATS):
+    """The inverse of `to_ours`: indices in spec.labels -> labels of a layout, uint8."""
     inverse = {ours: stored for stored, ours in mapping.items()}
     missing = sorted({int(v) for v in np.unique(labels)} - set(inverse))
     if missing:
-        names = ", ".join(LABELS[v] if v < len(LABELS) else str(v) for v in missing)
+        named = dict(enumerate(spec.labels))
+        names = ", ".join(named.get(v, str(v)) for v in missing)
         raise DataError(f"{source}: this layout has no label for {names}.")
-    table = np.zeros(len(LABELS), np.uint8)
+    table = np.zeros(spec.num_labels, np.uint8)
     table[list(inverse)] = list(inverse.values())
     return table[labels]

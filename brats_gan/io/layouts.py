@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 from brats_gan.files import MAX_NAME, DataError, is_file_name, read_json
 from brats_gan.io.streams import reading
-from brats_gan.spec import MODALITIES
+from brats_gan.spec import BRATS, Spec
 
 LAYOUTS = ("brats2015", "brats2018", "brats2023", "msd")
 
-# What a file may be called, in lower case, after the last "_" (2018) or "-" (2023).
+# What a file may be called, in lower case, after the last "_" (2018) or "-" (2023);
+# a modality that is not named here, as itself.
 _SUFFIXES = {
     "t1": ("t1", "t1n"),
     "t2": ("t2", "t2w"),
@@ -48,19 +49,21 @@ class Subject(NamedTuple):
     images: dict  # modality -> (Path, channel of a 4-D file or None)
     label: Path | None
     prepared: bool = False
+    spec: Spec = BRATS
 
 
-def find_subjects(data_dir, layout=None):
+def find_subjects(data_dir, layout=None, spec: Spec = BRATS):
     """Lists the subjects below a folder, sorted by name.
 
     Args:
         data_dir: folder in one of LAYOUTS (data/README.md shows the trees).
         layout: one of LAYOUTS, or None to recognise it by the names of the files.
+        spec: whose modalities are looked for.
 
     Returns:
         A list of `Subject`, never empty. Raises `DataError` naming every bad subject.
     """
-    subjects, problems = survey(data_dir, layout)
+    subjects, problems = survey(data_dir, layout, spec)
     if problems:
         raise DataError(first_of(problems))
     return subjects
@@ -74,7 +77,7 @@ def first_of(problems, limit=20):
     return "\n".join(lines)
 
 
-def survey(data_dir, layout=None):
+def survey(data_dir, layout=None, spec: Spec = BRATS):
     """As `find_subjects`, but only a folder that is wrong as a whole raises.
 
     Returns:
@@ -91,7 +94,7 @@ def survey(data_dir, layout=None):
     found = {}  # (layout, subject folder) -> role -> list of files
     ignored = []
     for path in _walk(data_dir):
-        kind, role, folder = _classify(path, layout)
+        kind, role, folder = _classify(path, layout, spec)
         if kind is None:
             ignored.append(path)
         elif layout in (None, kind):
@@ -118,17 +121,17 @@ def survey(data_dir, layout=None):
             f"{seen} data/README.md shows the folder trees that are read."
         )
     if kinds == ["msd"]:
-        subjects, problems = _msd_subjects(msd_dir)
+        subjects, problems = _msd_subjects(msd_dir, spec)
     else:
         prepared = _is_prepared(data_dir)
         subjects, problems = [], []
         for name, (kind, folder), roles in _named(found):
-            wrong = _role_problems(kind, folder, roles)
+            wrong = _role_problems(kind, folder, roles, spec)
             problems += [(name, message) for message in wrong]
             if not wrong:
-                images = {m: (roles[m][0], None) for m in MODALITIES}
+                images = {m: (roles[m][0], None) for m in spec.modalities}
                 label = roles.get("seg", [None])[0]
-                subjects.append(Subject(name, kind, images, label, prepared))
+                subjects.append(Subject(name, kind, images, label, prepared, spec))
     subjects, misnamed = _well_named(subjects)
     problems += misnamed
     return sorted(subjects, key=lambda subject: subject.name), sorted(problems)
@@ -152,7 +155,13 @@ def _walk(data_dir, depth=4):
         yield from (Path(folder, f) for f in sorted(files) if f[0] != ".")
 
 
-def _classify(path, layout=None):
+def _suffixes(spec):
+    """Role -> what its files are called, in lower case."""
+    roles = (*spec.modalities, "seg")
+    return {role: _SUFFIXES.get(role, (role.lower(),)) for role in roles}
+
+
+def _classify(path, layout, spec):
     """File -> (layout, modality or "seg", subject folder), or three times None."""
     name = path.name.lower()
     match = re.match(r"(.+?)(\.nii|\.nii\.gz|\.mha)$", name)
@@ -162,7 +171,7 @@ def _classify(path, layout=None):
 
     if stem.startswith("vsd."):
         sequence = re.search(r"\.o\.(mr_t1c|mr_t1|mr_t2|mr_flair|ot)(?![a-z0-9])", stem)
-        if sequence:
+        if sequence and _SEQUENCES_2015[sequence[1]] in (*spec.modalities, "seg"):
             # As distributed, each sequence has a folder named as its file.
             alone = path.parent.name.lower().startswith("vsd.")
             folder = path.parent.parent if alone else path.parent
@@ -170,7 +179,7 @@ def _classify(path, layout=None):
 
     suffix = re.search(r"([_-])([a-z0-9]+)$", stem)
     if suffix and extension != ".mha":
-        for role, names in _SUFFIXES.items():
+        for role, names in _suffixes(spec).items():
             if suffix[2] in names:
                 kind = {"_": "brats2018", "-": "brats2023"}[suffix[1]]
                 if layout in ("brats2018", "brats2023"):
@@ -215,10 +224,10 @@ def _well_named(subjects):
     return list(good.values()), problems
 
 
-def _role_problems(kind, folder, roles):
+def _role_problems(kind, folder, roles, spec):
     """Messages about one subject folder: modalities missing or there twice."""
     problems = []
-    for role in (*MODALITIES, "seg"):
+    for role in (*spec.modalities, "seg"):
         files = roles.get(role, [])
         if len(files) > 1:
             problems.append(
@@ -228,18 +237,20 @@ def _role_problems(kind, folder, roles):
             )
         elif not files and role != "seg":
             problems.append(
-                f"{folder}: no {role} image. Looked for {_looked_for(kind, role)}. "
-                "Add the file, or take the subject out of the folder."
+                f"{folder}: no {role} image. Looked for "
+                f"{_looked_for(kind, role, spec)}. Add the file, "
+                "or take the subject out of the folder."
             )
     return problems
 
 
-def _looked_for(kind, role):
+def _looked_for(kind, role, spec):
     if kind == "brats2015":
-        sequence = {role: name for name, role in _SEQUENCES_2015.items()}[role]
+        by_role = {role: name for name, role in _SEQUENCES_2015.items()}
+        sequence = by_role.get(role, f"mr_{role}")
         return f"VSD.Brain.XX.O.{sequence.upper()}.*.mha (or .nii, .nii.gz)"
     separator = {"brats2018": "_", "brats2023": "-"}[kind]
-    names = [f"*{separator}{suffix}.nii.gz" for suffix in _SUFFIXES[role]]
+    names = [f"*{separator}{suffix}.nii.gz" for suffix in _suffixes(spec)[role]]
     return f"{', '.join(names)} (or .nii, in any case)"
 
 
@@ -257,14 +268,15 @@ def _msd_folder(data_dir):
     return None
 
 
-def _msd_subjects(folder):
+def _msd_subjects(folder, spec):
     description = folder / "dataset.json"
     content = read_json(description)
     named = content.get("modality") or content.get("channel_names")
     if not isinstance(named, dict):
         raise DataError(f'{description}: no "modality". Restore the original file.')
     channels = {}
-    for modality, aliases in _MSD_CHANNELS.items():
+    for modality in spec.modalities:
+        aliases = _MSD_CHANNELS.get(modality, (modality.lower(),))
         matches = [
             small_number(description, channel)
             for channel, name in named.items()
@@ -298,8 +310,8 @@ def _msd_subjects(folder):
             continue
         labels = [folder / "labelsTr" / f"{name}{end}" for end in (".nii.gz", ".nii")]
         label = next((path for path in labels if path.is_file()), None)
-        images = {m: (paths[0], channels[m]) for m in MODALITIES}
-        subjects.append(Subject(name, "msd", images, label))
+        images = {m: (paths[0], channels[m]) for m in spec.modalities}
+        subjects.append(Subject(name, "msd", images, label, spec=spec))
     return subjects, problems
 
 

@@ -4,6 +4,7 @@ import re
 
 import cv2
 import numpy as np
+import SimpleITK as sitk
 from absl import logging
 
 from brats_gan.files import DataError
@@ -11,7 +12,8 @@ from brats_gan.io.headers import require_same_grid
 from brats_gan.io.labels import label_map, to_ours
 from brats_gan.io.layouts import images_by_file
 from brats_gan.io.volumes import load_channels
-from brats_gan.spec import CROP, FIELD, MODALITIES, SLICES
+from brats_gan.lazy import ndimage
+from brats_gan.spec import BRATS
 
 
 def parse_slices(text):
@@ -22,7 +24,7 @@ def parse_slices(text):
     return int(match[1]), int(match[2])
 
 
-def read_subject(subject, slices=SLICES, image_size=CROP, labels=True):
+def read_subject(subject, slices=None, image_size=None, labels=True):
     """Reads one subject as the networks see it (D1).
 
     Negative voxels are resampling overshoot and become 0. Each volume is divided by the
@@ -30,48 +32,54 @@ def read_subject(subject, slices=SLICES, image_size=CROP, labels=True):
     0. The percentile is taken over the slices in range, so that nothing outside the
     range needs decoding, and is the smallest value with 99.9 % of the positive voxels
     at or below it: no interpolation, hence the same for integers and floats. Slices are
-    cropped to CROP x CROP around the brain's bounding box, the union of the modalities
-    over the range, with zeros where the crop leaves the field. A prepared subject is
+    cropped to spec.crop x spec.crop around the brain's bounding box, the union of the
+    modalities over the range, with zeros where the crop leaves the field; where the
+    background is noise, without_noise comes first. A prepared subject is
     read whole, as it is, around the centre of its field.
 
     Args:
-        subject: a `Subject`.
-        slices: half-open range of axial slices; a prepared subject has it behind it.
-        image_size: pixels a side after the crop; images by area, labels by nearest.
+        subject: a `Subject`, whose Spec says the rest.
+        slices: half-open range of axial slices, None for that of the Spec; a prepared
+            subject has it behind it.
+        image_size: pixels a side after the crop, None for all; images by area, labels
+            by nearest.
         labels: whether to read the label too.
 
     Returns:
-        Images [S, image_size, image_size, 4] float32 in [0, 1], channels as MODALITIES,
-        and labels [S, image_size, image_size] uint8, indices in LABELS (None where the
+        Images [S, image_size, image_size, M] float32 in [0, 1], channels as
+        spec.modalities, and labels [S, image_size, image_size] uint8 (None where the
         subject has none, or `labels` is False).
     """
-    if subject.prepared:
-        slices = None
+    crop = subject.spec.crop
+    image_size = image_size or crop
+    slices = None if subject.prepared else slices or subject.spec.slices
     volumes, grid = _load_modalities(subject, slices)
+    if not (subject.prepared or subject.spec.zero_background):
+        volumes = without_noise(volumes)
     brain = [silhouette(subject.images[m][0], m, x) for m, x in volumes.items()]
     brain = np.logical_or.reduce(brain)
     rows, columns = (_extent(brain.any(axis)) for axis in (1, 0))
     height, width = brain.shape
     if subject.prepared:
-        top, left = (height - CROP) // 2, (width - CROP) // 2
+        top, left = (height - crop) // 2, (width - crop) // 2
     else:
-        top, left = ((span.start + span.stop - CROP) // 2 for span in (rows, columns))
-        if max(span.stop - span.start for span in (rows, columns)) > CROP:
+        top, left = ((span.start + span.stop - crop) // 2 for span in (rows, columns))
+        if max(span.stop - span.start for span in (rows, columns)) > crop:
             logging.log_first_n(
                 logging.WARNING,
                 "%s: a brain larger than %d pixels is cut at the border of its slices.",
                 1,
                 subject.name,
-                CROP,
+                crop,
             )
 
-    depth = volumes[MODALITIES[0]].shape[0]
-    images = np.empty((depth, CROP, CROP, len(MODALITIES)), np.float32)
+    depth = next(iter(volumes.values())).shape[0]
+    images = np.empty((depth, crop, crop, len(volumes)), np.float32)
     for index, volume in enumerate(volumes.values()):
         ceiling = 1.0
         if not subject.prepared:
             ceiling = _percentile(volume[:, rows, columns])
-        image = _crop(volume, top, left).astype(np.float32)
+        image = _crop(volume, top, left, crop).astype(np.float32)
         image /= np.float32(ceiling)
         np.clip(image, 0.0, 1.0, out=images[..., index])
     images = _shrink(images, image_size, subject.prepared)
@@ -79,7 +87,7 @@ def read_subject(subject, slices=SLICES, image_size=CROP, labels=True):
     if not labels or subject.label is None:
         return images, None
     label = load_label(subject, slices, grid)
-    return images, resize_nearest(_crop(label, top, left), image_size)
+    return images, resize_nearest(_crop(label, top, left, crop), image_size)
 
 
 def _load_modalities(subject, slices):
@@ -91,7 +99,30 @@ def _load_modalities(subject, slices):
         require_same_grid(first, grid)
         for (modality, _), array in zip(wanted, arrays, strict=True):
             loaded[modality] = array.transpose(2, 0, 1)
-    return {modality: loaded[modality] for modality in MODALITIES}, first
+    return {modality: loaded[modality] for modality in subject.spec.modalities}, first
+
+
+def without_noise(volumes):
+    """Modality -> [S, H, W], with zeros outside the head instead of noise (D35).
+
+    What is brighter than Otsu's threshold in any modality, its largest piece, with its
+    holes filled in every slice, is the head; a head may be stripped or not.
+    """
+    head = np.logical_or.reduce([_bright(x) for x in volumes.values()])
+    pieces = sitk.RelabelComponent(
+        sitk.ConnectedComponent(sitk.GetImageFromArray(head.astype(np.uint8)))
+    )
+    head = sitk.GetArrayFromImage(pieces) == 1
+    head = np.stack([ndimage.binary_fill_holes(each) for each in head])
+    return {name: np.where(head, x, 0) for name, x in volumes.items()}
+
+
+def _bright(volume):
+    """Where [S, H, W] is above Otsu's threshold; voxels that are not finite count as
+    dark, for `silhouette` to name."""
+    finite = np.nan_to_num(np.asarray(volume, np.float32), posinf=0.0, neginf=0.0)
+    dark = sitk.OtsuThreshold(sitk.GetImageFromArray(finite), 1, 0)
+    return sitk.GetArrayFromImage(dark) == 0
 
 
 def silhouette(path, modality, volume):
@@ -134,12 +165,12 @@ def _percentile(volume, permille=999):
     return np.partition(positive, rank - 1)[rank - 1]
 
 
-def _crop(volume, top, left):
-    """[S, H, W] -> [S, CROP, CROP] from (top, left), which may lie outside."""
+def _crop(volume, top, left, crop):
+    """[S, H, W] -> [S, crop, crop] from (top, left), which may lie outside."""
     _, height, width = volume.shape
-    cropped = np.zeros((volume.shape[0], CROP, CROP), volume.dtype)
-    rows = slice(max(top, 0), min(top + CROP, height))
-    columns = slice(max(left, 0), min(left + CROP, width))
+    cropped = np.zeros((volume.shape[0], crop, crop), volume.dtype)
+    rows = slice(max(top, 0), min(top + crop, height))
+    columns = slice(max(left, 0), min(left + crop, width))
     cropped[
         :,
         rows.start - top : rows.stop - top,
@@ -149,10 +180,11 @@ def _crop(volume, top, left):
 
 
 def _shrink(images, size, prepared):
-    """[S, CROP, CROP, 4] -> [S, size, size, 4] by area; zeros stay exactly zero."""
-    if size == CROP:
+    """[S, H, H, M] -> [S, size, size, M] by area; zeros stay exactly zero."""
+    crop = images.shape[1]
+    if size == crop:
         return images
-    factor, rest = divmod(CROP, size)
+    factor, rest = divmod(crop, size)
     if prepared and rest == 0:
         # place_back enlarged by repetition: undone without arithmetic, so exactly.
         picked = images[:, ::factor, ::factor]
@@ -178,7 +210,7 @@ def resize_nearest(slices, size):
 
 
 def load_label(subject, slices, grid):
-    """Label of a subject as indices in LABELS, [S, H, W] uint8.
+    """Label of a subject as indices in its spec.labels, [S, H, W] uint8.
 
     `grid` is that of its images, which the label has to share.
     """
@@ -187,7 +219,7 @@ def load_label(subject, slices, grid):
     return to_ours(stored.transpose(2, 0, 1), label_map(subject), subject.label)
 
 
-def place_back(slices_hw, field=FIELD, crop=CROP, label=False):
+def place_back(slices_hw, field=BRATS.field, crop=BRATS.crop, label=False):
     """[S, size, size] -> [S, field, field]: enlarged to the crop, zeros around it.
 
     Where `crop` is a multiple of the size, each pixel is repeated, so that

@@ -1,9 +1,9 @@
 """Stage 2: four registered slices from a map and a label (Sections 2.4 to 2.6).
 
 Stage 2a reconstructs and translates real, unregistered slices; stage 2b generates from
-fused maps. Both run in one step. Modalities ride on the batch axis: row b * 4 + i of a
-merged tensor is modality i of example b. Instance norm makes that equal to a call for
-each modality (tests/test_multimodal.py).
+fused maps. Both run in one step. The M modalities ride on the batch axis: row b * M + i
+of a merged tensor is modality i of example b. Instance norm makes that equal to a call
+for each modality (tests/test_multimodal.py).
 """
 
 from brats_gan.multimodal.nets import (

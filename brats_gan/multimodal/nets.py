@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from brats_gan import lesion_components, networks, spec, styles
+from brats_gan import lesion_components, networks, styles
 from brats_gan.multimodal.settings import DISCRIMINATOR_SIDE, GENERATOR_SIDE
-from brats_gan.spec import NUM_MODALITIES
+from brats_gan.spec import BRATS, Spec
 
 
 def build(
@@ -18,6 +18,7 @@ def build(
     map_modulation: bool = True,
     style: bool = True,
     spectral: bool = True,
+    spec: Spec = BRATS,
 ) -> dict:
     """The networks of the stage, by the paper's names.
 
@@ -25,11 +26,11 @@ def build(
     gives them. conditional_norm is D16, label_modulation D19, category D10,
     map_modulation D32, style D33, spectral D31. lesion_width is the base width of the
     lesion components: a lesion is easier found than drawn, and they work on eight
-    images a step. None: as `width`.
+    images a step. None: as `width`. spec says how many modalities and labels there are.
     """
-    categories = NUM_MODALITIES if category == "entropy" else 1
+    categories = spec.num_modalities if category == "entropy" else 1
     return {
-        "EC_R": networks.build_encoder(image_size, width, len(spec.LABELS), "EC_R"),
+        "EC_R": networks.build_encoder(image_size, width, spec.num_labels, "EC_R"),
         "EC": networks.build_encoder(image_size, width, 1, "EC"),
         "DC": networks.build_conditional_decoder(
             image_size // 4,
@@ -38,23 +39,29 @@ def build(
             label_modulation,
             map_modulation,
             len(styles.QUANTILES) if style else 0,
+            spec=spec,
         ),
         "D": networks.build_discriminator(image_size, width, categories, spectral),
         "FD": networks.build_code_discriminator(image_size // 4, width),
-        **lesion_components.build(scheme, image_size, lesion_width or width),
+        **lesion_components.build(scheme, image_size, lesion_width or width, spec),
     }
 
 
 def heaviest_convolution(
-    image_size: int, width: int, batch_size: int, all_pairs: bool = False
+    image_size: int,
+    width: int,
+    batch_size: int,
+    all_pairs: bool = False,
+    spec: Spec = BRATS,
 ) -> tuple:
     """(images, kernel), shapes of the heaviest convolution of a step.
 
     DC's in its first call, see `forward`: x_r, x_t, x_s and x_g. The lesion components
     see a third as many images or fewer, and are narrower.
     """
-    rebuilt, ways = (NUM_MODALITIES, NUM_MODALITIES - 1) if all_pairs else (2, 1)
-    images = rebuilt * (1 + ways) + 2 * NUM_MODALITIES
+    count = spec.num_modalities
+    rebuilt, ways = (count, count - 1) if all_pairs else (2, 1)
+    images = rebuilt * (1 + ways) + 2 * count
     return networks.heaviest_convolution(image_size, width, images * batch_size)
 
 

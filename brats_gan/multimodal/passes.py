@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from brats_gan import fusion, networks, spec, structure
+from brats_gan import fusion, networks, structure
 from brats_gan.lazy import tf
 from brats_gan.multimodal.settings import Options
 from brats_gan.parts import over_parts
-from brats_gan.spec import NUM_MODALITIES
+from brats_gan.spec import BRATS, Spec
 
 # What a lesion map is where it is not 0. Adam moves a weight by about its rate a step,
 # so a class seen in few steps reaches its contrast sooner on larger maps (D19).
@@ -16,30 +16,31 @@ LESION_LEVEL = 4.0
 
 
 def merge(x: tf.Tensor) -> tf.Tensor:
-    """[B, 4, ...] -> [4B, ...]."""
+    """[B, M, ...] -> [M * B, ...]."""
     return tf.reshape(x, [-1, *x.shape[2:]])
 
 
-def split(x: tf.Tensor) -> tf.Tensor:
-    """[4B, ...] -> [B, 4, ...]."""
-    return tf.reshape(x, [-1, NUM_MODALITIES, *x.shape[1:]])
+def split(x: tf.Tensor, spec: Spec = BRATS) -> tf.Tensor:
+    """[M * B, ...] -> [B, M, ...]."""
+    return tf.reshape(x, [-1, spec.num_modalities, *x.shape[1:]])
 
 
-def all_modalities(batch: int | tf.Tensor) -> tf.Tensor:
-    """[4 * batch] int32: 0, 1, 2, 3, 0, 1, ...; the modality of each merged row."""
-    return tf.tile(tf.range(NUM_MODALITIES), [batch])
+def all_modalities(batch: int | tf.Tensor, spec: Spec = BRATS) -> tf.Tensor:
+    """[M * batch] int32: 0, 1, ..., M - 1, 0, ...; the modality of each merged row."""
+    return tf.tile(tf.range(spec.num_modalities), [batch])
 
 
-def lesion_maps(label: tf.Tensor, modality: tf.Tensor) -> tf.Tensor:
+def lesion_maps(label: tf.Tensor, modality: tf.Tensor, spec: Spec = BRATS) -> tf.Tensor:
     """What modulates DC (D19): a map for each pair of lesion class and modality.
 
-    [N, H, W] integers, [N] -> [N, H, W, 16]; only the 4 maps of the row's modality are
-    not 0 but LESION_LEVEL, so that each modality learns its own look of each class.
+    [N, H, W] integers, [N] -> [N, H, W, networks.num_lesion_maps]; only the maps of the
+    row's modality, one a lesion class, are not 0 but LESION_LEVEL, so that each
+    modality learns its own look of each class.
     """
-    lesion = tf.one_hot(tf.cast(label, tf.int32), len(spec.LABELS))[..., 1:]
-    which = tf.one_hot(modality, NUM_MODALITIES)[:, None, None, None, :]
+    lesion = tf.one_hot(tf.cast(label, tf.int32), spec.num_labels)[..., 1:]
+    which = tf.one_hot(modality, spec.num_modalities)[:, None, None, None, :]
     maps = LESION_LEVEL * lesion[..., None] * which
-    return tf.reshape(maps, [-1, *label.shape[1:], networks.NUM_LESION_MAPS])
+    return tf.reshape(maps, [-1, *label.shape[1:], networks.num_lesion_maps(spec)])
 
 
 def decode(
@@ -66,10 +67,11 @@ def decode(
     Returns:
         [N, H, W, 1] in [0, 1].
     """
-    condition = tf.one_hot(modality, NUM_MODALITIES)
+    count = options.spec.num_modalities
+    condition = tf.one_hot(modality, count)
     inputs, maps = [code, condition], []
     if options.label_modulation:
-        maps.append(lesion_maps(label, modality))
+        maps.append(lesion_maps(label, modality, options.spec))
     if options.map_modulation:
         maps.append(fusion.remove_lesion(f, label) if options.lesion_removal else f)
     if maps:
@@ -77,24 +79,30 @@ def decode(
     if options.style:
         # Each modality learns its own use of each number.
         by_modality = condition[:, :, None] * style[:, None, :]
-        inputs.append(tf.reshape(by_modality, [-1, NUM_MODALITIES * style.shape[-1]]))
+        inputs.append(tf.reshape(by_modality, [-1, count * style.shape[-1]]))
     return nets["DC"](inputs, training=training)
 
 
 def fuse(f: tf.Tensor, label: tf.Tensor, options: Options) -> tf.Tensor:
     """What EC_R reads: f without edges inside the lesion (D24), and the lesion (D8).
 
-    [B, H, W, 1] in {0, 1}, [B, H, W] integers -> [B, H, W, 5].
+    [B, H, W, 1] in {0, 1}, [B, H, W] integers -> [B, H, W, L].
     """
     if options.lesion_removal:
         f = fusion.remove_lesion(f, label)
-    return fusion.fuse(f, label, options.structure_weight, options.label_weight)
+    return fusion.fuse(
+        f,
+        label,
+        options.structure_weight,
+        options.label_weight,
+        options.spec.num_labels,
+    )
 
 
 class Pass(NamedTuple):
     """All tensors of one step.
 
-    N = 4B merged rows, R of them go through stage 2a, each translated J times.
+    N = M * B merged rows, R of them go through stage 2a, each translated J times.
     """
 
     origin: tf.Tensor  # [R], which of the N rows
@@ -124,27 +132,26 @@ def seeds(seed: tf.Tensor) -> list[tf.Tensor]:
 
 
 def translations(
-    batch_size: int, all_pairs: bool, seed: tf.Tensor
+    batch_size: int, all_pairs: bool, seed: tf.Tensor, spec: Spec = BRATS
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Which rows are translated, [R], and to what, [J, R] (D18).
 
-    Every row to the three other modalities, or two rows an example, drawn, to one drawn
+    Every row to all other modalities, or two rows an example, drawn, to one drawn
     modality each.
     """
-    rows = NUM_MODALITIES * batch_size
+    count = spec.num_modalities
+    rows = count * batch_size
     if all_pairs:
         origin = tf.range(rows)
-        offsets = tf.range(1, NUM_MODALITIES)[:, None] + tf.zeros([1, rows], tf.int32)
+        offsets = tf.range(1, count)[:, None] + tf.zeros([1, rows], tf.int32)
     else:
-        drawn = tf.random.stateless_uniform([batch_size, NUM_MODALITIES], seed)
-        drawn = (
-            tf.argsort(drawn)[:, :2] + NUM_MODALITIES * tf.range(batch_size)[:, None]
-        )
+        drawn = tf.random.stateless_uniform([batch_size, count], seed)
+        drawn = tf.argsort(drawn)[:, :2] + count * tf.range(batch_size)[:, None]
         origin = tf.reshape(drawn, [2 * batch_size])
         offsets = tf.random.stateless_uniform(
-            [1, 2 * batch_size], seed, 1, NUM_MODALITIES, tf.int32
+            [1, 2 * batch_size], seed, 1, count, tf.int32
         )
-    return origin, (origin[None] + offsets) % NUM_MODALITIES
+    return origin, (origin[None] + offsets) % count
 
 
 def forward(
@@ -163,11 +170,12 @@ def forward(
     """
     x, label = merge(batch["x"]), merge(batch["label"])
     rows = x.shape[0]
-    batch_size = rows // NUM_MODALITIES
+    spec, count = options.spec, options.spec.num_modalities
+    batch_size = rows // count
     place_seed, pair_seed, *_ = seeds(seed)
-    modality = all_modalities(batch_size)
-    origin, targets = translations(batch_size, options.all_pairs, pair_seed)
-    from_modality = origin % NUM_MODALITIES
+    modality = all_modalities(batch_size, spec)
+    origin, targets = translations(batch_size, options.all_pairs, pair_seed, spec)
+    from_modality = origin % count
     ways, translated = targets.shape
 
     # Section 2.5: f of a real slice without its lesion, and a label that fits its
@@ -199,10 +207,10 @@ def forward(
         return tf.reshape(t, [ways, translated, *t.shape[1:]])
 
     label_t, f_t = tf.gather(label, origin), tf.gather(f_x, origin)
-    placed_rows, f_rows = (tf.repeat(t, NUM_MODALITIES, 0) for t in (placed, f))
+    placed_rows, f_rows = (tf.repeat(t, count, 0) for t in (placed, f))
     to_modality = tf.reshape(targets, [-1])
     # A translation is to look as the batch's own slice of that modality does.
-    first_row = origin // NUM_MODALITIES * NUM_MODALITIES
+    first_row = origin // count * count
     style = merge(batch["style"])
     style_r = tf.gather(style, origin)
     style_t = tf.gather(style, tf.reshape(first_row[None] + targets, [-1]))
@@ -210,7 +218,7 @@ def forward(
     def decoded(*given):
         return decode(nets, *given, options)
 
-    many_codes = tf.repeat(code_g, NUM_MODALITIES, 0)
+    many_codes = tf.repeat(code_g, count, 0)
     made = over_parts(
         decoded,
         {
@@ -272,16 +280,16 @@ def generate(
     style: tf.Tensor,
     options: Options = Options(),  # noqa: B008 - immutable
 ) -> tf.Tensor:
-    """x_{g,i} for all i from one map and label each: the four are registered.
+    """x_{g,i} for all i from one map and label each: they are registered.
 
-    [B, H, W, 1] in {0, 1}, [B, H, W] integers, [B, 4, K] (see styles.measure) ->
-    [B, 4, H, W, 1] in [0, 1].
+    [B, H, W, 1] in {0, 1}, [B, H, W] integers, [B, M, K] (see styles.measure) ->
+    [B, M, H, W, 1] in [0, 1].
     """
     fused = fuse(f, label, options)
     code_g = nets["EC_R"](fused, training=False)
-    modality = all_modalities(tf.shape(f)[0])
+    modality = all_modalities(tf.shape(f)[0], options.spec)
     code_rows, label_rows, f_rows = (
-        tf.repeat(t, NUM_MODALITIES, 0) for t in (code_g, label, f)
+        tf.repeat(t, options.spec.num_modalities, 0) for t in (code_g, label, f)
     )
     images = decode(
         nets,
@@ -293,4 +301,4 @@ def generate(
         options,
         training=False,
     )
-    return split(images)
+    return split(images, options.spec)

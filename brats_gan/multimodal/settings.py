@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from brats_gan import fusion, structure
+from brats_gan.spec import BRATS, Spec
 
 # Weights of the terms each side is trained on, by their names in losses.py (D9).
 GENERATOR_WEIGHTS = {
@@ -56,7 +57,10 @@ DISCRIMINATOR_SIDE = ("D", "FD")
 
 
 class Options(NamedTuple):
-    """What a run chooses beside the weights; each is a flag of train_multimodal.py."""
+    """What a run chooses beside the weights; each is a flag of train_multimodal.py.
+
+    All but `spec`, which is the data's.
+    """
 
     beta: float = structure.BETA
     all_pairs: bool = False  # D18: every ordered pair each step, or two drawn ones
@@ -74,3 +78,8 @@ class Options(NamedTuple):
     label_modulation: bool = True  # D19, of DC by the label
     map_modulation: bool = True  # D32, of DC by f
     style: bool = True  # D33, DC is told brightness and contrast
+    spec: Spec = BRATS
+
+    def as_dict(self) -> dict:
+        """For JSON, without the specification, which is kept beside it."""
+        return {k: v for k, v in self._asdict().items() if k != "spec"}

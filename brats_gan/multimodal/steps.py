@@ -27,7 +27,6 @@ from brats_gan.multimodal.settings import (
     Options,
 )
 from brats_gan.parts import over_parts
-from brats_gan.spec import NUM_MODALITIES
 
 
 def _random_blur(x, seed):
@@ -51,7 +50,7 @@ def adversarial_terms(
     judged = over_parts(
         judge, {"real": p.x, "generated": p.x_g, "translated": merge(p.x_t)}
     )
-    modality = all_modalities(tf.shape(p.placed)[0])
+    modality = all_modalities(tf.shape(p.placed)[0], options.spec)
     category_loss = losses.CATEGORY_LOSSES[options.category]
     score, category = {}, {}
     for name, wanted in (
@@ -85,25 +84,26 @@ def adversarial_terms(
 
 def consistency_terms(p: Pass, options: Options) -> dict:
     """What was rebuilt, by any way round, against what it was made from."""
-    norm = options.image_norm
+    count = options.spec.num_modalities
+    how = options.image_norm, options.spec.image_weights
     # Where x_{g,j} was translated to i, it is compared with x_{g,i} of the same map.
-    first_row = p.origin // NUM_MODALITIES * NUM_MODALITIES
+    first_row = p.origin // count * count
     same_map = tf.gather(p.x_g, first_row[None] + p.targets)  # [J, R, H, W, 1]
-    placed = tf.repeat(p.placed, NUM_MODALITIES, 0)
+    placed = tf.repeat(p.placed, count, 0)
     x_i, label_i = tf.gather(p.x, p.origin), tf.gather(p.label, p.origin)
     ways = p.targets.shape[0]
     return {
-        **losses.reconstruction(x_i, p.x_r, label_i, norm),
-        **losses.cycle(x_i, p.x_cr, label_i, norm),
-        "self_reconstruction": losses.image_distance(p.x, p.x_s, p.label, norm),
+        **losses.reconstruction(x_i, p.x_r, label_i, *how),
+        **losses.cycle(x_i, p.x_cr, label_i, *how),
+        "self_reconstruction": losses.image_distance(p.x, p.x_s, p.label, *how),
         **losses.registration(
             merge(same_map),
             merge(p.x_gt),
             tf.concat([tf.gather(placed, p.origin)] * ways, 0),
-            norm,
+            *how,
         ),
         **losses.code_1(tf.stack([p.code] * ways), p.code_t),
-        **losses.code_2(p.code_g, split(p.code_gi)),
+        **losses.code_2(p.code_g, split(p.code_gi, options.spec)),
         **losses.code_tie(p.code, p.code_s),
     }
 
@@ -112,27 +112,34 @@ def lesion_terms(nets: dict, p: Pass, blur_seed: tf.Tensor, options: Options) ->
     """What x_g was made from, found in it again: the map, the outside of the brain, the
     lesion. And what the lesion components learn from real slices.
     """
-    placed = tf.repeat(p.placed, NUM_MODALITIES, 0)
+    spec, count = options.spec, options.spec.num_modalities
+    placed = tf.repeat(p.placed, count, 0)
     # Neither where a lesion was inserted nor where the source had its own: f has no
     # edges there, and the image may.
-    source_label = tf.repeat(tf.cast(p.source_label, tf.int32), NUM_MODALITIES, 0)
+    source_label = tf.repeat(tf.cast(p.source_label, tf.int32), count, 0)
     no_lesion = tf.logical_and(tf.cast(placed, tf.int32) == 0, source_label == 0)
     no_lesion = tf.cast(no_lesion, tf.float32)[..., None]
-    f = tf.repeat(p.f, NUM_MODALITIES, 0)
+    f = tf.repeat(p.f, count, 0)
     f_g = structure.structural_map(p.x_g, options.beta)
-    background = tf.repeat(p.background, NUM_MODALITIES, 0)
+    background = tf.repeat(p.background, count, 0)
 
     components = lesion_nets(nets)
     label_loss = losses.LABEL_LOSSES[options.label_loss]
     guided = _random_blur(p.x_g, blur_seed) if options.guidance_blur else p.x_g
-    label_r = lesion_components.segment(components, split(p.x), training=True)
-    label_g = lesion_components.segment(components, split(guided), training=True)
+    label_r, label_g = (
+        lesion_components.segment(components, split(x, spec), True, spec)
+        for x in (p.x, guided)
+    )
     label_axes = label_g.shape[1]
     return {
         **losses.structure(f * no_lesion, f_g * no_lesion),
         "background": losses.squared(p.x_g * background),
-        "lesion": label_loss(split(placed)[:, :label_axes], label_g),
-        "lesion_component": label_loss(split(p.label)[:, :label_axes], label_r),
+        "lesion": label_loss(
+            split(placed, spec)[:, :label_axes], label_g, spec.label_weights
+        ),
+        "lesion_component": label_loss(
+            split(p.label, spec)[:, :label_axes], label_r, spec.label_weights
+        ),
     }
 
 
@@ -168,7 +175,8 @@ def first_terms(
     del seed
     x, label = merge(batch["x"]), merge(batch["label"])
     style = merge(batch["style"])
-    modality = all_modalities(x.shape[0] // NUM_MODALITIES)
+    spec = options.spec
+    modality = all_modalities(x.shape[0] // spec.num_modalities, spec)
     f = tf.stop_gradient(structure.structural_map(x, options.beta))
     code_s = nets["EC_R"](fuse(f, label, options), training=True)
     code = nets["EC"](x, training=True)
@@ -180,14 +188,16 @@ def first_terms(
         },
     )
     components = lesion_nets(nets)
-    label_r = lesion_components.segment(components, batch["x"], training=True)
+    label_r = lesion_components.segment(components, batch["x"], True, spec)
     label_loss = losses.LABEL_LOSSES[options.label_loss]
-    norm = options.image_norm
+    how = options.image_norm, spec.image_weights
     return {
-        **losses.reconstruction(x, made["x_r"], label, norm),
-        "self_reconstruction": losses.image_distance(x, made["x_s"], label, norm),
+        **losses.reconstruction(x, made["x_r"], label, *how),
+        "self_reconstruction": losses.image_distance(x, made["x_s"], label, *how),
         **losses.code_tie(code, code_s),
-        "lesion_component": label_loss(batch["label"][:, : label_r.shape[1]], label_r),
+        "lesion_component": label_loss(
+            batch["label"][:, : label_r.shape[1]], label_r, spec.label_weights
+        ),
     }
 
 

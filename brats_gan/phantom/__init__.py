@@ -30,7 +30,13 @@ from brats_gan.phantom.lesions import (
     draw_lesions,
     ellipsoid_distance,
 )
-from brats_gan.phantom.subjects import simulate_subject, write_subject, write_subjects
+from brats_gan.phantom.subjects import (
+    classes_of,
+    simulate_subject,
+    write_subject,
+    write_subjects,
+    write_volumes,
+)
 from brats_gan.phantom.tissues import TISSUES, UPTAKE, Tissue
 
 __all__ = [
@@ -50,6 +56,7 @@ __all__ = [
     "add_lesion",
     "add_vessels",
     "build_anatomy",
+    "classes_of",
     "draw_lesions",
     "draw_pose",
     "draw_visit",
@@ -61,4 +68,5 @@ __all__ = [
     "tissue_signal",
     "write_subject",
     "write_subjects",
+    "write_volumes",
 ]

@@ -7,9 +7,9 @@ from scipy import ndimage
 
 from brats_gan.phantom.anatomy import load_atlas
 from brats_gan.phantom.grid import ramp, smooth_noise
-from brats_gan.spec import LABELS
+from brats_gan.spec import BRATS
 
-NECROSIS, OEDEMA, NON_ENHANCING, ENHANCING = range(1, len(LABELS))
+NECROSIS, OEDEMA, NON_ENHANCING, ENHANCING = range(1, BRATS.num_labels)
 
 
 class Lesion(NamedTuple):

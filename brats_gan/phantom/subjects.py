@@ -26,7 +26,7 @@ from brats_gan.phantom.lesions import (
     add_vessels,
     draw_lesions,
 )
-from brats_gan.spec import MODALITIES
+from brats_gan.spec import BRATS, WHOLE, Spec
 
 
 def simulate_subject(index, seed=0, slices=SLICES):
@@ -54,12 +54,39 @@ def simulate_subject(index, seed=0, slices=SLICES):
 
     tesla, sequences = draw_visit(of_visit)
     volumes = {"seg": place(scene.label * brain, grid, slices)}
-    for name in MODALITIES:
+    for name in BRATS.modalities:
         image = acquire(of_visit, scene, sequences[name], tesla, grid)
         gain = of_visit.uniform(300, 1500) / np.percentile(image[brain], 99)
         image = np.clip(np.rint(image * np.float32(gain)), 1, 32767).astype(np.int16)
         volumes[name] = place(image * brain, grid, slices)
     return volumes
+
+
+def classes_of(spec):
+    """Label of BraTS -> that of a Spec, [5] uint8, by the names of its labels.
+
+    A label may be named as one of BraTS, as a region of it ("core"), or "lesion", which
+    is all of it; where two would have a class, the later one does.
+
+    Raises:
+        DataError: a modality or a label that no phantom has.
+    """
+    unknown = {*spec.modalities} - {*BRATS.modalities}
+    if unknown:
+        raise files.DataError(
+            f"a phantom has no {', '.join(sorted(unknown))}; it has "
+            f"{', '.join(BRATS.modalities)}"
+        )
+    named = {name: (value,) for value, name in enumerate(BRATS.labels) if value}
+    named = {"lesion": BRATS.regions[WHOLE], **BRATS.regions, **named}
+    table = np.zeros(BRATS.num_labels, np.uint8)
+    for value, name in enumerate(spec.labels[1:], 1):
+        if name not in named:
+            raise files.DataError(
+                f"a phantom has no label {name}; it has {', '.join(named)}"
+            )
+        table[list(named[name])] = value
+    return table
 
 
 def place(image, grid, slices):
@@ -82,25 +109,34 @@ def write_volume(path, volume):
     files.write_atomically(path, packed)
 
 
-def write_subject(output_dir, index, seed=0, slices=SLICES):
+def write_volumes(output_dir, name, volumes, spec: Spec = BRATS):
+    """Writes what simulate_subject made as the subject `name`, as `spec` has it."""
+    folder = pathlib.Path(output_dir, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {key: volumes[key] for key in spec.modalities}
+    for key, volume in {**kept, "seg": classes_of(spec)[volumes["seg"]]}.items():
+        write_volume(folder / f"{name}_{key}.nii.gz", volume)
+
+
+def write_subject(output_dir, index, seed=0, slices=SLICES, spec: Spec = BRATS):
     """Writes one subject in the BraTS 2018-21 layout; one already whole is kept.
 
-    Returns its folder. The same seed, index and slices give the same bytes. A seed
+    Of the modalities and the classes of the lesion those that `spec` names, see
+    classes_of. Returns its folder. The same arguments give the same bytes. A seed
     other than 0 is part of the name: two subjects must not bear the same one, or a
     split could not tell whether a model has seen it.
     """
     name = f"phantom-{seed}-{index:05d}" if seed else f"phantom-{index:05d}"
     folder = pathlib.Path(output_dir) / name
-    paths = {key: folder / f"{name}_{key}.nii.gz" for key in (*MODALITIES, "seg")}
-    if not all(path.exists() for path in paths.values()):
-        folder.mkdir(parents=True, exist_ok=True)
-        volumes = simulate_subject(index, seed, slices)
-        for key, path in paths.items():
-            write_volume(path, volumes[key])
+    paths = [folder / f"{name}_{key}.nii.gz" for key in (*spec.modalities, "seg")]
+    if not all(path.exists() for path in paths):
+        write_volumes(output_dir, name, simulate_subject(index, seed, slices), spec)
     return folder
 
 
-def write_subjects(output_dir, count, seed=0, slices=SLICES, processes=2):
+def write_subjects(
+    output_dir, count, seed=0, slices=SLICES, processes=2, spec: Spec = BRATS
+):
     """Writes subjects 1 to `count` with a progress line; returns their folders."""
     shown, folders = progress.Line(f"phantoms in {output_dir}", "subject"), []
 
@@ -108,7 +144,8 @@ def write_subjects(output_dir, count, seed=0, slices=SLICES, processes=2):
         folders.append(folder)
         shown(len(folders), count)
 
-    jobs = [(output_dir, index, seed, slices) for index in range(1, count + 1)]
+    classes_of(spec)  # raises before the first subject
+    jobs = [(output_dir, index, seed, slices, spec) for index in range(1, count + 1)]
     if processes == 1:
         for job in jobs:
             report(write_subject(*job))

@@ -16,6 +16,7 @@ from absl import flags, logging
 from brats_gan import files, schedules
 from brats_gan.runs.checkpoints import all_checkpoints
 from brats_gan.runs.process import RunError, writing
+from brats_gan.spec import BRATS
 
 # Flags that may differ when a run goes on: where things are, not what is computed.
 PLACES = frozenset(
@@ -73,7 +74,8 @@ def command_by(
     for each in chosen:
         for field in dataclasses.fields(each):
             value = getattr(each, field.name)
-            if field.name in without or value is None:
+            is_brats = value == BRATS  # which no flag says
+            if field.name in without or value is None or is_brats:
                 continue
             if isinstance(value, Mapping):
                 prefix = field.name.removesuffix("s")

@@ -18,7 +18,6 @@ from brats_gan import (
     progress,
     reports,
     runs,
-    spec,
     structure,
     synthesis,
     synthetic_dataset,
@@ -26,6 +25,7 @@ from brats_gan import (
     weights,
 )
 from brats_gan.lazy import tf
+from brats_gan.spec import Spec, of_description
 from brats_gan.stages import beginning
 
 SCRIPT = "build_dataset.py"
@@ -61,13 +61,14 @@ class Built(NamedTuple):
 
 
 def as_trained(source: data.Source, of_maps: dict) -> data.Source:
-    """The source in the range of slices that the models were trained on.
+    """The source with the Spec and the range of slices that the models were trained on.
 
     Its own range, seed and share have no flags here, so they play no part.
     """
     default = data.Source(None)
     return dataclasses.replace(
         source,
+        spec=of_description(of_maps),
         slices=tuple(of_maps["slices"]),
         split_seed=default.split_seed,
         held_out=default.held_out,
@@ -121,13 +122,13 @@ def find_labels(
     return read.read(training, of_maps["image_size"]), held_out
 
 
-def draw(group: list[synthesis.Sample], path: Path) -> None:
-    """Figure 9: map, mask, label, the four slices, and the label found in FLAIR."""
+def draw(group: list[synthesis.Sample], path: Path, spec: Spec) -> None:
+    """Figure 9: map, mask, label, the slices, and the label found in the last one."""
     rows = [
         [s.structure, s.background, s.label, *s.images, s.found[-1]]
         for s in group[:SHOWN]
     ]
-    titles = ["f_g", "mask_g", "label", *spec.MODALITIES, "found"]
+    titles = ["f_g", "mask_g", "label", *spec.modalities, "found"]
     figures.sheet(rows, titles, path, label_columns=("label", "found"))
 
 
@@ -161,7 +162,7 @@ def build(
     if settings.dice_threshold is None:  # what flags.txt and the description will say
         reached = trained_models.dice_threshold(settings.multimodal_run)
         settings = dataclasses.replace(settings, dice_threshold=reached)
-    without = ("split_seed", "held_out", "slices")
+    without = ("split_seed", "held_out", "slices", "spec")
     by = beginning.command(
         record, SCRIPT, settings, source, without=without, output_dir=output_dir
     )
@@ -266,9 +267,9 @@ def make_samples(
             and kept + len(group) < settings.samples
         ):
             continue
-        synthetic_dataset.write_volume(output_dir, volume_id, group)
+        synthetic_dataset.write_volume(output_dir, volume_id, group, models.spec)
         if not kept:
-            draw(group, output_dir / "samples.png")
+            draw(group, output_dir / "samples.png", models.spec)
         rows += pending
         kept += len(group)
         synthetic_dataset.write_manifest(output_dir, rows)

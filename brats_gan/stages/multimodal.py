@@ -17,12 +17,12 @@ from brats_gan import (
     multimodal,
     precision,
     runs,
-    spec,
     structure,
     styles,
     weights,
 )
 from brats_gan.lazy import tf
+from brats_gan.spec import Spec
 from brats_gan.stages import beginning
 
 SCRIPT = "train_multimodal.py"
@@ -87,10 +87,11 @@ class Settings:
             "spectral": self.spectral_norm,
         }
 
-    def options(self) -> multimodal.Options:
+    def options(self, spec: Spec) -> multimodal.Options:
         """Options of the train step, which are settings of the same names."""
-        names = multimodal.Options._fields
-        return multimodal.Options(**{name: getattr(self, name) for name in names})
+        names = multimodal.Options().as_dict()
+        chosen = {name: getattr(self, name) for name in names}
+        return multimodal.Options(**chosen, spec=spec)
 
 
 def largest_first(candidates: tf.Tensor) -> tf.Tensor:
@@ -104,14 +105,15 @@ def largest_first(candidates: tf.Tensor) -> tf.Tensor:
 def draw_generated(
     nets: dict, batch: dict, options: multimodal.Options, path: Path | None = None
 ) -> np.ndarray:
-    """Figure 9 on maps of real slices: map, label, four modalities, label found."""
+    """Figure 9 on maps of real slices: map, label, modalities, label found."""
     p = multimodal.forward(nets, batch, tf.constant([9, 9]), options)
     images = multimodal.generate(nets, p.f, p.placed, batch["style"], options)
-    found = lesion_components.segment(multimodal.lesion_nets(nets), images)
-    found = np.argmax(found, -1)[:, -1]  # of FLAIR, where the whole lesion shows
+    components = multimodal.lesion_nets(nets)
+    found = lesion_components.segment(components, images, spec=options.spec)
+    found = np.argmax(found, -1)[:, -1]  # of BraTS: FLAIR, which shows all of a lesion
     of_modalities = tf.unstack(images[..., 0], axis=1)
     columns = [p.f[..., 0], p.placed, *of_modalities, found]
-    titles = ["f", "label", *spec.MODALITIES, "found"]
+    titles = ["f", "label", *options.spec.modalities, "found"]
     rows = list(zip(*(np.asarray(c) for c in columns), strict=True))
     return figures.sheet(rows, titles, path, label_columns=("label", "found"))
 
@@ -124,7 +126,7 @@ def draw_translations(
     x = multimodal.merge(batch["x"][:1])
     style = multimodal.merge(batch["style"][:1])
     f = structure.structural_map(x, options.beta)
-    modality = multimodal.all_modalities(1)
+    modality = multimodal.all_modalities(1, options.spec)
 
     def decode(code, to, style):
         return multimodal.decode(
@@ -133,7 +135,7 @@ def draw_translations(
 
     code = nets["EC"](x, training=False)
     columns, titles = [x, decode(code, modality, style)], ["x", "x_r"]
-    for target, name in enumerate(spec.MODALITIES):
+    for target, name in enumerate(options.spec.modalities):
         to = tf.fill(modality.shape, target)
         translated = decode(code, to, tf.gather(style, to))
         columns.append(translated)
@@ -141,7 +143,7 @@ def draw_translations(
     columns.append(decode(nets["EC"](translated, training=False), modality, style))
     titles.append("and back")
     rows = list(zip(*(np.asarray(c)[..., 0] for c in columns), strict=True))
-    return figures.sheet(rows, titles, path, row_titles=spec.MODALITIES)
+    return figures.sheet(rows, titles, path, row_titles=options.spec.modalities)
 
 
 def train(
@@ -166,7 +168,11 @@ def train(
         RunError, DataError: see runs.start, runs.loop and data.split_subjects.
     """
     heaviest = multimodal.heaviest_convolution(
-        settings.image_size, settings.width, settings.batch_size, settings.all_pairs
+        settings.image_size,
+        settings.width,
+        settings.batch_size,
+        settings.all_pairs,
+        source.spec,
     )
     settings = beginning.set_up(settings, run_dir, heaviest, record is not None)
     by = beginning.command(record, SCRIPT, settings, source, run_dir=run_dir)
@@ -175,7 +181,7 @@ def train(
     training, held_out = source.subjects(run_dir)
     slices = source.read(training, settings.image_size)
     steps, first_steps = lengths(settings, run_dir, len(slices))
-    nets = multimodal.build(**settings.build())
+    nets = multimodal.build(**settings.build(), spec=source.spec)
     begun = weights.begin(
         run_dir,
         "multimodal",
@@ -183,16 +189,18 @@ def train(
         nets,
         settings.init_from,
         [subject.name for subject in held_out],
+        spec=source.spec,
         first_steps=first_steps,
     )
-    options, shown = settings.options(), shown_batch(slices)
+    options, shown = settings.options(source.spec), shown_batch(slices)
     train_networks(settings, nets, slices, shown, run_dir, steps, first_steps)
 
     draw_generated(nets, shown, options, run_dir / "generated.png")
     draw_translations(nets, shown, options, run_dir / "translations.png")
     figures.loss_curves(run_dir / "losses.jsonl", run_dir / "losses.png")
     description = {
-        **data.preprocessing(settings.image_size, source.slices),
+        **data.preprocessing(settings.image_size, source.slices, source.spec),
+        "spec": source.spec.as_dict(),
         "training_subjects": slices.names,
         "data_fingerprint": slices.fingerprint,
         "initialised_from": begun["initialised_from"],
@@ -202,8 +210,8 @@ def train(
         description["style"] = {
             n: each.tolist() for n, each in fitted._asdict().items()
         }
-    export(run_dir, nets, settings, description, fitted)
-    of_weights = {**description, "beta": options.beta, "options": options._asdict()}
+    export(run_dir, nets, settings, options, description, fitted)
+    of_weights = {**description, "beta": options.beta, "options": options.as_dict()}
     weights.finish(run_dir, nets, of_weights, steps)
     runs.release(run_dir)
     return run_dir
@@ -257,7 +265,7 @@ def train_networks(
         )
         for side, of_side in multimodal.variables(nets).items()
     }
-    options = settings.options()
+    options = settings.options(slices.spec)
     first_step = multimodal.make_first_step(nets, optimizers, settings.weights, options)
     train_step = multimodal.make_train_step(
         nets,
@@ -309,15 +317,16 @@ def export(
     run_dir: Path,
     nets: dict,
     settings: Settings,
+    options: multimodal.Options,
     description: dict,
     fitted: styles.Styles,
 ) -> None:
     """Writes export/generator and export/segmentor; `fitted` is styles.Styles."""
-    options, size = settings.options(), settings.image_size
+    size, spec = settings.image_size, options.spec
 
     def generate_in_style(structure, label, style):
         images = multimodal.generate(nets, structure, label, style, options)
-        return {name: images[:, i] for i, name in enumerate(spec.MODALITIES)}
+        return {name: images[:, i] for i, name in enumerate(spec.modalities)}
 
     def generate(structure, label):
         style = tf.repeat(fitted.mean[None], tf.shape(label)[0], 0)
@@ -344,6 +353,6 @@ def export(
         run_dir,
         "segmentor",
         list(components.values()),
-        {"segment": lesion_components.endpoint(components, size)},
+        {"segment": lesion_components.endpoint(components, size, spec)},
         {**description, "scheme": settings.scheme},
     )

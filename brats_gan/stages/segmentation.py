@@ -17,12 +17,12 @@ from brats_gan import (
     precision,
     runs,
     segmentation,
-    spec,
     synthetic_dataset,
     weights,
 )
 from brats_gan.experiments import mixing, runner, tables
 from brats_gan.lazy import tf
+from brats_gan.spec import Spec
 from brats_gan.stages import beginning
 
 SCRIPT = "eval_segmentation.py"
@@ -78,7 +78,7 @@ class Settings:
         """{scheme: folder} of synthetic_dirs."""
         return dict(pair.partition(":")[::2] for pair in self.synthetic_dirs)
 
-    def training(self) -> runner.Training:
+    def training(self, spec: Spec) -> runner.Training:
         """How every segmentor is trained."""
         return runner.Training(
             scheme=self.scheme,
@@ -94,6 +94,7 @@ class Settings:
             deterministic=bool(self.deterministic),
             checkpoint_seconds=self.checkpoint_seconds,
             steps_per_call=runs.per_call(self.steps_per_call, self.deterministic),
+            spec=spec,
         )
 
     def iterations_of(self, real_count: int) -> int:
@@ -116,11 +117,11 @@ def draw(nets: dict, slices: data.Slices, path: Path) -> None:
     lesion = [np.count_nonzero(slices.labels([row])) for row in range(len(slices))]
     rows = sorted(np.argsort(lesion)[-40::7])[:SHOWN]
     x = slices.intensities(rows)
-    found = lesion_components.segment(nets, tf.constant(x[..., None]))
+    found = lesion_components.segment(nets, tf.constant(x[..., None]), spec=slices.spec)
     found = np.argmax(found, -1)[:, -1]
     label = slices.labels(rows)
     cells = [[*x[i], label[i], found[i]] for i in range(len(rows))]
-    titles = [*spec.MODALITIES, "label", "found"]
+    titles = [*slices.spec.modalities, "label", "found"]
     figures.sheet(cells, titles, path, label_columns=("label", "found"))
 
 
@@ -173,7 +174,11 @@ def score(
             synthetic_dataset.verified_subjects and data.split_subjects.
     """
     heaviest = lesion_components.heaviest_convolution(
-        settings.scheme, settings.image_size, settings.width, settings.batch_size
+        settings.scheme,
+        settings.image_size,
+        settings.width,
+        settings.batch_size,
+        source.spec,
     )
     settings = beginning.set_up(settings, run_dir, heaviest, record is not None)
     asked = wanted(settings)
@@ -203,7 +208,7 @@ def score(
         runs.release(run_dir)
         return Scored(run_dir, results, line, [])
     written = runner.fill_tables(
-        settings.training(),
+        settings.training(source.spec),
         asked,
         run_dir,
         results,
@@ -239,7 +244,7 @@ def single_run(
     sources = real if train_on != "synthetic" else []
     if train_on != "real":
         sources = sources + synthetic_dataset.verified_subjects(
-            settings.synthetic_dir, held_out
+            settings.synthetic_dir, held_out, spec=source.spec
         )
     slices = source.read(sources, settings.image_size)
     held_out_slices = source.read(held_out, settings.image_size)
@@ -259,7 +264,8 @@ def single_run(
     )
     items = np.stack([np.arange(len(slices)), np.zeros(len(slices), int)], 1)
     plan = [mixing.Phase((train_on,), items, iterations)]
-    segmentors = runner.Segmentors(settings.training(), iterations, settings.enhanced)
+    training = settings.training(source.spec)
+    segmentors = runner.Segmentors(training, iterations, settings.enhanced)
 
     def begin():
         return weights.begin(
@@ -269,6 +275,7 @@ def single_run(
             segmentors.nets,
             settings.init_from,
             [subject.name for subject in held_out],
+            spec=source.spec,
         )
 
     begun = segmentors.train(run_dir, slices, plan, settings.seed, begin)
@@ -276,7 +283,8 @@ def single_run(
     nets = segmentors.nets
     draw(nets, held_out_slices, run_dir / "segmentation.png")
     description = {
-        **data.preprocessing(settings.image_size, source.slices),
+        **data.preprocessing(settings.image_size, source.slices, source.spec),
+        "spec": source.spec.as_dict(),
         "training_subjects": [subject.name for subject in real],
         "data_fingerprint": slices.fingerprint,
         "initialised_from": begun["initialised_from"],
@@ -286,14 +294,12 @@ def single_run(
         run_dir,
         "segmentor",
         list(nets.values()),
-        {"segment": lesion_components.endpoint(nets, settings.image_size)},
+        {"segment": lesion_components.endpoint(nets, settings.image_size, source.spec)},
         description,
     )
     weights.finish(run_dir, nets, description, iterations)
     line = {
-        **runner.result(
-            key, settings.scheme, run_dir, settings.seed, plan, scores, run_dir
-        ),
+        **runner.result(key, training, run_dir, settings.seed, plan, scores, run_dir),
         "train_on": train_on,
         "held_out": [subject.name for subject in held_out],
     }

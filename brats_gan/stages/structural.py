@@ -148,6 +148,7 @@ def train(
         nets,
         settings.init_from,
         [subject.name for subject in held_out],
+        spec=source.spec,
     )
     codes = code_bank.Codes(
         networks.map_code_dim(settings.image_size, settings.code_channels)
@@ -199,7 +200,8 @@ def train(
     draw_sheet(nets, found, real, run_dir / "maps.png")
     figures.loss_curves(run_dir / "losses.jsonl", run_dir / "losses.png")
     description = {
-        **data.preprocessing(settings.image_size, source.slices),
+        **data.preprocessing(settings.image_size, source.slices, source.spec),
+        "spec": source.spec.as_dict(),
         "beta": settings.beta,
         "code_dim": len(found.mean),
         "edge_threshold": found.threshold,

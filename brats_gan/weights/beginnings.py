@@ -9,14 +9,15 @@ from absl import logging
 
 from brats_gan import data, files, multimodal, runs, structural
 from brats_gan.lazy import tf
+from brats_gan.spec import BRATS, Spec, differences, of_description
 from brats_gan.weights.folders import folder_of, read, write
 from brats_gan.weights.stored import (
     Stored,
     arrays_of,
     assign,
     build,
-    differences,
     first_of,
+    mismatches,
     version,
 )
 
@@ -104,6 +105,7 @@ def begin(
     nets: dict,
     source: str | None = None,
     held_out: Iterable[str] = (),
+    spec: Spec = BRATS,
     **fixed: object,
 ) -> dict:
     """Before a run's first step: loads --init_from, and writes RUN/networks.json.
@@ -117,6 +119,7 @@ def begin(
         nets: the networks, by name.
         source: --init_from, or None.
         held_out: names of the subjects that the run will not see.
+        spec: of the data.
         fixed: what else holds for all of the run, for RUN/networks.json.
 
     Returns:
@@ -126,7 +129,13 @@ def begin(
         RunError, DataError: see `find` and `initialise`.
     """
     path = run_dir / "networks.json"
-    description = {"stage": stage, "build": build, "initialised_from": None, **fixed}
+    description = {
+        "stage": stage,
+        "build": build,
+        "spec": spec.as_dict(),
+        "initialised_from": None,
+        **fixed,
+    }
     if runs.has_begun(run_dir):
         if source:
             logging.info("%s: goes on from its checkpoint, not --init_from", run_dir)
@@ -134,6 +143,7 @@ def begin(
             return files.read_json(path)
     elif source:
         stored = find(source, stage)
+        _require_same(stored, stage, spec)
         fitting = initialise(nets, stored, stage, build)
         description["initialised_from"] = {
             "source": str(source),
@@ -156,6 +166,16 @@ def begin(
     return description
 
 
+def _require_same(stored, stage, spec):
+    """RunError where the weights mean other modalities or labels by their channels."""
+    mixed = differences(of_description(stored.description), spec)
+    if mixed and stage != "structural":  # a map shows neither
+        raise runs.RunError(
+            f"--init_from: {stored.source} is of another specification ({mixed}); give "
+            "--spec as its run had it, or leave --init_from out"
+        )
+
+
 def initialise(nets: dict, stored: Stored, stage: str, build: dict) -> list[str]:
     """Gives networks the stored weights that fit; says which begin anew and why.
 
@@ -167,7 +187,7 @@ def initialise(nets: dict, stored: Stored, stage: str, build: dict) -> list[str]
             fits. No weight is changed then.
     """
     problems = {
-        name: differences(net, stored.arrays[name])
+        name: mismatches(net, stored.arrays[name])
         for name, net in nets.items()
         if name in stored.arrays
     }

@@ -7,6 +7,7 @@ import numpy as np
 
 from brats_gan import lesion_components, multimodal, runs, structural
 from brats_gan.lazy import tf
+from brats_gan.spec import of_description
 
 BUILDERS = {
     "structural": structural.build,
@@ -68,7 +69,7 @@ def arrays_of(nets):
     }
 
 
-def differences(net, arrays):
+def mismatches(net, arrays):
     """Lines that name each variable that one side lacks or has in another shape."""
     ours = {key: tuple(each.shape) for key, each in variables(net).items()}
     theirs = {key: value.shape for key, value in arrays.items()}
@@ -112,7 +113,7 @@ def networks(stored, needed):
     nets = build(stored)
     names = needed(nets) if callable(needed) else needed
     for name in names:
-        problems = differences(nets[name], stored.arrays.get(name, {}))
+        problems = mismatches(nets[name], stored.arrays.get(name, {}))
         if problems:
             raise runs.RunError(
                 f"{stored.source} does not fit this version of brats_gan: {name}: "
@@ -129,13 +130,13 @@ def options(stored):
         RunError: this version has no such options.
     """
     given = stored.description.get("options", {})
-    unknown = sorted(given.keys() - set(multimodal.Options._fields))
+    unknown = sorted(given.keys() - multimodal.Options().as_dict().keys())
     if unknown:
         raise runs.RunError(
             f"{stored.source} was written by another version of brats_gan: it has the "
             f"options {', '.join(unknown)}. Use {version(stored)}"
         )
-    return multimodal.Options(**given)
+    return multimodal.Options(**given, spec=of_description(stored.description))
 
 
 def version(stored):
@@ -152,4 +153,6 @@ def build(stored):
             f"{stored.source} was written by another version of brats_gan: its "
             f"networks have {', '.join(unknown)}. Use {version(stored)}"
         )
+    if "spec" in inspect.signature(build).parameters:
+        arguments = {**arguments, "spec": of_description(stored.description)}
     return build(**arguments)
