@@ -5,8 +5,11 @@ image operations are used; elsewhere TensorFlow's own. Both give equal numbers
 (tests/test_addons.py); no other module knows which one is at work.
 """
 
+from __future__ import annotations
+
 import warnings
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -29,7 +32,12 @@ def _import_addons():
 tfa = _import_addons()
 
 
-def projective_transform(images, transforms, interpolation="bilinear", fill_value=0.0):
+def projective_transform(
+    images: tf.Tensor | np.ndarray,
+    transforms: tf.Tensor,
+    interpolation: str = "bilinear",
+    fill_value: float = 0.0,
+) -> tf.Tensor:
     """Moves each image by its own projective transform.
 
     Args:
@@ -53,7 +61,14 @@ def projective_transform(images, transforms, interpolation="bilinear", fill_valu
     )
 
 
-def affine_transforms(size, angle=0.0, scale=1.0, shift_y=0.0, shift_x=0.0, mirror=0.0):
+def affine_transforms(
+    size: tuple[int | tf.Tensor, int | tf.Tensor],
+    angle: float | tf.Tensor = 0.0,
+    scale: float | tf.Tensor = 1.0,
+    shift_y: float | tf.Tensor = 0.0,
+    shift_x: float | tf.Tensor = 0.0,
+    mirror: float | tf.Tensor = 0.0,
+) -> tf.Tensor:
     """Transforms [B, 8] that mirror, scale, rotate and translate, in this order.
 
     Args:
@@ -82,7 +97,7 @@ def affine_transforms(size, angle=0.0, scale=1.0, shift_y=0.0, shift_x=0.0, mirr
     return tf.stack([part + rows for part in (a0, a1, a2, b0, b1, b2, 0.0, 0.0)], 1)
 
 
-def gaussian_blur(images, sigma=0.8):
+def gaussian_blur(images: tf.Tensor, sigma: float = 0.8) -> tf.Tensor:
     """3 x 3 Gaussian blur of [B, H, W, C]; the border is reflected.
 
     sigma 0.8 pixels is what OpenCV takes for a 3 x 3 kernel.

@@ -6,12 +6,15 @@ call of many images takes less time than many calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from brats_gan.lazy import tf
 
 
-def over_parts(network: Callable, parts: dict) -> dict:
+def over_parts(
+    network: Callable[..., tf.Tensor | Sequence[tf.Tensor]],
+    parts: Mapping[str, tf.Tensor | tuple[tf.Tensor, ...]],
+) -> dict[str, tf.Tensor | list[tf.Tensor]]:
     """Runs a network once over named parts of a batch, and gives the parts back.
 
     Args:

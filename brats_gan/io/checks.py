@@ -3,9 +3,14 @@
 Imports no TensorFlow, so that looking at a folder takes a second.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import hashlib
+import os
+from collections.abc import Callable
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -21,14 +26,15 @@ class SubjectReport:
     """What was found out about one subject; None where it was not looked at."""
 
     name: str
-    shape: tuple | None = None  # (W, H, S), in LPS
-    spacing: tuple | None = None  # mm, in LPS
+    shape: tuple[int, int, int] | None = None  # (W, H, S), in LPS
+    spacing: tuple[float, ...] | None = None  # mm, in LPS
     axes: str | None = None  # as stored, such as "LPS"; "?" where no file says
-    labels: dict | None = None  # name of each lesion label -> voxels, whole volume
+    # Of the whole volume: name of each lesion label -> voxels.
+    labels: dict[str, int] | None = None
     lesion_slices: int | None = None  # in range
     blank_slices: int | None = None  # in range, no modality positive
-    negative: dict | None = None  # modality -> voxels, whole volume
-    nonfinite: dict | None = None  # modality -> voxels, whole volume
+    negative: dict[str, int] | None = None  # modality -> voxels, whole volume
+    nonfinite: dict[str, int] | None = None  # modality -> voxels, whole volume
 
 
 @dataclasses.dataclass
@@ -37,17 +43,19 @@ class Report:
 
     data_dir: str
     layout: str | None
-    slices: tuple
+    slices: tuple[int, int]
     quick: bool
-    subjects: list = dataclasses.field(default_factory=list)
-    problems: list = dataclasses.field(default_factory=list)  # (subject, message)
-    notes: list = dataclasses.field(default_factory=list)  # (subject, message)
+    subjects: list[SubjectReport] = dataclasses.field(default_factory=list)
+    # Both are of (subject, message).
+    problems: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    notes: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
     @property
-    def usable(self):
+    def usable(self) -> bool:
+        """Whether nothing is wrong with the folder."""
         return not self.problems
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """For JSON: the fields, and whether the folder is usable."""
         content = dataclasses.asdict(self)
         for kind in ("problems", "notes"):
@@ -55,7 +63,7 @@ class Report:
             content[kind] = [{"subject": s, "message": m} for s, m in pairs]
         return {"usable": self.usable, **content}
 
-    def as_text(self):
+    def as_text(self) -> str:
         """The table, then what is wrong, then what to know."""
         lines = []
         if self.subjects:
@@ -81,7 +89,13 @@ class Report:
         return "\n".join(lines)
 
 
-def check(data_dir, layout=None, slices=spec.SLICES, quick=False, progress=None):
+def check(
+    data_dir: str | os.PathLike,
+    layout: str | None = None,
+    slices: tuple[int, int] = spec.SLICES,
+    quick: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
     """Looks at every subject of a folder, and raises nothing about the data.
 
     Args:
@@ -113,7 +127,11 @@ def check(data_dir, layout=None, slices=spec.SLICES, quick=False, progress=None)
     return report
 
 
-def require_usable(data_dir, layout=None, slices=spec.SLICES):
+def require_usable(
+    data_dir: str | os.PathLike,
+    layout: str | None = None,
+    slices: tuple[int, int] = spec.SLICES,
+) -> Report:
     """The quick check as training scripts run it: DataError with every problem."""
     report = check(data_dir, layout, slices, quick=True)
     if not report.usable:

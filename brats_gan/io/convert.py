@@ -1,5 +1,8 @@
 """Any layout to BraTS 2018-21 NIfTI with this project's labels, geometry kept."""
 
+from __future__ import annotations
+
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,11 @@ import brats_gan
 from brats_gan import files, io, spec
 
 
-def convert(data_dir, output_dir, layout=None):
+def convert(
+    data_dir: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    layout: str | None = None,
+) -> tuple[list[str], list[tuple[str, str]]]:
     """Writes output_dir/ID/ID_{t1,t2,t1ce,flair,seg}.nii.gz for every subject, in LPS.
 
     Values are those of the source, scaling applied; labels are indices in spec.LABELS.

@@ -1,7 +1,10 @@
 """Subjects: simulated one by one, and written as NIfTI."""
 
+from __future__ import annotations
+
 import gzip
 import multiprocessing
+import os
 import pathlib
 from concurrent import futures
 
@@ -14,22 +17,24 @@ from brats_gan.phantom.anatomy import (
     Warp,
     add_coverings,
     build_anatomy,
-    draw_pose,
+    sample_pose,
     strip_skull,
 )
-from brats_gan.phantom.grid import AFFINE, SHAPE, SLICES, slab
-from brats_gan.phantom.imaging import acquire, draw_visit
+from brats_gan.phantom.grid import AFFINE, SHAPE, SLICES, Box, slab
+from brats_gan.phantom.imaging import acquire, sample_visit
 from brats_gan.phantom.lesions import (
     add_cavity,
     add_hyperintensities,
     add_lesion,
     add_vessels,
-    draw_lesions,
+    sample_lesions,
 )
 from brats_gan.spec import MODALITIES
 
 
-def simulate_subject(index, seed=0, slices=SLICES):
+def simulate_subject(
+    index: int, seed: int = 0, slices: tuple[int, int] = SLICES
+) -> dict[str, np.ndarray]:
     """One subject: modality -> int16 and "seg" -> uint8, [240, 240, 155] each.
 
     Background is exactly 0 and brain at least 1. Outside `slices` everything is 0.
@@ -38,8 +43,8 @@ def simulate_subject(index, seed=0, slices=SLICES):
     generators = map(np.random.default_rng, streams)
     of_pose, of_lesion, of_head, of_mimic, of_visit = generators
     grid = slab(slices)
-    pose = draw_pose(of_pose)
-    lesions = draw_lesions(of_lesion, grid, slices, pose)
+    pose = sample_pose(of_pose)
+    lesions = sample_lesions(of_lesion, grid, slices, pose)
     anatomy = build_anatomy(of_head, Warp(of_head, grid, pose, lesions))
 
     scene = Scene(anatomy)
@@ -52,7 +57,7 @@ def simulate_subject(index, seed=0, slices=SLICES):
     add_coverings(scene, anatomy)
     brain = strip_skull(of_mimic, anatomy, grid)
 
-    tesla, sequences = draw_visit(of_visit)
+    tesla, sequences = sample_visit(of_visit)
     volumes = {"seg": place(scene.label * brain, grid, slices)}
     for name in MODALITIES:
         image = acquire(of_visit, scene, sequences[name], tesla, grid)
@@ -62,7 +67,7 @@ def simulate_subject(index, seed=0, slices=SLICES):
     return volumes
 
 
-def place(image, grid, slices):
+def place(image: np.ndarray, grid: Box, slices: tuple[int, int]) -> np.ndarray:
     """Puts the slab, without its margin, into an empty BRATS volume."""
     volume = np.zeros(SHAPE, image.dtype, order="F")
     x, y, z = (slice(s, s + n) for s, n in zip(grid.start, grid.shape, strict=True))
@@ -71,7 +76,7 @@ def place(image, grid, slices):
     return volume
 
 
-def write_volume(path, volume):
+def write_volume(path: str | os.PathLike, volume: np.ndarray) -> None:
     """Writes one NIfTI whole or not at all, with the same bytes for the same voxels."""
     image = nibabel.Nifti1Image(volume, AFFINE)
     image.set_qform(AFFINE, code=1)
@@ -82,7 +87,12 @@ def write_volume(path, volume):
     files.write_atomically(path, packed)
 
 
-def write_subject(output_dir, index, seed=0, slices=SLICES):
+def write_subject(
+    output_dir: str | os.PathLike,
+    index: int,
+    seed: int = 0,
+    slices: tuple[int, int] = SLICES,
+) -> pathlib.Path:
     """Writes one subject in the BraTS 2018-21 layout; one already whole is kept.
 
     Returns its folder. The same seed, index and slices give the same bytes. A seed
@@ -100,7 +110,13 @@ def write_subject(output_dir, index, seed=0, slices=SLICES):
     return folder
 
 
-def write_subjects(output_dir, count, seed=0, slices=SLICES, processes=2):
+def write_subjects(
+    output_dir: str | os.PathLike,
+    count: int,
+    seed: int = 0,
+    slices: tuple[int, int] = SLICES,
+    processes: int = 2,
+) -> list[pathlib.Path]:
     """Writes subjects 1 to `count` with a progress line; returns their folders."""
     shown, folders = progress.Line(f"phantoms in {output_dir}", "subject"), []
 

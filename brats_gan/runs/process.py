@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from absl import app, flags, logging
 
@@ -29,7 +30,7 @@ class Stopped(BaseException):
         number: of the signal.
     """
 
-    def __init__(self, number, where=""):
+    def __init__(self, number: int, where: str = "") -> None:
         name = signal.Signals(number).name
         super().__init__(
             f"stopped by {name}{where}; start the same command again to go on"
@@ -37,7 +38,7 @@ class Stopped(BaseException):
         self.number = number
 
 
-def main(run_script):
+def main(run_script: Callable[[list[str]], None]) -> None:
     """Runs `run_script(argv)` under absl; expected errors become one clear message.
 
     SIGINT and SIGTERM end it with a message and exit code 130 or 143.
@@ -62,7 +63,7 @@ def main(run_script):
     app.run(guarded, flags_parser=parse_flags)
 
 
-def parse_flags(argv):
+def parse_flags(argv: list[str]) -> list[str]:
     """For app.run: as absl does it, but to be asked for help is no failure.
 
     --flagfile also takes the name of a flagfile that comes with the package.
@@ -84,7 +85,7 @@ def _stop(number, frame):
 
 
 @contextlib.contextmanager
-def signals_held():
+def signals_held() -> Iterator[list[int]]:
     """Yields a list that gathers SIGINT and SIGTERM; a second one stops at once.
 
     In a thread beside the main one, which gets no signals, the list stays empty.
@@ -112,7 +113,7 @@ def signals_held():
 
 
 @contextlib.contextmanager
-def writing(path):
+def writing(path: str | Path) -> Iterator[None]:
     """A write that fails becomes a RunError that names `path` and the remedy."""
     try:
         yield
@@ -179,7 +180,7 @@ def set_up(
     tf.keras.utils.set_random_seed(seed)
 
 
-def share_cores():
+def share_cores() -> None:
     """Lets TensorFlow work on two operations at a time, each on half of the cores.
 
     For steps of networks that do not wait for each other; the numbers are in

@@ -6,8 +6,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -95,13 +96,13 @@ def per_call(asked: int | str, deterministic: bool | None) -> int | str:
 
 def loop(
     run_dir: Path,
-    train_step: Callable,
-    batches: Callable,
+    train_step: Callable[[Any, tf.Tensor], dict[str, tf.Tensor]],
+    batches: Callable[[int], tf.data.Dataset],
     steps: int,
-    objects: dict,
+    objects: Mapping[str, Any],
     seed: int,
-    subject_names: list[str],
-    sheet: Callable | None = None,
+    subject_names: Sequence[str],
+    sheet: Callable[[int], np.ndarray] | None = None,
     log_every: int = 20,
     sheet_every: int = 500,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
