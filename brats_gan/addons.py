@@ -19,9 +19,8 @@ def _import_addons():
     if version >= (2, 16):  # Keras 3, on which the import fails halfway
         return None
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # the end-of-life notice: known, hence this file
+        # Its end-of-life notice is known: it is the reason for this module.
+        warnings.simplefilter("ignore")
         try:
             import tensorflow_addons
         except ImportError:
@@ -103,7 +102,8 @@ def gaussian_blur(images: tf.Tensor, sigma: float = 0.8) -> tf.Tensor:
     sigma 0.8 pixels is what OpenCV takes for a 3 x 3 kernel.
     """
     if tfa is not None:
-        # Its decorator would have AutoGraph rewrite it: a second, for no branch.
+        # Its decorator has AutoGraph rewrite it, which takes a second and gains
+        # nothing: there are no branches.
         blur = tfa.image.gaussian_filter2d.python_function
         return tf.autograph.experimental.do_not_convert(blur)(images, (3, 3), sigma)
     line = tf.nn.softmax(-(tf.constant([-1.0, 0.0, 1.0]) ** 2) / (2.0 * sigma**2))

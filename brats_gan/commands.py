@@ -58,7 +58,7 @@ def main() -> None:
         print(f"brats_gan {brats_gan.__version__}")
         return
     if given[0] not in SCRIPTS:
-        print(f"error: {given[0]} is no command of brats-gan.\n", file=sys.stderr)
+        print(f"error: {given[0]} is not a command of brats-gan.\n", file=sys.stderr)
         print(usage(), file=sys.stderr)
         sys.exit(1)
     script = str(shipped.SCRIPTS / SCRIPTS[given[0]])

@@ -1,4 +1,4 @@
-"""Structural maps meet lesion labels: fusion, removal, placement (Section 2.5, 2.8)."""
+"""Structural maps and lesion labels: fusion, removal, placement (Section 2.5, 2.8)."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def place_label(
     """Picks, for each brain, the first candidate label that fits after a random move.
 
     A label fits where background * label = 0 everywhere (Section 2.5). The tries are
-    bounded: where none of the K candidates fits, the one that leaves
-    least outside is cut to the brain.
+    bounded: where none of the K candidates fits, the one that leaves least outside is
+    cut to the brain.
 
     Args:
         candidates: [B, K, H, W] uint8 labels to try, in order.

@@ -79,7 +79,7 @@ class InstanceNormalization(tf.keras.layers.Layer):
 
 
 class ConditionalInstanceNormalization(tf.keras.layers.Layer):
-    """Instance norm whose gain and offset come with the image.
+    """Conditional instance normalisation (D16): gain and offset come with the image.
 
     Called on [x, gain, offset]: [B, H, W, C], [B, C], [B, C] -> [B, H, W, C].
     """
@@ -101,12 +101,12 @@ def instance_norm(name: str | None = None) -> InstanceNormalization:
 def conditional_instance_norm(
     name: str | None = None,
 ) -> ConditionalInstanceNormalization:
-    """Layer on [x, gain, offset]: instance norm with a gain and offset an image."""
+    """Layer on [x, gain, offset]: conditional instance normalisation, in float32."""
     return ConditionalInstanceNormalization(name=name, dtype="float32")
 
 
 class Adam(tf.keras.optimizers.Adam):
-    """Keras' Adam with one operation a variable, where Keras of both kinds has thirty.
+    """Keras' Adam with one operation a variable, where Keras 2 and 3 have thirty.
 
     Equal numbers (tests/test_addons.py); the graph of a stage-2 step has a third fewer
     operations and is there in half the time (docs/performance.md). For gradients that
@@ -163,9 +163,9 @@ class LossScaledAdam(Adam):
     Small gradients would be 0 in float16, so those of a scaled loss are taken
     (runs.update) and scaled back here, in float32. A step whose gradients are not
     finite is skipped, moments and step count too, and the scale is halved; after
-    GROWTH_STEPS finite ones in a row it is doubled. What Keras' LossScaleOptimizer
-    does, whose interface Keras 2 and 3 do not share. The scale is part of a checkpoint,
-    but not of `variables`.
+    GROWTH_STEPS finite ones in a row it is doubled. This is what Keras'
+    LossScaleOptimizer does, whose interface Keras 2 and 3 do not share. The scale is
+    part of a checkpoint, but not of `variables`.
     """
 
     INITIAL_SCALE = 2.0**15  # as Keras
@@ -282,10 +282,10 @@ class SpectralConv2D(tf.keras.layers.Conv2D):
     """A convolution divided by its spectral norm (Miyato et al., 2018).
 
     The norm of the kernel as a matrix [all inputs, filters], by one step of power
-    iteration a training call. A layer that only a discriminator has: it can see by how
-    much images differ, which an instance norm would take away, and yet no image can be
-    told with a slope that grows without bound (D31). Keras' SpectralNormalization
-    writes the divided kernel back, so that the gradient does not know of the norm.
+    iteration a training call. Only discriminators have this layer: it keeps the scale
+    of what it sees, which instance normalisation would take away, and it bounds the
+    slope of the scores (D31). Keras' SpectralNormalization writes the divided kernel
+    back, so that its gradient leaves the norm out.
 
     [B, h, w, C] -> [B, h / strides, w / strides, filters]; padding "same".
     """

@@ -39,10 +39,10 @@ def forecast(count: int, seconds: float, unit: str) -> str:
 
 
 class Pace:
-    """Seconds a piece, from the second on: what is done once is in the first.
+    """Seconds a piece takes, without the first, in which some work is done only once.
 
     Attributes:
-        pieces: that are measured.
+        pieces: how many are measured.
         seconds: of a piece; None until it is known.
     """
 

@@ -1,4 +1,4 @@
-"""How well four contrasts of one slice lie on each other (what Section 2.8 promises).
+"""How well the four contrasts of one slice are registered, as Section 2.8 promises.
 
 Two figures, each a mean over the six pairs of contrasts and over slices: Dice within
 one pixel of the edges that Algorithm 1 finds, and normalised mutual information. They
@@ -33,7 +33,7 @@ def information(images: np.ndarray) -> float:
     """Mean metrics.normalised_mutual_information of each two contrasts.
 
     [N, 4, H, W] in [0, 1]; of each slice only the pixels where any contrast shows
-    brain, or the background, which all share, would count most.
+    brain: otherwise the background, which all share, would count most.
     """
     inside = [image[:, image.any(0)] for image in images]
     return _mean_of_pairs(metrics.normalised_mutual_information, inside)

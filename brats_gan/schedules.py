@@ -8,8 +8,8 @@ import tensorflow as tf
 class ConstantThenLinear(tf.keras.optimizers.schedules.LearningRateSchedule):
     """`peak` for a share of the steps, then linear down to a share of the peak.
 
-    With `first_steps` there is such a course before it, from `peak` to the share
-    `first_final`, and from there the same over the steps that are left.
+    With `first_steps` such a course comes first and falls to the share `first_final` of
+    the peak; the second course begins there and takes the steps that are left.
     """
 
     def __init__(

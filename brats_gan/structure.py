@@ -103,7 +103,7 @@ def contour_background(f: np.ndarray) -> np.ndarray:
     """The traditional mask m' of Algorithm 3: 1 outside every closed contour of f.
 
     Blur, find the outer contours, fill them (OpenCV). An outline with a gap fills
-    nothing but its own line, so m' is then far from what MASK says.
+    nothing but its own line, so m' is then far from what MASK predicts.
 
     [H, W] in {0, 1} -> [H, W] in {0, 1}, float32.
     """

@@ -163,7 +163,7 @@ class _Check:
 
     @contextlib.contextmanager
     def noting(self):
-        """A DataError inside becomes a problem of the subject, said once."""
+        """A DataError inside becomes a problem of the subject, listed once."""
         try:
             yield
         except files.DataError as error:
@@ -213,7 +213,7 @@ class _Check:
     def label(self, grid):
         """Reads and counts the label; returns [S, H, W] or None."""
         if self.subject.label is None:
-            self.note("no label file: of use only where no label is needed (stage 1).")
+            self.note("no label file: all stages of training need one. Add it.")
             return None
         label = None
         with self.noting():

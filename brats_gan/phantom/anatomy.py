@@ -74,7 +74,7 @@ class Pose(NamedTuple):
 
 
 def sample_pose(rng: np.random.Generator) -> Pose:
-    """Size, aspect, turn and side of one head."""
+    """Samples size, aspect, rotation and side of one head."""
     turn = np.deg2rad(rng.normal((PITCH_DEG, 0, 0), (1.5, 1.5, 2.0)))
     (cx, cy, cz), (sx, sy, sz) = np.cos(turn), np.sin(turn)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
@@ -274,7 +274,7 @@ def add_coverings(scene: Scene, anatomy: Anatomy) -> None:
 
 
 def strip_skull(rng: np.random.Generator, anatomy: Anatomy, grid: Box) -> np.ndarray:
-    """The brain as a tool would cut it: too tight in places, too wide in others."""
+    """The mask of a skull-stripping tool: too tight in places, too wide in others."""
     rough = rng.uniform(0.2, 0.9)  # mm
     border = -0.3 + rough * smooth_noise(rng, grid, 16)
     patch = ramp(smooth_noise(rng, grid, 24), 1.2, 2.0) * (rng.random() < 0.6)

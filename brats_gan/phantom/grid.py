@@ -87,7 +87,9 @@ def smooth_noise(rng: np.random.Generator, grid: Box, spacing: float) -> np.ndar
 
 
 def ramp(
-    x: np.ndarray, low: float | np.ndarray, high: float | np.ndarray
+    x: np.ndarray,
+    low: float | np.floating | np.ndarray,
+    high: float | np.floating | np.ndarray,
 ) -> np.ndarray:
     """0 at `low`, 1 at `high`, linear between; `low` may be the larger."""
     return np.clip((x - low) / (high - low), 0, 1)

@@ -1,4 +1,4 @@
-"""Imaging: the four contrasts by the MR signal equations, with what spoils them."""
+"""Imaging: the four contrasts by the MR signal equations, with their artefacts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def tissue_signal(
 
 
 def sample_visit(rng: np.random.Generator) -> tuple[float, dict[str, Sequence]]:
-    """Field strength in tesla and the sequence of each modality on one scanner."""
+    """Samples the field strength in tesla and the sequence of each modality."""
     tesla = float(rng.choice([1.5, 3.0]))
 
     def sequence(tr, te, ti=0.0, gadolinium=0.0, inflow=0.0):

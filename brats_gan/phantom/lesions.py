@@ -35,7 +35,7 @@ class Lesion(NamedTuple):
 def sample_lesions(
     rng: np.random.Generator, grid: Box, slices: tuple[int, int], pose: Pose
 ) -> list[Lesion]:
-    """Zero to two lesions in white matter, within the slices where they fit."""
+    """Samples zero to two lesions in white matter, within the slices where they fit."""
     count = rng.choice([0, 1, 2], p=[0.06, 0.68, 0.26])
     return [sample_lesion(rng, grid, slices, pose) for _ in range(count)]
 
@@ -43,7 +43,7 @@ def sample_lesions(
 def sample_lesion(
     rng: np.random.Generator, grid: Box, slices: tuple[int, int], pose: Pose
 ) -> Lesion:
-    """One of four kinds: ring, solid, low grade, or low grade with nodules."""
+    """Samples one of four kinds: ring, solid, low grade, or low grade with nodules."""
     kind = rng.choice(["ring", "solid", "low", "mixed"], p=[0.4, 0.12, 0.28, 0.2])
     high = kind in ("ring", "solid")
     size = rng.uniform(6, 40) if rng.random() < 0.45 else rng.uniform(24, 40)
@@ -78,7 +78,7 @@ def sample_centre(
     pose: Pose,
     room: float,
 ) -> np.ndarray:
-    """A voxel in white matter at least 5 mm inside the brain, by rejection."""
+    """Samples a voxel in white matter, at least 5 mm inside the brain, by rejection."""
     atlas = load_atlas()
     room = min(room, 0.4 * (slices[1] - slices[0]))
     low = np.array([*grid.start[:2], slices[0] + room])
@@ -154,7 +154,7 @@ def add_lesion(
 def add_hyperintensities(
     rng: np.random.Generator, scene: Scene, anatomy: Anatomy, grid: Box
 ) -> None:
-    """White matter disease of age: caps on the ventricles, and points, unlabelled."""
+    """White matter hyperintensities of age, periventricular and punctate: no label."""
     severity = rng.beta(1.0, 2.0)
     patchy = 0.03 * smooth_noise(rng, grid, 9)
     edge = 0.30 - 0.22 * severity
@@ -179,7 +179,7 @@ def add_cavity(
     slices: tuple[int, int],
     pose: Pose,
 ) -> None:
-    """A hole of an earlier operation: fluid, a gliotic wall, at times a bright seam."""
+    """A resection cavity: fluid, a gliotic wall, at times an enhancing seam."""
     radius = rng.uniform(5, 13)
     centre = sample_centre(rng, grid, slices, pose, radius)
     box, sub = grid.around(centre, 1.6 * radius + 6)

@@ -1,4 +1,4 @@
-"""Watches the games of a run: a discriminator that always wins teaches nothing."""
+"""Watches the adversarial games of a run: one that is won teaches nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from absl import logging
 
 PREFIX = "accuracy_"  # of the losses that say how often a discriminator is right
 WON = 0.95
-STEPS = 500  # won on average over as many, it is said
+STEPS = 500  # over which the accuracies are averaged
 
 
 class Games:

@@ -64,7 +64,7 @@ def main(run_script: Callable[[list[str]], None]) -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """For app.run: as absl does it, but to be asked for help is no failure.
+    """Parses flags for app.run as absl does, but ends with 0 when asked for help.
 
     --flagfile also takes the name of a flagfile that comes with the package.
     """
@@ -136,8 +136,8 @@ def set_up(
 
     Deterministic operations are not enough, for three reasons.
     - Those of oneDNN differ in the last bit from one process to the next, and are
-      chosen for good as TensorFlow is imported, so a script that has them begins once
-      more without.
+      chosen for good as TensorFlow is imported, so a script that has them starts itself
+      again without.
     - TensorFlow's graph optimiser does not rewrite a graph alike in every process (of
       16, nine had one kind of stage-2 step and seven another): it is left out.
     - Where several operations run at a time, a sum of gradients begins with whichever
@@ -150,11 +150,12 @@ def set_up(
         seed: of everything that draws.
         deterministic: whether two runs are to be equal bit by bit; the process stays
             so until it ends.
-        begin_again: whether the process may: a notebook or a worker must not.
+        begin_again: whether the process may start itself again, as a notebook or a
+            worker must not.
 
     Raises:
-        RunError: the process would have to begin once more, and may not; or it is too
-            late for a deterministic run.
+        RunError: the process would have to start itself again, and may not; or it is
+            too late for a deterministic run.
     """
     if deterministic:
         if os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0":

@@ -131,7 +131,7 @@ def loop(
         steps_per_call: a number, or "auto": as many as take CALL_SECONDS. More than one
             step is a loop within one traced function, so `train_step` must be one that
             TensorFlow can trace; a call ends where something is to be logged or shown.
-        phase: what these steps are of a run that has others after them, for messages.
+        phase: for messages, which part of a run these steps are, if others follow.
         started: time.monotonic() of this process's first step, where that was in
             another phase; the clock of losses.jsonl.
 

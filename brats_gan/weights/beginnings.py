@@ -26,7 +26,7 @@ INIT_FROM = (
     "come with the package. Any image size and data; the optimisers start anew."
 )
 
-# Without these a stage is not what it was: the others learn beside them.
+# Networks that a stage cannot do without; the others can learn anew beside them.
 NEEDED = {
     "structural": structural.GENERATOR_SIDE,
     "multimodal": multimodal.GENERATOR_SIDE,
@@ -103,7 +103,7 @@ def begin(
     stage: str,
     build: dict[str, Any],
     nets: Mapping[str, tf.keras.Model],
-    source: str | None = None,
+    source: str | Path | None = None,
     held_out: Iterable[str] = (),
     **fixed: object,
 ) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def _shape(shape):
 
 
 def first_of(lines: Sequence[str]) -> str:
-    """The first SHOWN lines, and how many more there are, in one."""
+    """The first SHOWN lines as one, with how many more there are."""
     more = len(lines) - SHOWN
     return "; ".join(lines[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
