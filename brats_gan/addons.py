@@ -5,8 +5,11 @@ image operations are used; elsewhere TensorFlow's own. Both give equal numbers
 (tests/test_addons.py); no other module knows which one is at work.
 """
 
+from __future__ import annotations
+
 import warnings
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -16,9 +19,8 @@ def _import_addons():
     if version >= (2, 16):  # Keras 3, on which the import fails halfway
         return None
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # the end-of-life notice: known, hence this file
+        # Its end-of-life notice is known: it is the reason for this module.
+        warnings.simplefilter("ignore")
         try:
             import tensorflow_addons
         except ImportError:
@@ -29,7 +31,12 @@ def _import_addons():
 tfa = _import_addons()
 
 
-def projective_transform(images, transforms, interpolation="bilinear", fill_value=0.0):
+def projective_transform(
+    images: tf.Tensor | np.ndarray,
+    transforms: tf.Tensor,
+    interpolation: str = "bilinear",
+    fill_value: float = 0.0,
+) -> tf.Tensor:
     """Moves each image by its own projective transform.
 
     Args:
@@ -53,7 +60,14 @@ def projective_transform(images, transforms, interpolation="bilinear", fill_valu
     )
 
 
-def affine_transforms(size, angle=0.0, scale=1.0, shift_y=0.0, shift_x=0.0, mirror=0.0):
+def affine_transforms(
+    size: tuple[int | tf.Tensor, int | tf.Tensor],
+    angle: float | tf.Tensor = 0.0,
+    scale: float | tf.Tensor = 1.0,
+    shift_y: float | tf.Tensor = 0.0,
+    shift_x: float | tf.Tensor = 0.0,
+    mirror: float | tf.Tensor = 0.0,
+) -> tf.Tensor:
     """Transforms [B, 8] that mirror, scale, rotate and translate, in this order.
 
     Args:
@@ -82,13 +96,14 @@ def affine_transforms(size, angle=0.0, scale=1.0, shift_y=0.0, shift_x=0.0, mirr
     return tf.stack([part + rows for part in (a0, a1, a2, b0, b1, b2, 0.0, 0.0)], 1)
 
 
-def gaussian_blur(images, sigma=0.8):
+def gaussian_blur(images: tf.Tensor, sigma: float = 0.8) -> tf.Tensor:
     """3 x 3 Gaussian blur of [B, H, W, C]; the border is reflected.
 
     sigma 0.8 pixels is what OpenCV takes for a 3 x 3 kernel.
     """
     if tfa is not None:
-        # Its decorator would have AutoGraph rewrite it: a second, for no branch.
+        # Its decorator has AutoGraph rewrite it, which takes a second and gains
+        # nothing: there are no branches.
         blur = tfa.image.gaussian_filter2d.python_function
         return tf.autograph.experimental.do_not_convert(blur)(images, (3, 3), sigma)
     line = tf.nn.softmax(-(tf.constant([-1.0, 0.0, 1.0]) ** 2) / (2.0 * sigma**2))

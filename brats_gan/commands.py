@@ -5,6 +5,8 @@ to the last flag: the script is run as it stands, as the main module of the proc
 absl sees the flags as its own, and flags.txt and exports name it.
 """
 
+from __future__ import annotations
+
 import ast
 import runpy
 import sys
@@ -23,7 +25,7 @@ SCRIPTS = {
 _HELP = ("-h", "--help", "help")
 
 
-def usage():
+def usage() -> str:
     """The commands in a sentence each, the first of their scripts."""
     lines = [brats_gan.__doc__.strip(), "", "usage: brats-gan COMMAND [flags]", ""]
     for name, script in SCRIPTS.items():
@@ -46,7 +48,7 @@ def usage():
     return "\n".join(lines)
 
 
-def main():
+def main() -> None:
     """Runs the script that the first argument names, with the others as its flags."""
     given = sys.argv[1:]
     if not given or given[0] in _HELP:
@@ -56,7 +58,7 @@ def main():
         print(f"brats_gan {brats_gan.__version__}")
         return
     if given[0] not in SCRIPTS:
-        print(f"error: {given[0]} is no command of brats-gan.\n", file=sys.stderr)
+        print(f"error: {given[0]} is not a command of brats-gan.\n", file=sys.stderr)
         print(usage(), file=sys.stderr)
         sys.exit(1)
     script = str(shipped.SCRIPTS / SCRIPTS[given[0]])

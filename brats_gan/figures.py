@@ -1,6 +1,10 @@
 """Sheets of slices, as PNG and for TensorBoard. Knows nothing of the method."""
 
+from __future__ import annotations
+
 import json
+import os
+from collections.abc import Collection, Mapping, Sequence
 from io import BytesIO
 
 import numpy as np
@@ -15,7 +19,14 @@ LABEL_COLOURS += ("darkorange", "aquamarine", "slateblue", "olive", "hotpink")
 _LABEL_MAP = colors.ListedColormap(LABEL_COLOURS)
 
 
-def sheet(rows, titles, path=None, row_titles=None, label_columns=(), cell_inches=1.3):
+def sheet(
+    rows: Sequence[Sequence[np.ndarray | None]],
+    titles: Sequence[str],
+    path: str | os.PathLike | None = None,
+    row_titles: Sequence[str] | None = None,
+    label_columns: Collection[str] = (),
+    cell_inches: float = 1.3,
+) -> np.ndarray:
     """Draws rows of slices under column titles.
 
     Args:
@@ -75,7 +86,7 @@ def _coloured(label):
     return np.where(label > 0, (label - 1.0) % (len(LABEL_COLOURS) - 1) + 1, 0)
 
 
-def loss_curves(log_path, path):
+def loss_curves(log_path: str | os.PathLike, path: str | os.PathLike) -> None:
     """Draws every loss of a losses.jsonl, a panel each, and writes it to `path`.
 
     A term that is switched off, and 0 throughout, is left out.
@@ -103,7 +114,12 @@ def loss_curves(log_path, path):
     _save(figure, path)
 
 
-def comparison(rows, labels, measures, path):
+def comparison(
+    rows: Sequence[Mapping[str, float | None]],
+    labels: Sequence[str],
+    measures: Sequence[str],
+    path: str | os.PathLike,
+) -> None:
     """Draws each measure of a table, a panel each: the paper's, our best, our mean.
 
     Args:

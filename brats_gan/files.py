@@ -1,9 +1,13 @@
 """Files: errors that name them, writing whole or not at all, JSON, and one lock."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 try:
     import fcntl
@@ -20,7 +24,7 @@ class DataError(ValueError):
     """Data that cannot be used: the message names the file and the remedy."""
 
 
-def is_file_name(name):
+def is_file_name(name: str) -> bool:
     """Whether a name from elsewhere can be part of a path without leading away."""
     return (
         name.isprintable()
@@ -30,7 +34,7 @@ def is_file_name(name):
     )
 
 
-def read_json(path):
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
     """A JSON object from a file; DataError says which file is not one."""
     path = Path(path)
     try:
@@ -46,7 +50,7 @@ def read_json(path):
     return content
 
 
-def folder_within(folder, name):
+def folder_within(folder: str | os.PathLike, name: str) -> Path:
     """folder/name, for a name that came from elsewhere; DataError if it leads away."""
     path = Path(folder) / name
     if not is_file_name(name) or path.resolve() != Path(folder).resolve() / name:
@@ -60,7 +64,7 @@ def folder_within(folder, name):
 PARTS = ".*.part"  # what a process leaves that is killed in write_atomically
 
 
-def write_atomically(path, content):
+def write_atomically(path: str | os.PathLike, content: bytes | memoryview) -> None:
     """Writes bytes under a temporary name beside the file, then renames it.
 
     Raises:
@@ -82,12 +86,12 @@ def write_atomically(path, content):
             temporary.unlink(missing_ok=True)
 
 
-def write_json(path, value):
+def write_json(path: str | os.PathLike, value: object) -> None:
     """Writes JSON, whole or not at all."""
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def lock(file, wait=True):
+def lock(file: IO | int, wait: bool = True) -> None:
     """Takes an open file, or a folder, for this process until it is closed.
 
     Where there are no locks (Windows), it does nothing.
@@ -105,7 +109,7 @@ def lock(file, wait=True):
 
 
 @contextlib.contextmanager
-def alone_in(folder):
+def alone_in(folder: Path) -> Iterator[None]:
     """One process at a time in a folder, where the file system has locks."""
     if not HAS_LOCKS:
         yield

@@ -1,4 +1,6 @@
-"""Structural maps meet lesion labels: fusion, removal, placement (Section 2.5, 2.8)."""
+"""Structural maps and lesion labels: fusion, removal, placement (Section 2.5, 2.8)."""
+
+from __future__ import annotations
 
 import math
 
@@ -17,12 +19,12 @@ MAX_SHIFT = 0.06  # of the image side
 
 
 def fuse(
-    f,
-    label,
-    structure_weight=STRUCTURE_WEIGHT,
-    label_weight=LABEL_WEIGHT,
-    num_labels=BRATS.num_labels,
-):
+    f: tf.Tensor,
+    label: tf.Tensor,
+    structure_weight: float = STRUCTURE_WEIGHT,
+    label_weight: float = LABEL_WEIGHT,
+    num_labels: int = BRATS.num_labels,
+) -> tf.Tensor:
     """The input of EC_R: channel c is a weighted sum of f and the one-hot label's c.
 
     [B, H, W, 1], [B, H, W] integers 0..L-1 -> [B, H, W, L].
@@ -31,7 +33,7 @@ def fuse(
     return structure_weight * f + label_weight * onehot
 
 
-def remove_lesion(f, label):
+def remove_lesion(f: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
     """f * Alg2(label, p = 0): no edge is left where the image had a lesion.
 
     Lesions then come only from the label that is inserted later.
@@ -40,7 +42,11 @@ def remove_lesion(f, label):
     return f * tf.cast(label == 0, f.dtype)[..., None]
 
 
-def random_transforms(batch, size, seed):
+def random_transforms(
+    batch: int | tf.Tensor,
+    size: tuple[int | tf.Tensor, int | tf.Tensor],
+    seed: tf.Tensor,
+) -> tf.Tensor:
     """Transforms [B, 8] of random scale, rotation, translation and flip.
 
     Args:
@@ -61,12 +67,14 @@ def random_transforms(batch, size, seed):
     )
 
 
-def transform_label(label, transforms):
+def transform_label(label: tf.Tensor, transforms: tf.Tensor) -> tf.Tensor:
     """[B, H, W] uint8 moved by [B, 8]; nearest, so that no new class appears."""
     return addons.projective_transform(label[..., None], transforms, "nearest")[..., 0]
 
 
-def transform_pair(images, label, seed):
+def transform_pair(
+    images: tf.Tensor, label: tf.Tensor, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """One random transform for all modalities of an image and for its label.
 
     [B, H, W, C] float, [B, H, W] uint8 -> the same. The enhanced set of Section 3.3.
@@ -77,12 +85,14 @@ def transform_pair(images, label, seed):
     return moved, transform_label(label, transforms)
 
 
-def place_label(candidates, background, seed):
+def place_label(
+    candidates: tf.Tensor, background: tf.Tensor, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Picks, for each brain, the first candidate label that fits after a random move.
 
     A label fits where background * label = 0 everywhere (Section 2.5). The tries are
-    bounded: where none of the K candidates fits, the one that leaves
-    least outside is cut to the brain.
+    bounded: where none of the K candidates fits, the one that leaves least outside is
+    cut to the brain.
 
     Args:
         candidates: [B, K, H, W] uint8 labels to try, in order.

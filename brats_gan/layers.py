@@ -3,6 +3,11 @@
 They are written in what Keras 2 and 3 have in common.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -62,29 +67,29 @@ class InstanceNormalization(tf.keras.layers.Layer):
     Equal numbers, and the stage-2 step takes half the time (docs/deviations.md, D20).
     """
 
-    def build(self, input_shape):
+    def build(self, input_shape: tf.TensorShape | tuple[int | None, ...]) -> None:
         channels = (input_shape[-1],)
         self.gamma = self.add_weight(name="gamma", shape=channels, initializer="ones")
         self.beta = self.add_weight(name="beta", shape=channels, initializer="zeros")
         super().build(input_shape)
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         gamma, beta = (tf.convert_to_tensor(v) for v in (self.gamma, self.beta))
         return _normalise(x, gamma, beta)
 
 
 class ConditionalInstanceNormalization(tf.keras.layers.Layer):
-    """Instance norm whose gain and offset come with the image.
+    """Conditional instance normalisation (D16): gain and offset come with the image.
 
     Called on [x, gain, offset]: [B, H, W, C], [B, C], [B, C] -> [B, H, W, C].
     """
 
-    def call(self, inputs):
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         x, gain, offset = inputs
         return _normalise(x, gain[:, None, None], offset[:, None, None])
 
 
-def instance_norm(name=None):
+def instance_norm(name: str | None = None) -> InstanceNormalization:
     """Layer: every channel of every image to mean 0, variance 1 over its pixels.
 
     [B, H, W, C] -> [B, H, W, C], then a learnt gain and offset a channel. Computed
@@ -93,25 +98,29 @@ def instance_norm(name=None):
     return InstanceNormalization(name=name, dtype="float32")
 
 
-def conditional_instance_norm(name=None):
-    """Layer on [x, gain, offset]: instance norm with a gain and offset an image."""
+def conditional_instance_norm(
+    name: str | None = None,
+) -> ConditionalInstanceNormalization:
+    """Layer on [x, gain, offset]: conditional instance normalisation, in float32."""
     return ConditionalInstanceNormalization(name=name, dtype="float32")
 
 
 class Adam(tf.keras.optimizers.Adam):
-    """Keras' Adam with one operation a variable, where Keras of both kinds has thirty.
+    """Keras' Adam with one operation a variable, where Keras 2 and 3 have thirty.
 
     Equal numbers (tests/test_addons.py); the graph of a stage-2 step has a third fewer
     operations and is there in half the time (docs/performance.md). For gradients that
     are dense, without amsgrad.
     """
 
-    def restart(self):
+    def restart(self) -> None:
         """Back to the state of the first step, in the same variables."""
         for variable in (self.iterations, *self._momentums, *self._velocities):
             variable.assign(0 * variable)
 
-    def apply_gradients(self, grads_and_vars, **kwargs):
+    def apply_gradients(
+        self, grads_and_vars: Iterable[tuple[tf.Tensor, tf.Variable]], **kwargs: Any
+    ) -> tf.Variable:
         step = tf.cast(self.iterations, tf.float32) + 1.0
         # Made once for all variables: a graph has three operations for each otherwise.
         self._shared = {
@@ -123,7 +132,12 @@ class Adam(tf.keras.optimizers.Adam):
         }
         return super().apply_gradients(grads_and_vars, **kwargs)
 
-    def update_step(self, gradient, variable, learning_rate=None):
+    def update_step(
+        self,
+        gradient: tf.Tensor,
+        variable: tf.Variable,
+        learning_rate: tf.Tensor | None = None,
+    ) -> None:
         if learning_rate is None:  # Keras 2
             learning_rate = self.learning_rate
             index = self._index_dict[self._var_key(variable)]
@@ -149,26 +163,30 @@ class LossScaledAdam(Adam):
     Small gradients would be 0 in float16, so those of a scaled loss are taken
     (runs.update) and scaled back here, in float32. A step whose gradients are not
     finite is skipped, moments and step count too, and the scale is halved; after
-    GROWTH_STEPS finite ones in a row it is doubled. What Keras' LossScaleOptimizer
-    does, whose interface Keras 2 and 3 do not share. The scale is part of a checkpoint,
-    but not of `variables`.
+    GROWTH_STEPS finite ones in a row it is doubled. This is what Keras'
+    LossScaleOptimizer does, whose interface Keras 2 and 3 do not share. The scale is
+    part of a checkpoint, but not of `variables`.
     """
 
     INITIAL_SCALE = 2.0**15  # as Keras
     GROWTH_STEPS = 2000
 
-    def __init__(self, *arguments, **options):
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.loss_scale = tf.Variable(self.INITIAL_SCALE, trainable=False)
         # In a row, since the scale changed. int64: others are copied to and from a GPU.
         self.finite_steps = tf.Variable(0, trainable=False, dtype=tf.int64)
 
-    def restart(self):
+    def restart(self) -> None:
         super().restart()
         self.loss_scale.assign(self.INITIAL_SCALE)
         self.finite_steps.assign(0)
 
-    def apply_gradients(self, grads_and_vars, **kwargs):
+    def apply_gradients(
+        self,
+        grads_and_vars: Iterable[tuple[tf.Tensor | None, tf.Variable]],
+        **kwargs: Any,
+    ) -> tf.Tensor:
         pairs = [(g, v) for g, v in grads_and_vars if g is not None]
         # A power of two: but for what was too small or too large, nothing is rounded.
         pairs = [(g / tf.cast(self.loss_scale, g.dtype), v) for g, v in pairs]
@@ -239,14 +257,16 @@ class ResizeConv2D(tf.keras.layers.Conv2D):
     weights added up: 16 products where there are 36, and no larger image in between.
     """
 
-    def __init__(self, filters, **kwargs):
+    def __init__(self, filters: int, **kwargs: Any) -> None:
         super().__init__(filters, 3, padding="same", **kwargs)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(
+        self, input_shape: tf.TensorShape | tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
         batch, height, width, _ = input_shape
         return (batch, 2 * height, 2 * width, self.filters)
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         _, height, width, channels = x.shape
         kernel = tf.convert_to_tensor(self.kernel)
         taps = tf.constant(TAPS, kernel.dtype)
@@ -262,18 +282,20 @@ class SpectralConv2D(tf.keras.layers.Conv2D):
     """A convolution divided by its spectral norm (Miyato et al., 2018).
 
     The norm of the kernel as a matrix [all inputs, filters], by one step of power
-    iteration a training call. A layer that only a discriminator has: it can see by how
-    much images differ, which an instance norm would take away, and yet no image can be
-    told with a slope that grows without bound (D31). Keras' SpectralNormalization
-    writes the divided kernel back, so that the gradient does not know of the norm.
+    iteration a training call. Only discriminators have this layer: it keeps the scale
+    of what it sees, which instance normalisation would take away, and it bounds the
+    slope of the scores (D31). Keras' SpectralNormalization writes the divided kernel
+    back, so that its gradient leaves the norm out.
 
     [B, h, w, C] -> [B, h / strides, w / strides, filters]; padding "same".
     """
 
-    def __init__(self, filters, kernel_size, strides=1, **kwargs):
+    def __init__(
+        self, filters: int, kernel_size: int, strides: int = 1, **kwargs: Any
+    ) -> None:
         super().__init__(filters, kernel_size, strides, padding="same", **kwargs)
 
-    def build(self, input_shape):
+    def build(self, input_shape: tf.TensorShape | tuple[int | None, ...]) -> None:
         super().build(input_shape)
         self.direction = self.add_weight(
             name="direction",
@@ -283,7 +305,7 @@ class SpectralConv2D(tf.keras.layers.Conv2D):
             dtype="float32",
         )
 
-    def call(self, x, training=False):
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         kernel = tf.cast(tf.convert_to_tensor(self.kernel), tf.float32)
         matrix = tf.reshape(kernel, [-1, self.filters])
         fixed = tf.stop_gradient(matrix)

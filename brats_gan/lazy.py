@@ -11,11 +11,14 @@ at once. Modules that cannot do without are listed in brats_gan/__init__.py and 
 late as a whole, by those who import them as ever.
 """
 
+from __future__ import annotations
+
 import importlib
 import importlib.machinery
 import importlib.util
 import sys
 import types
+from typing import TYPE_CHECKING
 
 
 class _Late(types.ModuleType):
@@ -25,8 +28,12 @@ class _Late(types.ModuleType):
         return getattr(importlib.import_module(self.__name__), name)
 
 
-tf = _Late("tensorflow")
-ndimage = _Late("scipy.ndimage")
+if TYPE_CHECKING:  # what reads annotations finds the modules themselves
+    import tensorflow as tf
+    from scipy import ndimage
+else:
+    tf = _Late("tensorflow")
+    ndimage = _Late("scipy.ndimage")
 
 
 class _Last(importlib.machinery.SourceFileLoader):
@@ -41,7 +48,7 @@ class _Last(importlib.machinery.SourceFileLoader):
         sys.modules[module.__name__] = sys.modules.pop(module.__name__)
 
 
-def load(package, *names):
+def load(package: str, *names: str) -> None:
     """Has submodules of a package load when they are first asked for something.
 
     Args:

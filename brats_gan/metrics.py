@@ -1,8 +1,12 @@
-"""Scores of a label that was found against the true one (D13), and of two contrasts.
+"""Scores of a predicted label against the true one (D13), and of two contrasts.
 
 Labels are integers 0..L-1 as NumPy arrays of any equal shape: a slice [H, W] as in the
 paper, or all slices of a subject [S, H, W] as in the field.
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -19,25 +23,27 @@ def parts(spec: Spec = BRATS) -> dict[str, tuple[int, ...]]:
     return {**spec.regions, **classes}
 
 
-def index_dice(label, found):
+def index_dice(label: np.ndarray, predicted: np.ndarray) -> float:
     """The authors' Dice: (2 sum L P + 1e-5) / (sum L^2 + sum P^2 + 1e-5) on the
     indices.
 
-    A wrong class costs little (4 found as 3 scores 24/25), any pixel found in an empty
-    slice nearly all. For comparison with the paper's tables.
+    A wrong class costs little (4 predicted as 3 scores 24/25), any pixel predicted in
+    an empty slice nearly all. For comparison with the paper's tables.
     """
-    label, found = np.asarray(label, np.float64), np.asarray(found, np.float64)
-    overlap = np.sum(label * found)
-    total = np.sum(label**2) + np.sum(found**2)
+    label = np.asarray(label, np.float64)
+    predicted = np.asarray(predicted, np.float64)
+    overlap = np.sum(label * predicted)
+    total = np.sum(label**2) + np.sum(predicted**2)
     return float((2.0 * overlap + SMOOTH) / (total + SMOOTH))
 
 
-def index_mse(label, found):
+def index_mse(label: np.ndarray, predicted: np.ndarray) -> float:
     """The authors' MSE: mean squared difference of the class indices."""
-    return float(np.mean((np.asarray(label, float) - np.asarray(found, float)) ** 2))
+    difference = np.asarray(label, float) - np.asarray(predicted, float)
+    return float(np.mean(difference**2))
 
 
-def dice(one, other):
+def dice(one: np.ndarray, other: np.ndarray) -> float:
     """2 |A & B| / (|A| + |B|) of two boolean masks.
 
     Two empty masks agree: 1. One empty mask: 0. That is what BraTS' own scores do.
@@ -48,25 +54,27 @@ def dice(one, other):
     return float(2.0 * np.count_nonzero(one & other) / total)
 
 
-def sensitivity(label, found):
-    """|L & P| / |L|: the share of a lesion that was found, of two boolean masks.
+def sensitivity(label: np.ndarray, predicted: np.ndarray) -> float:
+    """|L & P| / |L|: the share of a lesion that is predicted, of two boolean masks.
 
     Two empty masks score 1; one empty mask 0, whichever it is.
     """
     if not label.any():
-        return float(not found.any())
-    return float(np.count_nonzero(label & found) / np.count_nonzero(label))
+        return float(not predicted.any())
+    return float(np.count_nonzero(label & predicted) / np.count_nonzero(label))
 
 
-def precision(label, found):
-    """|L & P| / |P|: the share of what was found that is lesion.
+def precision(label: np.ndarray, predicted: np.ndarray) -> float:
+    """|L & P| / |P|: the share of what is predicted that is lesion.
 
     Empty masks as in `sensitivity`.
     """
-    return sensitivity(found, label)
+    return sensitivity(predicted, label)
 
 
-def hausdorff95(one, other, spacing_mm):
+def hausdorff95(
+    one: np.ndarray, other: np.ndarray, spacing_mm: float | Sequence[float]
+) -> float:
     """95 % Hausdorff distance in mm of two boolean masks [H, W] or [S, H, W].
 
     The larger of two 95th percentiles: of the distances from each border pixel of one
@@ -96,11 +104,16 @@ def hausdorff95(one, other, spacing_mm):
     return float(max(np.percentile(each, 95) for each in distances))
 
 
-def all_scores(label, found, spacing_mm, spec: Spec = BRATS):
-    """Every score of one answer, by name (D13).
+def all_scores(
+    label: np.ndarray,
+    predicted: np.ndarray,
+    spacing_mm: float | Sequence[float],
+    spec: Spec = BRATS,
+) -> dict[str, float]:
+    """Every score of one prediction, by name (D13).
 
     Args:
-        label, found: integers 0..L-1, [H, W] or [S, H, W].
+        label, predicted: integers 0..L-1, [H, W] or [S, H, W].
         spacing_mm: one number an axis.
         spec: whose `parts` are scored.
 
@@ -108,9 +121,12 @@ def all_scores(label, found, spacing_mm, spec: Spec = BRATS):
         {"mse", "dice_index"}, the paper's columns, and MEASURE_PART for dice,
         sensitivity, precision and hausdorff95 (mm) of each of `parts`.
     """
-    scores = {"mse": index_mse(label, found), "dice_index": index_dice(label, found)}
+    scores = {
+        "mse": index_mse(label, predicted),
+        "dice_index": index_dice(label, predicted),
+    }
     for part, classes in parts(spec).items():
-        masks = np.isin(label, classes), np.isin(found, classes)
+        masks = np.isin(label, classes), np.isin(predicted, classes)
         scores[f"dice_{part}"] = dice(*masks)
         scores[f"sensitivity_{part}"] = sensitivity(*masks)
         scores[f"precision_{part}"] = precision(*masks)
@@ -118,12 +134,12 @@ def all_scores(label, found, spacing_mm, spec: Spec = BRATS):
     return scores
 
 
-def mean_scores(listed):
+def mean_scores(listed: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of each score over a list of `all_scores`."""
     return {name: float(np.mean([s[name] for s in listed])) for name in listed[0]}
 
 
-def edge_agreement(one, other):
+def edge_agreement(one: np.ndarray, other: np.ndarray) -> float:
     """Dice of two edge maps within one pixel: how well two contrasts are registered.
 
     An edge pixel agrees if the other map has an edge within the 3 x 3 pixels about it;
@@ -141,7 +157,9 @@ def edge_agreement(one, other):
     return float(agreeing / total)
 
 
-def normalised_mutual_information(one, other, bins=32):
+def normalised_mutual_information(
+    one: np.ndarray, other: np.ndarray, bins: int = 32
+) -> float:
     """(H(A) + H(B)) / H(A, B) of two images of one shape: 1 to 2.
 
     2 where each is a function of the other, 1 where neither tells anything of the other

@@ -1,17 +1,20 @@
 """One call of a network on several parts of a batch.
 
-A network without norms over the batch sees each part as in a call of its own, and one
-call of many images takes less time than many calls.
+A network without normalisation over the batch treats each part as in a call of its own,
+and one call of many images takes less time than many calls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from brats_gan.lazy import tf
 
 
-def over_parts(network: Callable, parts: dict) -> dict:
+def over_parts(
+    network: Callable[..., tf.Tensor | Sequence[tf.Tensor]],
+    parts: Mapping[str, tf.Tensor | tuple[tf.Tensor, ...]],
+) -> dict[str, tf.Tensor | list[tf.Tensor]]:
     """Runs a network once over named parts of a batch, and gives the parts back.
 
     Args:
@@ -20,7 +23,7 @@ def over_parts(network: Callable, parts: dict) -> dict:
         parts: {name: tensor [n, ...], or a tuple of them: one an argument}.
 
     Returns:
-        {name: what the network says of the part}: a tensor or a list, as the network.
+        {name: the network's output for the part}, a tensor or a list as it gives them.
     """
     given = [part if isinstance(part, tuple) else (part,) for part in parts.values()]
     sizes = [_rows(first) for first, *_ in given]

@@ -7,11 +7,14 @@ copies, also blurred, noisy or darker; not those that were moved or turned, and 
 proves nothing about what else the weights remember.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from brats_gan import data
 from brats_gan.lazy import tf
 
 SIDE = 32  # pixels that slices are reduced to: 6 mm each
@@ -25,7 +28,7 @@ class Nearest(NamedTuple):
     correlation: np.ndarray  # [N] float32 in [-1, 1]
 
 
-def describe(images):
+def describe(images: np.ndarray) -> np.ndarray:
     """Slices as vectors whose product is their normalised cross-correlation.
 
     [N, 4, H, W] -> [N, 4 * SIDE * SIDE] float32: each contrast downsampled by area, its
@@ -45,14 +48,14 @@ def describe(images):
     return small.reshape(len(images), -1) / np.float32(np.sqrt(images.shape[1]))
 
 
-def describe_slices(slices):
+def describe_slices(slices: data.Slices) -> np.ndarray:
     """`describe` of all of a data.Slices, read a block at a time."""
     starts = range(0, len(slices), 256)
     rows = [range(start, min(start + 256, len(slices))) for start in starts]
     return np.concatenate([describe(slices.images(each)) for each in rows])
 
 
-def nearest(vectors, known):
+def nearest(vectors: np.ndarray, known: np.ndarray) -> Nearest:
     """Nearest of [N, D] among [M, D], both of `describe`, a block of each at a time."""
     row = np.zeros(len(vectors), int)
     correlation = np.full(len(vectors), -np.inf, np.float32)
@@ -69,7 +72,7 @@ def nearest(vectors, known):
     return Nearest(row, correlation)
 
 
-def summary(made, held_out):
+def summary(made: Nearest, held_out: Nearest) -> dict[str, dict[str, float] | int]:
     """Both distributions of correlation, and how many are nearer than any held-out.
 
     Args:
@@ -96,6 +99,6 @@ def summary(made, held_out):
     return result
 
 
-def closest(made, count=10):
+def closest(made: Nearest, count: int = 10) -> np.ndarray:
     """Positions of the `count` generated slices nearest to a training slice."""
     return np.argsort(-made.correlation, kind="stable")[:count]

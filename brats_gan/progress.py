@@ -3,6 +3,8 @@
 Without TensorFlow.
 """
 
+from __future__ import annotations
+
 import sys
 import time
 
@@ -10,7 +12,7 @@ EVERY = 20.0  # seconds between lines where there is no terminal
 SOON = 5.0  # seconds that need no line there
 
 
-def duration(seconds):
+def duration(seconds: float) -> str:
     """A time in words, rounded as one speaks of it: "40 seconds", "7 minutes"."""
     for limit, unit, digits, name in (
         (90, 1, 0, "second"),
@@ -23,7 +25,7 @@ def duration(seconds):
             return f"{shown} {name}{'' if shown == '1' else 's'}"
 
 
-def forecast(count, seconds, unit):
+def forecast(count: int, seconds: float, unit: str) -> str:
     """`count` pieces of so many seconds each: "1300 steps of 0.31 s: about 7 minutes".
 
     Args:
@@ -37,21 +39,21 @@ def forecast(count, seconds, unit):
 
 
 class Pace:
-    """Seconds a piece, from the second on: what is done once is in the first.
+    """Seconds a piece takes, without the first, in which some work is done only once.
 
     Attributes:
-        pieces: that are measured.
+        pieces: how many are measured.
         seconds: of a piece; None until it is known.
     """
 
     PATIENCE = 10.0  # seconds, after which fewer pieces do
 
-    def __init__(self, pieces=10):
+    def __init__(self, pieces: int = 10) -> None:
         self.pieces = pieces
         self.seconds = None
         self._first = None
 
-    def seen(self, done, now):
+    def seen(self, done: int, now: float) -> bool:
         """Tells it that `done` pieces were done at `now`; True once, when it knows."""
         if self._first is None:
             self._first = done, now
@@ -70,11 +72,11 @@ class Line:
     piece and then every EVERY seconds, while more than SOON are left.
     """
 
-    def __init__(self, doing, unit):
+    def __init__(self, doing: str, unit: str) -> None:
         self._doing, self._unit = doing, unit
         self._begun, self._shown = time.monotonic(), -EVERY
 
-    def __call__(self, done, total):
+    def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
         left = (now - self._begun) / done * (total - done)
         line = f"{self._doing}: {done} of {total} {self._unit}s"

@@ -1,10 +1,12 @@
-"""How well four contrasts of one slice lie on each other (what Section 2.8 promises).
+"""How well the four contrasts of one slice are registered, as Section 2.8 promises.
 
 Two figures, each a mean over the six pairs of contrasts and over slices: Dice within
 one pixel of the edges that Algorithm 1 finds, and normalised mutual information. They
 mean little alone: read them beside those of real slices, which need training or
 held-out subjects that are registered, and of the same slices shifted.
 """
+
+from __future__ import annotations
 
 import itertools
 
@@ -16,22 +18,22 @@ from brats_gan.lazy import tf
 SHIFTS = (1, 2, 4)  # pixels
 
 
-def edges(images, beta):
+def edges(images: np.ndarray, beta: float) -> np.ndarray:
     """Algorithm 1 of every contrast: [N, 4, H, W] in [0, 1] -> the same in {0, 1}."""
     flat = tf.constant(images.reshape(-1, *images.shape[2:], 1), tf.float32)
     return structure.structural_map(flat, beta).numpy().reshape(images.shape)
 
 
-def agreement(maps):
+def agreement(maps: np.ndarray) -> float:
     """Mean metrics.edge_agreement of each two contrasts of edges [N, 4, H, W]."""
     return _mean_of_pairs(metrics.edge_agreement, maps)
 
 
-def information(images):
+def information(images: np.ndarray) -> float:
     """Mean metrics.normalised_mutual_information of each two contrasts.
 
     [N, 4, H, W] in [0, 1]; of each slice only the pixels where any contrast shows
-    brain, or the background, which all share, would count most.
+    brain: otherwise the background, which all share, would count most.
     """
     inside = [image[:, image.any(0)] for image in images]
     return _mean_of_pairs(metrics.normalised_mutual_information, inside)
@@ -42,7 +44,7 @@ def _mean_of_pairs(score, sets):
     return float(np.mean([score(each[i], each[j]) for each in sets for i, j in pairs]))
 
 
-def shifted(sets, pixels):
+def shifted(sets: np.ndarray, pixels: int) -> np.ndarray:
     """[N, 4, H, W] with contrast i moved by i x `pixels` columns, round the border.
 
     Two contrasts that follow each other are then `pixels` apart.
@@ -51,7 +53,7 @@ def shifted(sets, pixels):
     return np.stack(moved, 1)
 
 
-def scores(images, beta):
+def scores(images: np.ndarray, beta: float) -> dict[str, float]:
     """{"edge_dice", "mutual_information"} of sets [N, 4, H, W] in [0, 1]."""
     return {
         "edge_dice": round(agreement(edges(images, beta)), 4),
@@ -59,7 +61,9 @@ def scores(images, beta):
     }
 
 
-def compare(made, real, beta):
+def compare(
+    made: np.ndarray, real: np.ndarray | None, beta: float
+) -> dict[str, dict[str, float]]:
     """Scores of generated sets beside those of real ones, as they are and shifted.
 
     Args:

@@ -5,6 +5,8 @@ calls a mask is 1 *outside* the brain; here it is `background`, named for what i
 it.
 """
 
+from __future__ import annotations
+
 import cv2
 import numpy as np
 
@@ -40,7 +42,9 @@ def _margin(x, beta):
     return tf.maximum(f1, f2) - beta
 
 
-def structural_map(x, beta=BETA, temperature=TEMPERATURE):
+def structural_map(
+    x: tf.Tensor, beta: float = BETA, temperature: float = TEMPERATURE
+) -> tf.Tensor:
     """f = Algorithm 1 of x: a pixel is 1 where an edge stands out by more than beta.
 
     Forward it is the paper's threshold; backward it has the slope of a sigmoid of width
@@ -54,7 +58,9 @@ def structural_map(x, beta=BETA, temperature=TEMPERATURE):
     return soft + tf.stop_gradient(hard - soft)
 
 
-def soft_structural_map(x, beta=BETA, softness=SOFTNESS):
+def soft_structural_map(
+    x: tf.Tensor, beta: float = BETA, softness: float = SOFTNESS
+) -> tf.Tensor:
     """f before its threshold: how far each pixel is from being an edge (D30).
 
     A sigmoid of width `softness` about the threshold of Algorithm 1, so that above one
@@ -68,7 +74,7 @@ def soft_structural_map(x, beta=BETA, softness=SOFTNESS):
     return tf.where(shown, tf.sigmoid(margin / softness), tf.zeros_like(margin))
 
 
-def resize_background(background, growth):
+def resize_background(background: tf.Tensor | np.ndarray, growth: int) -> tf.Tensor:
     """Grows the brain in [B, H, W, 1] about the image centre, or shrinks it.
 
     The middle of Algorithm 2, resize to H + p and crop to H, done in one step about the
@@ -83,7 +89,7 @@ def resize_background(background, growth):
     return addons.projective_transform(background, transforms, "nearest", 1.0)
 
 
-def background(x, growth=GROWTH):
+def background(x: tf.Tensor, growth: int = GROWTH) -> tf.Tensor:
     """Algorithm 2: 1 outside the brain of x grown by p = `growth`, 0 inside.
 
     [B, H, W, 1], outside exactly 0 -> [B, H, W, 1] in {0, 1}. Also takes a label map as
@@ -93,11 +99,11 @@ def background(x, growth=GROWTH):
     return outside if growth == 0 else resize_background(outside, growth)
 
 
-def contour_background(f):
+def contour_background(f: np.ndarray) -> np.ndarray:
     """The traditional mask m' of Algorithm 3: 1 outside every closed contour of f.
 
     Blur, find the outer contours, fill them (OpenCV). An outline with a gap fills
-    nothing but its own line, so m' is then far from what MASK says.
+    nothing but its own line, so m' is then far from what MASK predicts.
 
     [H, W] in {0, 1} -> [H, W] in {0, 1}, float32.
     """
@@ -109,7 +115,7 @@ def contour_background(f):
     return 1.0 - (filled > 0).astype(np.float32)
 
 
-def without_islands(background):
+def without_islands(background: np.ndarray) -> np.ndarray:
     """A background of MASK whose brain has no holes: what brain encloses is brain.
 
     [H, W] in {0, 1} -> [H, W] in {0, 1}, float32.
@@ -118,7 +124,7 @@ def without_islands(background):
     return 1.0 - brain.astype(np.float32)
 
 
-def filter_error(f, generated_background):
+def filter_error(f: np.ndarray, generated_background: np.ndarray) -> float:
     """MAE(m', m) of Algorithm 3; at or below MAE_THRESHOLD the map is accepted (D7).
 
     Both [H, W] in {0, 1}. A map without any edge scores 1: it has no outline to judge,

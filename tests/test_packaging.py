@@ -60,7 +60,7 @@ def test_the_command_lists_without_tensorflow():
 def test_an_unknown_command_is_refused_with_the_list(tmp_path):
     out, err = run(COMMAND, "train_structual", code=1, cwd=tmp_path)
     assert not out
-    assert err.startswith("error: train_structual is no command of brats-gan.\n")
+    assert err.startswith("error: train_structual is not a command of brats-gan.\n")
     assert all(f"\n  {name} " in err for name in commands.SCRIPTS)
 
 

@@ -134,7 +134,7 @@ def signals(tesla, sequence):
 def test_every_scanner_orders_tissues_as_radiology_knows_them():
     rng = np.random.default_rng(0)
     for _ in range(100):
-        tesla, sequences = phantom.draw_visit(rng)
+        tesla, sequences = phantom.sample_visit(rng)
         t1, t2, t1ce, flair = (signals(tesla, sequences[m]) for m in BRATS.modalities)
         assert t1["white"] > t1["grey"] > t1["fluid"]
         assert t2["white"] < t2["grey"] < t2["oedema"] < t2["fluid"]
@@ -146,7 +146,7 @@ def test_every_scanner_orders_tissues_as_radiology_knows_them():
 
 def test_spin_echo_by_hand():
     tissue = phantom.Tissue(density=0.8, t1=1000.0, t2=100.0)
-    _, sequences = phantom.draw_visit(np.random.default_rng(0))
+    _, sequences = phantom.sample_visit(np.random.default_rng(0))
     sequence = sequences["t2"]._replace(tr=1000.0, te=100.0, ti=0.0)
     # 0.8 (1 - 1/e) / e = 0.8 * 0.63212 * 0.36788
     assert phantom.tissue_signal(tissue, sequence, 3.0) == pytest.approx(0.186035, 1e-4)
@@ -154,7 +154,7 @@ def test_spin_echo_by_hand():
 
 def test_inversion_recovery_is_null_at_t1_times_log_two():
     tissue = phantom.Tissue(density=1.0, t1=1000.0, t2=100.0)
-    _, sequences = phantom.draw_visit(np.random.default_rng(0))
+    _, sequences = phantom.sample_visit(np.random.default_rng(0))
     # 1 - 2 exp(-ln 2) + exp(-TR / T1) -> 0 for a long TR
     sequence = sequences["flair"]._replace(tr=1e6, ti=1000 * np.log(2))
     assert phantom.tissue_signal(tissue, sequence, 3.0) == pytest.approx(0.0, abs=1e-9)
@@ -167,7 +167,7 @@ def test_inversion_recovery_is_null_at_t1_times_log_two():
 def head():
     """Grid, pose and anatomy of one narrow head without lesions."""
     rng = np.random.default_rng(5)
-    grid, pose = phantom.slab((80, 84)), phantom.draw_pose(rng)
+    grid, pose = phantom.slab((80, 84)), phantom.sample_pose(rng)
     return grid, pose, phantom.build_anatomy(rng, phantom.Warp(rng, grid, pose, []))
 
 
@@ -218,7 +218,7 @@ def test_a_ring_has_oedema_outside_enhancement_and_necrosis_inside(head):
 
 def test_a_lesion_pushes_tissue_away_from_its_centre():
     grid, centre = phantom.slab((80, 84)), np.array([90.0, 120.0, 82.0])
-    pose = phantom.draw_pose(np.random.default_rng(5))
+    pose = phantom.sample_pose(np.random.default_rng(5))
     index = tuple(np.subtract([100, 120, 82], grid.start))  # 10 mm beside it
     places = []
     for push in (0.0, 0.3):
@@ -233,8 +233,10 @@ def test_a_lesion_pushes_tissue_away_from_its_centre():
 
 def test_lesions_vary_in_number_size_and_composition():
     rng = np.random.default_rng(0)
-    grid, pose = phantom.slab(phantom.SLICES), phantom.draw_pose(rng)
-    draws = [phantom.draw_lesions(rng, grid, phantom.SLICES, pose) for _ in range(100)]
+    grid, pose = phantom.slab(phantom.SLICES), phantom.sample_pose(rng)
+    draws = [
+        phantom.sample_lesions(rng, grid, phantom.SLICES, pose) for _ in range(100)
+    ]
     lesions = [lesion for draw in draws for lesion in draw]
     assert {len(draw) for draw in draws} == {0, 1, 2}
     assert min(lesion.radius for lesion in lesions) < 6

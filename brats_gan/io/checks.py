@@ -3,9 +3,14 @@
 Imports no TensorFlow, so that looking at a folder takes a second.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import hashlib
+import os
+from collections.abc import Callable
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -22,14 +27,15 @@ class SubjectReport:
     """What was found out about one subject; None where it was not looked at."""
 
     name: str
-    shape: tuple | None = None  # (W, H, S), in LPS
-    spacing: tuple | None = None  # mm, in LPS
+    shape: tuple[int, int, int] | None = None  # (W, H, S), in LPS
+    spacing: tuple[float, ...] | None = None  # mm, in LPS
     axes: str | None = None  # as stored, such as "LPS"; "?" where no file says
-    labels: dict | None = None  # name of each lesion label -> voxels, whole volume
+    # Of the whole volume: name of each lesion label -> voxels.
+    labels: dict[str, int] | None = None
     lesion_slices: int | None = None  # in range
     blank_slices: int | None = None  # in range, no modality positive
-    negative: dict | None = None  # modality -> voxels, whole volume
-    nonfinite: dict | None = None  # modality -> voxels, whole volume
+    negative: dict[str, int] | None = None  # modality -> voxels, whole volume
+    nonfinite: dict[str, int] | None = None  # modality -> voxels, whole volume
 
 
 @dataclasses.dataclass
@@ -38,18 +44,20 @@ class Report:
 
     data_dir: str
     layout: str | None
-    slices: tuple
+    slices: tuple[int, int]
     quick: bool
     spec: Spec = BRATS
-    subjects: list = dataclasses.field(default_factory=list)
-    problems: list = dataclasses.field(default_factory=list)  # (subject, message)
-    notes: list = dataclasses.field(default_factory=list)  # (subject, message)
+    subjects: list[SubjectReport] = dataclasses.field(default_factory=list)
+    # Both are of (subject, message).
+    problems: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    notes: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
     @property
-    def usable(self):
+    def usable(self) -> bool:
+        """Whether nothing is wrong with the folder."""
         return not self.problems
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """For JSON: the fields, and whether the folder is usable."""
         content = dataclasses.asdict(self)
         content["spec"] = self.spec.as_dict()
@@ -58,7 +66,7 @@ class Report:
             content[kind] = [{"subject": s, "message": m} for s, m in pairs]
         return {"usable": self.usable, **content}
 
-    def as_text(self):
+    def as_text(self) -> str:
         """The table, then what is wrong, then what to know."""
         lines = []
         if self.subjects:
@@ -85,13 +93,13 @@ class Report:
 
 
 def check(
-    data_dir,
-    layout=None,
-    slices=None,
-    quick=False,
-    progress=None,
+    data_dir: str | os.PathLike,
+    layout: str | None = None,
+    slices: tuple[int, int] | None = None,
+    quick: bool = False,
+    progress: Callable[[int, int], None] | None = None,
     spec: Spec = BRATS,
-):
+) -> Report:
     """Looks at every subject of a folder, and raises nothing about the data.
 
     Args:
@@ -125,7 +133,12 @@ def check(
     return report
 
 
-def require_usable(data_dir, layout=None, slices=None, spec: Spec = BRATS):
+def require_usable(
+    data_dir: str | os.PathLike,
+    layout: str | None = None,
+    slices: tuple[int, int] | None = None,
+    spec: Spec = BRATS,
+) -> Report:
     """The quick check as training scripts run it: DataError with every problem."""
     report = check(data_dir, layout, slices, quick=True, spec=spec)
     if not report.usable:
@@ -157,7 +170,7 @@ class _Check:
 
     @contextlib.contextmanager
     def noting(self):
-        """A DataError inside becomes a problem of the subject, said once."""
+        """A DataError inside becomes a problem of the subject, listed once."""
         try:
             yield
         except files.DataError as error:
@@ -208,7 +221,7 @@ class _Check:
     def label(self, grid):
         """Reads and counts the label; returns [S, H, W] or None."""
         if self.subject.label is None:
-            self.note("no label file: of use only where no label is needed (stage 1).")
+            self.note("no label file: all stages of training need one. Add it.")
             return None
         label = None
         with self.noting():

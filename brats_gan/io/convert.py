@@ -1,5 +1,8 @@
 """Any layout to BraTS 2018-21 NIfTI with this project's labels, geometry kept."""
 
+from __future__ import annotations
+
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,12 @@ from brats_gan import files, io
 from brats_gan.spec import BRATS, Spec
 
 
-def convert(data_dir, output_dir, layout=None, spec: Spec = BRATS):
+def convert(
+    data_dir: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    layout: str | None = None,
+    spec: Spec = BRATS,
+) -> tuple[list[str], list[tuple[str, str]]]:
     """Writes output_dir/ID/ID_{MODALITY,seg}.nii.gz for every subject, in LPS.
 
     Values are those of the source, scaling applied; labels are indices in spec.labels.

@@ -1,7 +1,10 @@
 """Headers: shape, type and place of a volume before a voxel is decoded."""
 
+from __future__ import annotations
+
 import itertools
-from pathlib import Path
+import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +21,7 @@ _MAX_SHIFT_MM = 1.0  # between the modalities of one subject
 class Header(NamedTuple):
     """What is known of a volume before a voxel is decoded."""
 
-    shape: tuple  # (x, y, z, channels) as stored, x fastest
+    shape: tuple[int, int, int, int]  # (x, y, z, channels) as stored, x fastest
     dtype: np.dtype  # as stored, byte order included
     slope: float
     inter: float
@@ -31,12 +34,12 @@ class Header(NamedTuple):
 class Grid(NamedTuple):
     """Where the voxels of a file are, once it is in LPS."""
 
-    path: Path
-    shape: tuple  # (W, H, S)
+    path: str | os.PathLike
+    shape: tuple[int, int, int]  # (W, H, S)
     affine: np.ndarray  # [4, 4], (column, row, slice, 1) -> RAS mm
 
 
-def lps_grid(path, header):
+def lps_grid(path: str | os.PathLike, header: Header) -> Grid:
     """Grid of a file from its header."""
     shape = np.empty(3, int)
     shape[header.to_lps[:, 0].astype(int)] = header.shape[:3]
@@ -44,7 +47,9 @@ def lps_grid(path, header):
     return Grid(path, tuple(int(n) for n in shape), header.affine @ back)
 
 
-def checked_affine(path, affine):
+def checked_affine(
+    path: str | os.PathLike, affine: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Affine -> itself, and how its axes become L, P, S."""
     sizes = np.abs(affine[np.isfinite(affine)])
     if sizes.size == 16 and sizes.max() < 1e6:
@@ -63,7 +68,9 @@ def checked_affine(path, affine):
     )
 
 
-def checked_shape(path, sizes, dtype):
+def checked_shape(
+    path: str | os.PathLike, sizes: list[int], dtype: np.dtype
+) -> tuple[int, int, int, int]:
     """Sizes in the header -> (x, y, z, channels), before anything is allocated."""
     volume = sizes + [1] * (4 - len(sizes))
     if min(volume, default=0) < 1 or not sizes:
@@ -85,7 +92,9 @@ def checked_shape(path, sizes, dtype):
     return tuple(volume)
 
 
-def require_channel(path, header, channel):
+def require_channel(
+    path: str | os.PathLike, header: Header, channel: int | None
+) -> int:
     """Index of the channel asked for; DataError where the file does not have it."""
     count = header.shape[3]
     if channel is None and count > 1:
@@ -101,7 +110,9 @@ def require_channel(path, header, channel):
     return channel or 0
 
 
-def require_slices(path, depth, slices):
+def require_slices(
+    path: str | os.PathLike, depth: int, slices: tuple[int, int] | None
+) -> None:
     """DataError unless a volume of `depth` axial slices has those asked for."""
     if depth > _MAX_DEPTH:
         raise DataError(
@@ -115,11 +126,12 @@ def require_slices(path, depth, slices):
         )
 
 
-def voxel_bytes(header):
+def voxel_bytes(header: Header) -> int:
+    """Bytes of the voxels as stored, of all channels."""
     return int(np.prod(header.shape)) * header.dtype.itemsize
 
 
-def require_same_grid(one, other):
+def require_same_grid(one: Grid, other: Grid) -> None:
     """DataError naming `other` unless two volumes lie on one grid."""
     if one.shape != other.shape:
         sizes = [" x ".join(map(str, grid.shape)) for grid in (one, other)]
@@ -144,7 +156,7 @@ def _largest_shift(shape, affine, other):
     return float(np.linalg.norm(moved[:, :3], axis=1).max())
 
 
-def lps_affine(height, spacing=(1.0, 1.0, 1.0)):
+def lps_affine(height: int, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> np.ndarray:
     """Affine of a BraTS volume: LPS, the last row at y = 0."""
     dx, dy, dz = spacing
     affine = np.diag([-dx, -dy, dz, 1.0])

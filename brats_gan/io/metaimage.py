@@ -1,5 +1,8 @@
 """MetaImage (.mha) of BRATS2015, by SimpleITK."""
 
+from __future__ import annotations
+
+import os
 import re
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from brats_gan.io.streams import isal_zlib
 _MHA_HEADER = 2**16  # bytes in which the header ends
 
 
-def read_mha(path):
+def read_mha(path: str | os.PathLike) -> tuple[Header, bytes]:
     """Header and voxels of a MetaImage file, by SimpleITK."""
     import SimpleITK as sitk  # slow to import, and only BRATS2015 needs it
 

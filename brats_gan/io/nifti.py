@@ -1,6 +1,10 @@
 """NIfTI: its header parsed, and volumes written."""
 
+from __future__ import annotations
+
+import os
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -18,7 +22,7 @@ from brats_gan.io.streams import igzip
 IMAGE_SLOPE = 1 / 32767  # [0, 1] as int16
 
 
-def nifti_header(path, file):
+def nifti_header(path: str | os.PathLike, file: BinaryIO) -> Header:
     """Parses the NIfTI-1 or NIfTI-2 header at the start of a stream."""
     block = file.read(540)
     kinds = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
@@ -78,7 +82,13 @@ def _nifti_affine(path, header):
     return *checked_affine(path, affine), oriented
 
 
-def write_nifti(path, volume_hws, dtype, slope=None, affine=None):
+def write_nifti(
+    path: str | os.PathLike,
+    volume_hws: np.ndarray,
+    dtype: np.dtype | type[np.generic],
+    slope: float | None = None,
+    affine: np.ndarray | None = None,
+) -> None:
     """Writes [H, W, S] in LPS as .nii or .nii.gz, whole or not at all.
 
     The same volume gives the same bytes. Images in [0, 1] are stored as int16 with

@@ -1,8 +1,12 @@
 """Files as streams: what may be opened, what goes wrong, and gzip."""
 
+from __future__ import annotations
+
 import contextlib
+import os
 import stat
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 # igzip is for the modules above.
@@ -17,7 +21,7 @@ from brats_gan.files import DataError
 
 
 @contextlib.contextmanager
-def reading(path):
+def reading(path: str | os.PathLike) -> Iterator[None]:
     """Turns what goes wrong inside a file into one DataError that names it.
 
     A pipe or a device, which may never end, is refused before it is opened.

@@ -1,7 +1,10 @@
 """Volumes out of files: [H, W, S] in LPS, no more decoded than is asked for."""
 
+from __future__ import annotations
+
 import contextlib
 import os
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -9,7 +12,14 @@ import numpy as np
 from nibabel import orientations
 
 from brats_gan.files import DataError
-from brats_gan.io.headers import lps_grid, require_channel, require_slices, voxel_bytes
+from brats_gan.io.headers import (
+    Grid,
+    Header,
+    lps_grid,
+    require_channel,
+    require_slices,
+    voxel_bytes,
+)
 from brats_gan.io.metaimage import read_mha
 from brats_gan.io.nifti import nifti_header
 from brats_gan.io.streams import igzip, reading
@@ -18,7 +28,7 @@ _MAX_BEHIND = 2**26  # bytes behind the voxels
 _MAX_RATIO = 1040  # of sizes, unpacked to packed: deflate reaches 1032
 
 
-def read_header(path):
+def read_header(path: str | os.PathLike) -> Header:
     """Header of a .nii, .nii.gz or .mha file.
 
     DataError where it makes no sense, or the file is shorter than it says.
@@ -28,7 +38,11 @@ def read_header(path):
         return header
 
 
-def load_volume(path, channel=None, slices=None):
+def load_volume(
+    path: str | os.PathLike,
+    channel: int | None = None,
+    slices: tuple[int, int] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Reads one 3-D volume in LPS, decoding no further than the last slice asked for.
 
     Args:
@@ -45,7 +59,11 @@ def load_volume(path, channel=None, slices=None):
     return volumes[0], grid.affine
 
 
-def load_channels(path, channels, slices=None):
+def load_channels(
+    path: str | os.PathLike,
+    channels: Sequence[int | None],
+    slices: tuple[int, int] | None = None,
+) -> tuple[list[np.ndarray], Grid]:
     """As `load_volume` for a list of channels, in one pass over the file.
 
     Returns:

@@ -9,7 +9,7 @@ Arrays are [X, Y, Z] of a slab of the BRATS grid, 1 mm: x to the left, y to the 
 up.
 """
 
-from brats_gan.phantom.anatomy import Scene, Warp, build_anatomy, draw_pose
+from brats_gan.phantom.anatomy import Scene, Warp, build_anatomy, sample_pose
 from brats_gan.phantom.grid import (
     AFFINE,
     SLICES,
@@ -18,7 +18,7 @@ from brats_gan.phantom.grid import (
     smooth_noise,
     spline_upsample,
 )
-from brats_gan.phantom.imaging import draw_visit, tissue_signal
+from brats_gan.phantom.imaging import sample_visit, tissue_signal
 from brats_gan.phantom.lesions import (
     ENHANCING,
     NECROSIS,
@@ -27,8 +27,8 @@ from brats_gan.phantom.lesions import (
     add_hyperintensities,
     add_lesion,
     add_vessels,
-    draw_lesions,
     ellipsoid_distance,
+    sample_lesions,
 )
 from brats_gan.phantom.subjects import (
     classes_of,
@@ -57,10 +57,10 @@ __all__ = [
     "add_vessels",
     "build_anatomy",
     "classes_of",
-    "draw_lesions",
-    "draw_pose",
-    "draw_visit",
     "ellipsoid_distance",
+    "sample_lesions",
+    "sample_pose",
+    "sample_visit",
     "simulate_subject",
     "slab",
     "smooth_noise",

@@ -1,7 +1,10 @@
 """Heads without disease: the atlas, warped, folded, with all that covers the brain."""
 
+from __future__ import annotations
+
 import functools
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from scipy import ndimage
@@ -28,11 +31,13 @@ class Atlas(NamedTuple):
     inside: np.ndarray  # mm from the border of the brain, negative outside
     ridge: np.ndarray  # about 1 on the middle sheet of a sulcus
     ventricle: np.ndarray  # blurred over 4 mm, at most 1
-    swell: tuple  # three components, at most 1 long, towards the ventricles
+    swell: tuple[
+        np.ndarray, ...
+    ]  # three components, at most 1 long, towards the ventricles
 
 
 @functools.lru_cache(maxsize=1)
-def load_atlas():
+def load_atlas() -> Atlas:
     """Reads the maps inside the nilearn wheel and derives sulci and ventricles."""
     from nilearn import datasets  # slow to import, and only needed here
 
@@ -68,8 +73,8 @@ class Pose(NamedTuple):
     offset: np.ndarray
 
 
-def draw_pose(rng):
-    """Size, aspect, turn and side of one head."""
+def sample_pose(rng: np.random.Generator) -> Pose:
+    """Samples size, aspect, rotation and side of one head."""
     turn = np.deg2rad(rng.normal((PITCH_DEG, 0, 0), (1.5, 1.5, 2.0)))
     (cx, cy, cz), (sx, sy, sz) = np.cos(turn), np.sin(turn)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
@@ -83,13 +88,28 @@ def draw_pose(rng):
     return Pose(matrix, ORIGIN_MM + shift - matrix @ CENTRE)
 
 
+class Mass(Protocol):
+    """What pushes tissue aside: as much of a Lesion as a Warp has to know of it."""
+
+    @property
+    def centre(self) -> np.ndarray: ...
+
+    @property
+    def radius(self) -> float: ...
+
+    @property
+    def push(self) -> float: ...
+
+
 class Warp:
     """Where every voxel lies in MNI space, with control points CONTROL voxels apart.
 
     Affine, elastic bend, ventricles swollen or shrunk, tissue pushed aside by lesions.
     """
 
-    def __init__(self, rng, grid, pose, lesions):
+    def __init__(
+        self, rng: np.random.Generator, grid: Box, pose: Pose, lesions: Iterable[Mass]
+    ) -> None:
         self.grid = grid
         self.origin = load_atlas().origin
         self.starts = [s - 2 * CONTROL for s in grid.start]
@@ -122,19 +142,19 @@ class Warp:
             place = self.refine(bend[dim]) + (x + y + z + np.float32(pose.offset[dim]))
             self.position.append(place)
 
-    def sample(self, volume, outside=0.0):
+    def sample(self, volume: np.ndarray, outside: float = 0.0) -> np.ndarray:
         """An atlas map at every voxel."""
         at = [p - o for p, o in zip(self.position, self.origin, strict=True)]
         return ndimage.map_coordinates(
             volume, at, np.float32, order=1, cval=outside, prefilter=False
         )
 
-    def sample_coarsely(self, volume):
+    def sample_coarsely(self, volume: np.ndarray) -> np.ndarray:
         """An atlas map at every control point: cheaper, for smooth ones."""
         at = self.control - self.origin.reshape(3, 1, 1, 1)
         return ndimage.map_coordinates(volume, at, np.float32, order=1)
 
-    def refine(self, control):
+    def refine(self, control: np.ndarray) -> np.ndarray:
         """Values at control points, interpolated to every voxel."""
         where = [(self.grid.axis(d) - s) / CONTROL for d, s in enumerate(self.starts)]
         return spline_upsample(control.astype(np.float32), where)
@@ -149,10 +169,12 @@ class Anatomy(NamedTuple):
     fluid: np.ndarray
     inside: np.ndarray  # mm from the border of the brain
     ventricle: np.ndarray  # blurred, at most 1
-    position: list  # x, y, z in MNI mm
+    position: list[np.ndarray]  # x, y, z in MNI mm
 
 
-def fold_distance(rng, warp, inside):
+def fold_distance(
+    rng: np.random.Generator, warp: Warp, inside: np.ndarray
+) -> np.ndarray:
     """mm to the nearest of this head's own sulci, which the average has not.
 
     Sheets that stand on the surface of the brain: zeros of a random field that depends
@@ -171,7 +193,7 @@ def fold_distance(rng, warp, inside):
     return np.hypot(sheet, np.maximum(inside - floor, 0))
 
 
-def build_anatomy(rng, warp):
+def build_anatomy(rng: np.random.Generator, warp: Warp) -> Anatomy:
     """Warps the atlas to one head and gives its averaged cortex folds."""
     atlas, grid = load_atlas(), warp.grid
     white, grey, ridge = map(warp.sample, (atlas.white, atlas.grey, atlas.ridge))
@@ -219,17 +241,22 @@ def build_anatomy(rng, warp):
 class Scene:
     """Tissue fractions [tissue, X, Y, Z], sum 1 in the brain, and the label."""
 
-    def __init__(self, anatomy):
+    def __init__(self, anatomy: Anatomy) -> None:
         shape = anatomy.white.shape
         self.fractions = np.zeros((len(NAMES), *shape), np.float32)
         for name in ("white", "grey", "deep", "fluid"):
             self[name][:] = getattr(anatomy, name)
         self.label = np.zeros(shape, np.uint8)
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> np.ndarray:
         return self.fractions[NAMES.index(name)]
 
-    def lay_over(self, name, alpha, box=np.s_[:, :, :]):
+    def lay_over(
+        self,
+        name: str,
+        alpha: np.ndarray,
+        box: tuple[slice, slice, slice] = np.s_[:, :, :],
+    ) -> None:
         """Replaces the share `alpha` of whatever is in the box by one tissue."""
         part = self.fractions[(slice(None), *box)]
         total = part.sum(0)
@@ -237,7 +264,7 @@ class Scene:
         part[NAMES.index(name)] += alpha * total
 
 
-def add_coverings(scene, anatomy):
+def add_coverings(scene: Scene, anatomy: Anatomy) -> None:
     """Fluid and dura outside the brain, for skull stripping to leave bits of."""
     shell = anatomy.inside < 0.5
     empty = np.clip(1 - scene.fractions.sum(0), 0, 1) * shell
@@ -246,8 +273,8 @@ def add_coverings(scene, anatomy):
     scene["dura"][:] += empty * ramp(outside, 1.2, 2.0) * ramp(outside, 5.0, 4.0)
 
 
-def strip_skull(rng, anatomy, grid):
-    """The brain as a tool would cut it: too tight in places, too wide in others."""
+def strip_skull(rng: np.random.Generator, anatomy: Anatomy, grid: Box) -> np.ndarray:
+    """The mask of a skull-stripping tool: too tight in places, too wide in others."""
     rough = rng.uniform(0.2, 0.9)  # mm
     border = -0.3 + rough * smooth_noise(rng, grid, 16)
     patch = ramp(smooth_noise(rng, grid, 24), 1.2, 2.0) * (rng.random() < 0.6)

@@ -1,5 +1,8 @@
 """The BRATS grid: boxes of it, and smooth random fields on them."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,13 +17,14 @@ MARGIN = 6  # slices evaluated beyond the slab, for blur through plane
 class Box(NamedTuple):
     """A box of the BRATS grid: first voxel and shape."""
 
-    start: tuple
-    shape: tuple
+    start: tuple[float, float, float]  # whole, but for the atlas in mm
+    shape: tuple[int, int, int]
 
-    def axis(self, dim):
+    def axis(self, dim: int) -> np.ndarray:
+        """Coordinates of the voxels along one axis."""
         return np.arange(self.start[dim], self.start[dim] + self.shape[dim])
 
-    def offsets(self, centre):
+    def offsets(self, centre: Sequence[float] | np.ndarray) -> list[np.ndarray]:
         """Three arrays that broadcast to [X, Y, Z]: voxel minus `centre`, float32."""
         shapes = ((-1, 1, 1), (1, -1, 1), (1, 1, -1))
         return [
@@ -28,7 +32,9 @@ class Box(NamedTuple):
             for d, shape in enumerate(shapes)
         ]
 
-    def around(self, centre, reach):
+    def around(
+        self, centre: Sequence[float] | np.ndarray, reach: float
+    ) -> tuple[tuple[slice, slice, slice], Box]:
         """Index of the box within `reach` voxels of `centre`, and its grid."""
         box = []
         for c, s, n in zip(centre, self.start, self.shape, strict=True):
@@ -38,7 +44,7 @@ class Box(NamedTuple):
         return tuple(box), Box(start, tuple(b.stop - b.start for b in box))
 
 
-def slab(slices):
+def slab(slices: tuple[int, int]) -> Box:
     """The grid of slices [first, last) with the margin that blur needs."""
     first = max(slices[0] - MARGIN, 0)
     last = min(slices[1] + MARGIN, SHAPE[2])
@@ -46,7 +52,7 @@ def slab(slices):
     return Box((x0, y0, first), (x1 - x0, y1 - y0, last - first))
 
 
-def spline_upsample(control, positions):
+def spline_upsample(control: np.ndarray, positions: Sequence[np.ndarray]) -> np.ndarray:
     """Cubic B-spline of a small array, evaluated at one list of positions per axis.
 
     Summed tap by tap instead of by a matrix product, whose last bits depend on the
@@ -71,7 +77,7 @@ def spline_upsample(control, positions):
     return control
 
 
-def smooth_noise(rng, grid, spacing):
+def smooth_noise(rng: np.random.Generator, grid: Box, spacing: float) -> np.ndarray:
     """Gaussian field on the grid, mean 0, deviation 1, smooth over `spacing` voxels."""
     counts = [int(n / spacing) + 5 for n in grid.shape]
     control = rng.standard_normal(counts, dtype=np.float32)
@@ -80,6 +86,10 @@ def smooth_noise(rng, grid, spacing):
     return spline_upsample(control, [np.arange(n) / spacing + 1.5 for n in grid.shape])
 
 
-def ramp(x, low, high):
+def ramp(
+    x: np.ndarray,
+    low: float | np.floating | np.ndarray,
+    high: float | np.floating | np.ndarray,
+) -> np.ndarray:
     """0 at `low`, 1 at `high`, linear between; `low` may be the larger."""
     return np.clip((x - low) / (high - low), 0, 1)

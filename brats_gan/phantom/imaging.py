@@ -1,12 +1,15 @@
-"""Imaging: the four contrasts by the MR signal equations, with what spoils them."""
+"""Imaging: the four contrasts by the MR signal equations, with their artefacts."""
+
+from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from brats_gan.phantom.grid import ramp, smooth_noise
-from brats_gan.phantom.tissues import NAMES, RELAXIVITY, TISSUES, UPTAKE
+from brats_gan.phantom.anatomy import Scene
+from brats_gan.phantom.grid import Box, ramp, smooth_noise
+from brats_gan.phantom.tissues import NAMES, RELAXIVITY, TISSUES, UPTAKE, Tissue
 
 
 class Sequence(NamedTuple):
@@ -25,7 +28,9 @@ class Sequence(NamedTuple):
     inflow: float  # how much of the fluid escapes the inversion
 
 
-def tissue_signal(tissue, sequence, tesla, uptake=0.0):
+def tissue_signal(
+    tissue: Tissue, sequence: Sequence, tesla: float, uptake: float = 0.0
+) -> float:
     """Magnitude of one tissue by the spin-echo or inversion-recovery equation."""
     r1, r2 = (r * sequence.gadolinium * uptake / 1000 for r in RELAXIVITY[tesla])
     t1, t2 = 1 / (1 / tissue.t1 + r1), 1 / (1 / tissue.t2 + r2)
@@ -35,8 +40,8 @@ def tissue_signal(tissue, sequence, tesla, uptake=0.0):
     return abs(tissue.density * recovered * np.exp(-sequence.te / t2))
 
 
-def draw_visit(rng):
-    """Field strength in tesla and the sequence of each modality on one scanner."""
+def sample_visit(rng: np.random.Generator) -> tuple[float, dict[str, Sequence]]:
+    """Samples the field strength in tesla and the sequence of each modality."""
     tesla = float(rng.choice([1.5, 3.0]))
 
     def sequence(tr, te, ti=0.0, gadolinium=0.0, inflow=0.0):
@@ -77,7 +82,9 @@ def draw_visit(rng):
     }
 
 
-def acquire(rng, scene, sequence, tesla, grid):
+def acquire(
+    rng: np.random.Generator, scene: Scene, sequence: Sequence, tesla: float, grid: Box
+) -> np.ndarray:
     """Magnitude image of the scene by one sequence, before skull stripping."""
     signal = {
         name: tissue_signal(tissue, sequence, tesla, UPTAKE.get(name, 0.0))

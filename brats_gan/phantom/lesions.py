@@ -1,12 +1,15 @@
 """Lesions with their label, and their look-alikes, which have none."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from brats_gan.phantom.anatomy import load_atlas
-from brats_gan.phantom.grid import ramp, smooth_noise
+from brats_gan.phantom.anatomy import Anatomy, Pose, Scene, load_atlas
+from brats_gan.phantom.grid import Box, ramp, smooth_noise
 from brats_gan.spec import BRATS
 
 NECROSIS, OEDEMA, NON_ENHANCING, ENHANCING = range(1, BRATS.num_labels)
@@ -29,14 +32,18 @@ class Lesion(NamedTuple):
     density: float  # how far the lesion replaces what was there, 0 to 1
 
 
-def draw_lesions(rng, grid, slices, pose):
-    """Zero to two lesions in white matter, within the slices where they fit."""
+def sample_lesions(
+    rng: np.random.Generator, grid: Box, slices: tuple[int, int], pose: Pose
+) -> list[Lesion]:
+    """Samples zero to two lesions in white matter, within the slices where they fit."""
     count = rng.choice([0, 1, 2], p=[0.06, 0.68, 0.26])
-    return [draw_lesion(rng, grid, slices, pose) for _ in range(count)]
+    return [sample_lesion(rng, grid, slices, pose) for _ in range(count)]
 
 
-def draw_lesion(rng, grid, slices, pose):
-    """One of four kinds: ring, solid, low grade, or low grade with nodules."""
+def sample_lesion(
+    rng: np.random.Generator, grid: Box, slices: tuple[int, int], pose: Pose
+) -> Lesion:
+    """Samples one of four kinds: ring, solid, low grade, or low grade with nodules."""
     kind = rng.choice(["ring", "solid", "low", "mixed"], p=[0.4, 0.12, 0.28, 0.2])
     high = kind in ("ring", "solid")
     size = rng.uniform(6, 40) if rng.random() < 0.45 else rng.uniform(24, 40)
@@ -49,7 +56,7 @@ def draw_lesion(rng, grid, slices, pose):
     if kind == "low" and rng.random() < 0.3:
         necrosis = rng.uniform(0.3, 0.7)
     return Lesion(
-        centre=draw_centre(rng, grid, slices, pose, 0.3 * size),
+        centre=sample_centre(rng, grid, slices, pose, 0.3 * size),
         radius=radius,
         stretch=turn @ np.diag(axes) @ turn.T,
         push=rng.uniform(0, 0.35),
@@ -64,8 +71,14 @@ def draw_lesion(rng, grid, slices, pose):
     )
 
 
-def draw_centre(rng, grid, slices, pose, room):
-    """A voxel in white matter at least 5 mm inside the brain, by rejection."""
+def sample_centre(
+    rng: np.random.Generator,
+    grid: Box,
+    slices: tuple[int, int],
+    pose: Pose,
+    room: float,
+) -> np.ndarray:
+    """Samples a voxel in white matter, at least 5 mm inside the brain, by rejection."""
     atlas = load_atlas()
     room = min(room, 0.4 * (slices[1] - slices[0]))
     low = np.array([*grid.start[:2], slices[0] + room])
@@ -80,13 +93,17 @@ def draw_centre(rng, grid, slices, pose, room):
     raise ValueError(f"slices {slices[0]}:{slices[1]} hold no white matter")
 
 
-def ellipsoid_distance(grid, centre, stretch):
+def ellipsoid_distance(
+    grid: Box, centre: Sequence[float] | np.ndarray, stretch: np.ndarray
+) -> np.ndarray:
     """mm from the centre, measured in a stretched space."""
     ray = np.stack(np.broadcast_arrays(*grid.offsets(centre)))
     return np.sqrt((np.tensordot(stretch.astype(np.float32), ray, 1) ** 2).sum(0))
 
 
-def add_lesion(rng, scene, anatomy, grid, lesion):
+def add_lesion(
+    rng: np.random.Generator, scene: Scene, anatomy: Anatomy, grid: Box, lesion: Lesion
+) -> None:
     """Lays one lesion over the scene and marks its label.
 
     `core` and `halo` are mm inside the surface of the core and of the whole lesion. The
@@ -134,8 +151,10 @@ def add_lesion(rng, scene, anatomy, grid, lesion):
     label[here & (bright > 0.5)] = ENHANCING
 
 
-def add_hyperintensities(rng, scene, anatomy, grid):
-    """White matter disease of age: caps on the ventricles, and points, unlabelled."""
+def add_hyperintensities(
+    rng: np.random.Generator, scene: Scene, anatomy: Anatomy, grid: Box
+) -> None:
+    """White matter hyperintensities of age, periventricular and punctate: no label."""
     severity = rng.beta(1.0, 2.0)
     patchy = 0.03 * smooth_noise(rng, grid, 9)
     edge = 0.30 - 0.22 * severity
@@ -152,10 +171,17 @@ def add_hyperintensities(rng, scene, anatomy, grid):
         scene.lay_over("gliosis", blob * anatomy.white[box], box)
 
 
-def add_cavity(rng, scene, anatomy, grid, slices, pose):
-    """A hole of an earlier operation: fluid, a gliotic wall, at times a bright seam."""
+def add_cavity(
+    rng: np.random.Generator,
+    scene: Scene,
+    anatomy: Anatomy,
+    grid: Box,
+    slices: tuple[int, int],
+    pose: Pose,
+) -> None:
+    """A resection cavity: fluid, a gliotic wall, at times an enhancing seam."""
     radius = rng.uniform(5, 13)
-    centre = draw_centre(rng, grid, slices, pose, radius)
+    centre = sample_centre(rng, grid, slices, pose, radius)
     box, sub = grid.around(centre, 1.6 * radius + 6)
     stretch = np.diag(np.exp(rng.normal(0, 0.25, 3)))
     wall = radius - ellipsoid_distance(sub, centre, stretch)
@@ -169,7 +195,9 @@ def add_cavity(rng, scene, anatomy, grid, slices, pose):
     scene.lay_over("fluid", ramp(wall, -0.5, 0.5) * brain, box)
 
 
-def add_vessels(rng, scene, anatomy, grid):
+def add_vessels(
+    rng: np.random.Generator, scene: Scene, anatomy: Anatomy, grid: Box
+) -> None:
     """Cortical veins, dural sinuses, falx and choroid plexus: all enhance."""
     x, y, z = anatomy.position
     fluid, inside = anatomy.fluid, anatomy.inside

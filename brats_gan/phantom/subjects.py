@@ -1,8 +1,12 @@
 """Subjects: simulated one by one, and written as NIfTI."""
 
+from __future__ import annotations
+
 import gzip
 import multiprocessing
+import os
 import pathlib
+from collections.abc import Mapping
 from concurrent import futures
 
 import nibabel
@@ -14,22 +18,24 @@ from brats_gan.phantom.anatomy import (
     Warp,
     add_coverings,
     build_anatomy,
-    draw_pose,
+    sample_pose,
     strip_skull,
 )
-from brats_gan.phantom.grid import AFFINE, SHAPE, SLICES, slab
-from brats_gan.phantom.imaging import acquire, draw_visit
+from brats_gan.phantom.grid import AFFINE, SHAPE, SLICES, Box, slab
+from brats_gan.phantom.imaging import acquire, sample_visit
 from brats_gan.phantom.lesions import (
     add_cavity,
     add_hyperintensities,
     add_lesion,
     add_vessels,
-    draw_lesions,
+    sample_lesions,
 )
 from brats_gan.spec import BRATS, WHOLE, Spec
 
 
-def simulate_subject(index, seed=0, slices=SLICES):
+def simulate_subject(
+    index: int, seed: int = 0, slices: tuple[int, int] = SLICES
+) -> dict[str, np.ndarray]:
     """One subject: modality -> int16 and "seg" -> uint8, [240, 240, 155] each.
 
     Background is exactly 0 and brain at least 1. Outside `slices` everything is 0.
@@ -38,8 +44,8 @@ def simulate_subject(index, seed=0, slices=SLICES):
     generators = map(np.random.default_rng, streams)
     of_pose, of_lesion, of_head, of_mimic, of_visit = generators
     grid = slab(slices)
-    pose = draw_pose(of_pose)
-    lesions = draw_lesions(of_lesion, grid, slices, pose)
+    pose = sample_pose(of_pose)
+    lesions = sample_lesions(of_lesion, grid, slices, pose)
     anatomy = build_anatomy(of_head, Warp(of_head, grid, pose, lesions))
 
     scene = Scene(anatomy)
@@ -52,7 +58,7 @@ def simulate_subject(index, seed=0, slices=SLICES):
     add_coverings(scene, anatomy)
     brain = strip_skull(of_mimic, anatomy, grid)
 
-    tesla, sequences = draw_visit(of_visit)
+    tesla, sequences = sample_visit(of_visit)
     volumes = {"seg": place(scene.label * brain, grid, slices)}
     for name in BRATS.modalities:
         image = acquire(of_visit, scene, sequences[name], tesla, grid)
@@ -62,7 +68,7 @@ def simulate_subject(index, seed=0, slices=SLICES):
     return volumes
 
 
-def classes_of(spec):
+def classes_of(spec: Spec) -> np.ndarray:
     """Label of BraTS -> that of a Spec, [5] uint8, by the names of its labels.
 
     A label may be named as one of BraTS, as a region of it ("core"), or "lesion", which
@@ -89,7 +95,7 @@ def classes_of(spec):
     return table
 
 
-def place(image, grid, slices):
+def place(image: np.ndarray, grid: Box, slices: tuple[int, int]) -> np.ndarray:
     """Puts the slab, without its margin, into an empty BRATS volume."""
     volume = np.zeros(SHAPE, image.dtype, order="F")
     x, y, z = (slice(s, s + n) for s, n in zip(grid.start, grid.shape, strict=True))
@@ -98,7 +104,7 @@ def place(image, grid, slices):
     return volume
 
 
-def write_volume(path, volume):
+def write_volume(path: str | os.PathLike, volume: np.ndarray) -> None:
     """Writes one NIfTI whole or not at all, with the same bytes for the same voxels."""
     image = nibabel.Nifti1Image(volume, AFFINE)
     image.set_qform(AFFINE, code=1)
@@ -109,7 +115,12 @@ def write_volume(path, volume):
     files.write_atomically(path, packed)
 
 
-def write_volumes(output_dir, name, volumes, spec: Spec = BRATS):
+def write_volumes(
+    output_dir: str | os.PathLike,
+    name: str,
+    volumes: Mapping[str, np.ndarray],
+    spec: Spec = BRATS,
+) -> None:
     """Writes what simulate_subject made as the subject `name`, as `spec` has it."""
     folder = pathlib.Path(output_dir, name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +129,13 @@ def write_volumes(output_dir, name, volumes, spec: Spec = BRATS):
         write_volume(folder / f"{name}_{key}.nii.gz", volume)
 
 
-def write_subject(output_dir, index, seed=0, slices=SLICES, spec: Spec = BRATS):
+def write_subject(
+    output_dir: str | os.PathLike,
+    index: int,
+    seed: int = 0,
+    slices: tuple[int, int] = SLICES,
+    spec: Spec = BRATS,
+) -> pathlib.Path:
     """Writes one subject in the BraTS 2018-21 layout; one already whole is kept.
 
     Of the modalities and the classes of the lesion those that `spec` names, see
@@ -135,8 +152,13 @@ def write_subject(output_dir, index, seed=0, slices=SLICES, spec: Spec = BRATS):
 
 
 def write_subjects(
-    output_dir, count, seed=0, slices=SLICES, processes=2, spec: Spec = BRATS
-):
+    output_dir: str | os.PathLike,
+    count: int,
+    seed: int = 0,
+    slices: tuple[int, int] = SLICES,
+    processes: int = 2,
+    spec: Spec = BRATS,
+) -> list[pathlib.Path]:
     """Writes subjects 1 to `count` with a progress line; returns their folders."""
     shown, folders = progress.Line(f"phantoms in {output_dir}", "subject"), []
 

@@ -1,4 +1,4 @@
-"""Tissues and what they say in a scanner: proton density, T1, T2, contrast agent."""
+"""Tissues and their MR constants: proton density, T1, T2, contrast agent."""
 
 from typing import NamedTuple
 

@@ -1,5 +1,7 @@
 """Checkpoints of a run: written, found whole, restored."""
 
+from __future__ import annotations
+
 import contextlib
 import shutil
 from pathlib import Path
@@ -12,7 +14,9 @@ from brats_gan.runs.process import RunError, writing
 CHECKPOINTS_KEPT = 2
 
 
-def restore(checkpoint, folder):
+def restore(
+    checkpoint: tf.train.Checkpoint, folder: str | Path
+) -> tf.train.CheckpointManager:
     """Continues from the newest whole checkpoint in `folder`; returns the manager.
 
     One that is damaged is set aside, with a warning.
@@ -57,7 +61,7 @@ def restore(checkpoint, folder):
         return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=None)
 
 
-def all_checkpoints(folder):
+def all_checkpoints(folder: Path) -> list[Path]:
     """Paths of the checkpoints that have an index, which is written last; newest first.
 
     As TensorFlow names them: without the endings of their files.
@@ -66,12 +70,12 @@ def all_checkpoints(folder):
     return [folder / f"ckpt-{step}" for step in sorted(steps, reverse=True)]
 
 
-def has_begun(run_dir):
+def has_begun(run_dir: str | Path) -> bool:
     """Whether a run has a checkpoint to go on from."""
     return bool(all_checkpoints(Path(run_dir, "checkpoints")))
 
 
-def newest_checkpoint(run_dir):
+def newest_checkpoint(run_dir: str | Path) -> tuple[Path, int] | None:
     """(path as TensorFlow names it, step) of a run's newest whole checkpoint, or None.
 
     Nothing is moved or removed: another process may be at work in the folder.
@@ -108,7 +112,7 @@ def _remove_half_written(folder):
         path.unlink()
 
 
-def save(manager, step):
+def save(manager: tf.train.CheckpointManager, step: int) -> None:
     """Writes the checkpoint of a step; the older ones go once it is there.
 
     Raises:

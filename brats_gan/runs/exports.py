@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 
@@ -51,13 +53,17 @@ def _quiet():
 
 
 def export(
-    run_dir: Path, name: str, models: list, endpoints: dict, description: dict
+    run_dir: str | Path,
+    name: str,
+    models: Iterable[tf.keras.Model],
+    endpoints: Mapping[str, tuple[Callable, Sequence[tf.TensorSpec]]],
+    description: Mapping[str, Any],
 ) -> None:
     """Writes RUN/export/NAME, a SavedModel, and RUN/export/NAME.json beside it.
 
     Args:
         models: the Keras models the endpoints use.
-        endpoints: signature name -> (function, {input name: tf.TensorSpec}).
+        endpoints: signature name -> (function, a tf.TensorSpec an argument).
         description: what a user must know to feed it; written as JSON, with what made
             it: script, flags, version and git revision.
 
@@ -89,7 +95,7 @@ def export(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def made_by(run_dir: str | Path) -> dict:
+def made_by(run_dir: str | Path) -> dict[str, Any]:
     """What wrote a file of a run, for its JSON: script, flags, version, revision."""
     script, flags = command_of(run_dir)
     return {
@@ -100,7 +106,7 @@ def made_by(run_dir: str | Path) -> dict:
     }
 
 
-def export_description(run_dir: str | Path, name: str) -> dict:
+def export_description(run_dir: str | Path, name: str) -> dict[str, Any]:
     """RUN/export/NAME.json, without loading the model; errors as `load_export`."""
     target = Path(run_dir) / "export" / name
     path = target.with_suffix(".json")
@@ -118,7 +124,7 @@ def export_description(run_dir: str | Path, name: str) -> dict:
 _MAKE_AGAIN = "start the command of its run again, which writes it anew"
 
 
-def load_export(run_dir: str | Path, name: str) -> tuple:
+def load_export(run_dir: str | Path, name: str) -> tuple[Any, dict[str, Any]]:
     """Returns (signatures, description) of RUN/export/NAME.
 
     Raises:

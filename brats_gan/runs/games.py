@@ -1,11 +1,15 @@
-"""Watches the games of a run: a discriminator that always wins teaches nothing."""
+"""Watches the adversarial games of a run: one that is won teaches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from absl import logging
 
 PREFIX = "accuracy_"  # of the losses that say how often a discriminator is right
 WON = 0.95
-STEPS = 500  # won on average over as many, it is said
+STEPS = 500  # over which the accuracies are averaged
 
 
 class Games:
@@ -15,11 +19,11 @@ class Games:
     warning says so, once until the game is open again.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._recent = {}  # name -> accuracies of the last STEPS steps
         self._said = set()
 
-    def see(self, step, names, row):
+    def see(self, step: int, names: Sequence[str], row: Iterable[float]) -> None:
         """Takes the losses `row` [len(names)] of a step."""
         for name, value in zip(names, row, strict=True):
             if not name.startswith(PREFIX):

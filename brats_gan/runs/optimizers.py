@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from brats_gan import layers, schedules
 from brats_gan.lazy import tf
 
 
 def adam(
-    variables: list,
+    variables: list[tf.Variable],
     peak: float,
     steps: int,
     beta_1: float = 0.5,
@@ -32,7 +34,10 @@ def adam(
 
 
 def update(
-    optimizers: dict, tape: tf.GradientTape, totals: dict, variables: dict
+    optimizers: Mapping[str, tf.keras.optimizers.Optimizer],
+    tape: tf.GradientTape,
+    totals: Mapping[str, tf.Tensor],
+    variables: Mapping[str, Sequence[tf.Variable]],
 ) -> None:
     """One step of each side on its own total and its own variables.
 

@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from absl import app, flags, logging
 
@@ -29,7 +30,7 @@ class Stopped(BaseException):
         number: of the signal.
     """
 
-    def __init__(self, number, where=""):
+    def __init__(self, number: int, where: str = "") -> None:
         name = signal.Signals(number).name
         super().__init__(
             f"stopped by {name}{where}; start the same command again to go on"
@@ -37,7 +38,7 @@ class Stopped(BaseException):
         self.number = number
 
 
-def main(run_script):
+def main(run_script: Callable[[list[str]], None]) -> None:
     """Runs `run_script(argv)` under absl; expected errors become one clear message.
 
     SIGINT and SIGTERM end it with a message and exit code 130 or 143.
@@ -62,8 +63,8 @@ def main(run_script):
     app.run(guarded, flags_parser=parse_flags)
 
 
-def parse_flags(argv):
-    """For app.run: as absl does it, but to be asked for help is no failure.
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses flags for app.run as absl does, but ends with 0 when asked for help.
 
     --flagfile also takes the name of a flagfile that comes with the package.
     """
@@ -84,7 +85,7 @@ def _stop(number, frame):
 
 
 @contextlib.contextmanager
-def signals_held():
+def signals_held() -> Iterator[list[int]]:
     """Yields a list that gathers SIGINT and SIGTERM; a second one stops at once.
 
     In a thread beside the main one, which gets no signals, the list stays empty.
@@ -112,7 +113,7 @@ def signals_held():
 
 
 @contextlib.contextmanager
-def writing(path):
+def writing(path: str | Path) -> Iterator[None]:
     """A write that fails becomes a RunError that names `path` and the remedy."""
     try:
         yield
@@ -135,8 +136,8 @@ def set_up(
 
     Deterministic operations are not enough, for three reasons.
     - Those of oneDNN differ in the last bit from one process to the next, and are
-      chosen for good as TensorFlow is imported, so a script that has them begins once
-      more without.
+      chosen for good as TensorFlow is imported, so a script that has them starts itself
+      again without.
     - TensorFlow's graph optimiser does not rewrite a graph alike in every process (of
       16, nine had one kind of stage-2 step and seven another): it is left out.
     - Where several operations run at a time, a sum of gradients begins with whichever
@@ -149,11 +150,12 @@ def set_up(
         seed: of everything that draws.
         deterministic: whether two runs are to be equal bit by bit; the process stays
             so until it ends.
-        begin_again: whether the process may: a notebook or a worker must not.
+        begin_again: whether the process may start itself again, as a notebook or a
+            worker must not.
 
     Raises:
-        RunError: the process would have to begin once more, and may not; or it is too
-            late for a deterministic run.
+        RunError: the process would have to start itself again, and may not; or it is
+            too late for a deterministic run.
     """
     if deterministic:
         if os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0":
@@ -179,7 +181,7 @@ def set_up(
     tf.keras.utils.set_random_seed(seed)
 
 
-def share_cores():
+def share_cores() -> None:
     """Lets TensorFlow work on two operations at a time, each on half of the cores.
 
     For steps of networks that do not wait for each other; the numbers are in

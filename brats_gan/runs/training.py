@@ -6,8 +6,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -95,13 +96,13 @@ def per_call(asked: int | str, deterministic: bool | None) -> int | str:
 
 def loop(
     run_dir: Path,
-    train_step: Callable,
-    batches: Callable,
+    train_step: Callable[[Any, tf.Tensor], dict[str, tf.Tensor]],
+    batches: Callable[[int], tf.data.Dataset],
     steps: int,
-    objects: dict,
+    objects: Mapping[str, Any],
     seed: int,
-    subject_names: list[str],
-    sheet: Callable | None = None,
+    subject_names: Sequence[str],
+    sheet: Callable[[int], np.ndarray] | None = None,
     log_every: int = 20,
     sheet_every: int = 500,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
@@ -130,7 +131,7 @@ def loop(
         steps_per_call: a number, or "auto": as many as take CALL_SECONDS. More than one
             step is a loop within one traced function, so `train_step` must be one that
             TensorFlow can trace; a call ends where something is to be logged or shown.
-        phase: what these steps are of a run that has others after them, for messages.
+        phase: for messages, which part of a run these steps are, if others follow.
         started: time.monotonic() of this process's first step, where that was in
             another phase; the clock of losses.jsonl.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 
@@ -26,7 +27,7 @@ INIT_FROM = (
     "come with the package. Any image size and data; the optimisers start anew."
 )
 
-# Without these a stage is not what it was: the others learn beside them.
+# Networks that a stage cannot do without; the others can learn anew beside them.
 NEEDED = {
     "structural": structural.GENERATOR_SIDE,
     "multimodal": multimodal.GENERATOR_SIDE,
@@ -92,7 +93,7 @@ def _of_checkpoint(run_dir, path, step):
     return stored._replace(arrays=arrays_of(nets))
 
 
-def begun(run_dir: str | Path) -> dict:
+def begun(run_dir: str | Path) -> dict[str, Any]:
     """What RUN/networks.json says; {} where no run has begun."""
     path = Path(run_dir, "networks.json")
     return files.read_json(path) if path.exists() else {}
@@ -101,13 +102,13 @@ def begun(run_dir: str | Path) -> dict:
 def begin(
     run_dir: Path,
     stage: str,
-    build: dict,
-    nets: dict,
-    source: str | None = None,
+    build: dict[str, Any],
+    nets: Mapping[str, tf.keras.Model],
+    source: str | Path | None = None,
     held_out: Iterable[str] = (),
     spec: Spec = BRATS,
     **fixed: object,
-) -> dict:
+) -> dict[str, Any]:
     """Before a run's first step: loads --init_from, and writes RUN/networks.json.
 
     A run that goes on loads nothing: its checkpoint has the last word.
@@ -176,7 +177,12 @@ def _require_same(stored, stage, spec):
         )
 
 
-def initialise(nets: dict, stored: Stored, stage: str, build: dict) -> list[str]:
+def initialise(
+    nets: Mapping[str, tf.keras.Model],
+    stored: Stored,
+    stage: str,
+    build: Mapping[str, Any],
+) -> list[str]:
     """Gives networks the stored weights that fit; says which begin anew and why.
 
     Returns:
@@ -247,8 +253,8 @@ def _flag(name, value):
 
 def finish(
     run_dir: Path,
-    nets: dict,
-    description: dict,
+    nets: Mapping[str, tf.keras.Model],
+    description: Mapping[str, Any],
     steps: int,
     found: structural.Fit | None = None,
 ) -> None:

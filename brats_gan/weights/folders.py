@@ -25,7 +25,7 @@ _COPY_AGAIN = (
 )
 
 
-def write(folder: Path, stored: Stored, dtype: type = np.float32) -> None:
+def write(folder: Path, stored: Stored, dtype: type[np.floating] = np.float32) -> None:
     """Writes a folder of weights, whole or not at all.
 
     Args:

@@ -1,7 +1,10 @@
 """Weights in memory, and networks of them."""
 
+from __future__ import annotations
+
 import inspect
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,24 +24,26 @@ class Stored(NamedTuple):
     """Weights in memory, and what is known of them."""
 
     source: str  # what messages call them
-    description: dict  # weights.json: stage, build, steps, what it was trained on, ...
-    arrays: dict  # {network: {variable: float32 array}}
+    description: dict[
+        str, Any
+    ]  # weights.json: stage, build, steps, what it was trained on, ...
+    arrays: dict[str, dict[str, np.ndarray]]  # {network: {variable: float32 array}}
     found: structural.Fit | None = None  # stage 1, once it is trained
     split: dict | None = None  # of data.load_split
 
     @property
-    def training_subjects(self):
+    def training_subjects(self) -> list[str]:
         """Names of all subjects the weights have seen, in this run or before it."""
         own = self.description.get("training_subjects", [])
         return list(dict.fromkeys([*own, *inherited(self.description)]))
 
 
-def inherited(description):
+def inherited(description: Mapping[str, Any]) -> list[str]:
     """Names of the subjects that the weights which a run began from have seen."""
     return (description.get("initialised_from") or {}).get("training_subjects", [])
 
 
-def variables(net):
+def variables(net: tf.keras.Model) -> dict[str, tf.Variable]:
     """{name: variable} of a network, trained or not, with names for files."""
     found = {}
 
@@ -61,7 +66,9 @@ def variables(net):
     return found
 
 
-def arrays_of(nets):
+def arrays_of(
+    nets: Mapping[str, tf.keras.Model],
+) -> dict[str, dict[str, np.ndarray]]:
     """{network: {variable: float32 array}} of {network: Keras model}."""
     return {
         name: {key: np.float32(each.numpy()) for key, each in variables(net).items()}
@@ -69,7 +76,7 @@ def arrays_of(nets):
     }
 
 
-def mismatches(net, arrays):
+def mismatches(net: tf.keras.Model, arrays: Mapping[str, np.ndarray]) -> list[str]:
     """Lines that name each variable that one side lacks or has in another shape."""
     ours = {key: tuple(each.shape) for key, each in variables(net).items()}
     theirs = {key: value.shape for key, value in arrays.items()}
@@ -85,17 +92,22 @@ def _shape(shape):
     return "missing" if shape is None else list(shape)
 
 
-def first_of(lines):
+def first_of(lines: Sequence[str]) -> str:
+    """The first SHOWN lines as one, with how many more there are."""
     more = len(lines) - SHOWN
     return "; ".join(lines[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
-def assign(net, arrays):
+def assign(net: tf.keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
+    """Gives a network its weights; `differences` has found none."""
     for key, variable in variables(net).items():
         variable.assign(arrays[key])
 
 
-def networks(stored, needed):
+def networks(
+    stored: Stored,
+    needed: Collection[str] | Callable[[dict[str, tf.keras.Model]], Collection[str]],
+) -> dict[str, tf.keras.Model]:
     """Networks built as `stored` says, with its weights.
 
     Args:
@@ -123,7 +135,7 @@ def networks(stored, needed):
     return {name: nets[name] for name in names}
 
 
-def options(stored):
+def options(stored: Stored) -> multimodal.Options:
     """multimodal.Options of stored weights of stage 2.
 
     Raises:
@@ -139,12 +151,18 @@ def options(stored):
     return multimodal.Options(**given, spec=of_description(stored.description))
 
 
-def version(stored):
+def version(stored: Stored) -> str:
+    """The version of brats_gan that wrote the weights, in words for a message."""
     version = stored.description.get("version")
     return f"version {version}" if version else "the version that wrote it"
 
 
-def build(stored):
+def build(stored: Stored) -> dict[str, tf.keras.Model]:
+    """The networks that the weights belong to, with weights of their own.
+
+    Raises:
+        RunError: this version builds no such networks.
+    """
     build = BUILDERS[stored.description["stage"]]
     arguments = stored.description["build"]
     unknown = sorted(arguments.keys() - inspect.signature(build).parameters.keys())
