@@ -149,7 +149,8 @@ def test_every_sheet_has_a_column_for_each_modality(made):
 
 def test_a_run_goes_on_with_its_own_specification_alone(made):
     root, source = made
-    other = dataclasses.replace(source.spec, labels=source.spec.labels[:1] + ("any",))
+    names = ("background", *(f"class {i}" for i in range(1, source.spec.num_labels)))
+    other = dataclasses.replace(source.spec, labels=names)
     settings = structural.Settings(**TINY, steps=2, code_channels=1)
     with pytest.raises(runs.RunError, match="--spec="):
         structural.train(
@@ -159,27 +160,24 @@ def test_a_run_goes_on_with_its_own_specification_alone(made):
 
 def test_weights_of_other_modalities_or_labels_are_refused(made, tmp_path):
     root, source = made
-    settings = multimodal.Settings(**TINY, steps=1, init_from="pretrained")
-    with pytest.raises(runs.RunError, match="of another specification"):
-        multimodal.train(settings, source, tmp_path / "run")
     swapped = tuple(reversed(source.spec.modalities))  # of equal shapes
     swapped = dataclasses.replace(source.spec, modalities=swapped)
     stored = weights.find(root / "multimodal", "multimodal")
     nets = weights.networks(stored, list(stored.arrays))
-    with pytest.raises(runs.RunError, match="of another specification .modalities"):
-        weights.begin(
-            tmp_path, "multimodal", {}, nets, root / "multimodal", spec=swapped
-        )
+    for begun_from, of in ((root / "multimodal", swapped), ("pretrained", source.spec)):
+        with pytest.raises(runs.RunError, match="of another specification .modalities"):
+            weights.begin(tmp_path, "multimodal", {}, nets, begun_from, spec=of)
 
 
 def test_weights_of_stage_1_know_no_modality_and_fit_any_data(made, tmp_path):
-    root, source = made
-    settings = structural.Settings(
-        **{**TINY, "width": 12}, mask_width=4, steps=1, init_from="pretrained"
+    _, source = made
+    stored = weights.read(weights.PRETRAINED / "structural")
+    nets = {"DC_f": weights.networks(stored, ["DC_f"])["DC_f"]}
+    begun = weights.begin(
+        tmp_path, "structural", {}, nets, "pretrained", spec=source.spec
     )
-    structural.train(settings, source, tmp_path / "run")
-    begun = json.loads((tmp_path / "run/networks.json").read_text())
-    assert "DC_f" in begun["initialised_from"]["networks"]
+    assert begun["initialised_from"]["networks"] == ["DC_f"]
+    assert spec.of_description(begun) == source.spec
 
 
 def test_stages_of_two_specifications_do_not_go_together(made):
@@ -220,7 +218,7 @@ def test_scripts_take_the_specification_from_a_file_and_keep_it_in_flags_txt(
     path.unlink()  # the run has its own
     run("train_structural.py", f"--flagfile={tmp_path / 'run/flags.txt'}", "--steps=2")
     assert "--slices=78:82" in (tmp_path / "run/flags.txt").read_text().splitlines()
-    said = run("train_structural.py", *flags, f"--spec={path}", code=1)
+    said = run("prepare_data.py", "check", "--data_dir=.", f"--spec={path}", code=1)
     assert "sclerosis.json: No such file" in said
 
 
