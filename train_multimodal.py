@@ -70,6 +70,12 @@ flags.DEFINE_bool(
 flags.DEFINE_bool(
     "spectral_norm", True, "D has spectral norm, not instance norm (D31)."
 )
+flags.DEFINE_bool(
+    "code_game",
+    False,
+    "FD tells codes of maps from codes of slices, as in the paper; without, the code "
+    "tie alone draws them together (D36).",
+)
 flags.DEFINE_float(
     "structure_weight", fusion.STRUCTURE_WEIGHT, "Of f in the fusion (D8)."
 )

@@ -41,6 +41,12 @@ flags.DEFINE_bool(
 flags.DEFINE_bool(
     "judge_rebuilt", True, "D_f judges rebuilt maps too, not drawn ones alone (D30)."
 )
+flags.DEFINE_bool(
+    "code_game",
+    False,
+    "FD_f tells codes from noise, as in the paper; without, the moments and KL alone "
+    "keep codes near it (D36).",
+)
 flags.DEFINE_float(
     "input_noise", structural.Options().input_noise, "Noise on what D_f sees, sd."
 )

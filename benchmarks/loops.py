@@ -256,10 +256,10 @@ def largest_difference(batch, seed, options, scheme="multiple"):
 
     On networks of width 4, away from their start. The names must be the same.
     """
-    nets = multimodal.build(batch["x"].shape[2], 4, scheme)
+    nets = multimodal.build(batch["x"].shape[2], 4, scheme, code_game=True)
     shake(nets)
     with plain_layers():
-        plain = multimodal.build(batch["x"].shape[2], 4, scheme)
+        plain = multimodal.build(batch["x"].shape[2], 4, scheme, code_game=True)
     for name, net in plain.items():
         net.set_weights(nets[name].get_weights())
     batched = multimodal.terms(nets, batch, seed, options)

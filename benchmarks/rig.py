@@ -40,7 +40,7 @@ def codes_of(nets):
 def multimodal_networks(size, width, precision="float32"):
     """(networks, optimizers) of stage 2 at its defaults; leaves the policy float32."""
     tf.keras.mixed_precision.set_global_policy(precision)
-    nets = multimodal.build(size, width)
+    nets = multimodal.build(size, width, code_game=True)
     optimizers = adams(multimodal.variables(nets))
     tf.keras.mixed_precision.set_global_policy("float32")
     return nets, optimizers

@@ -612,7 +612,7 @@ def require_equal(batch, width=4, tolerance=1e-3):
         The largest relative difference of a loss.
     """
     size = batch["x"].shape[2]
-    ours, theirs = multimodal.build(size, width), build(width)
+    ours, theirs = multimodal.build(size, width, code_game=True), build(width)
     for name in ours:
         counts = count_weights(ours[name]), count_weights(theirs[name])
         if counts[0] != counts[1]:

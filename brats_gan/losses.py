@@ -51,10 +51,18 @@ def discriminator_f(real_score: tf.Tensor, generated_score: tf.Tensor) -> dict:
     }
 
 
-def generator_f(code_score: tf.Tensor, generated_score: tf.Tensor) -> dict:
-    """L_g,f = |FD_f(code_f) - 1|^2 + |D_f(f_g) - 1|^2."""
+def _as_prior(code_score):
+    """The term of codes that are to be taken as real, where there is such a game."""
+    if code_score is None:
+        return {}
+    return {"code_adversarial": taken_as_real(code_score)}
+
+
+def generator_f(code_score: tf.Tensor | None, generated_score: tf.Tensor) -> dict:
+    """L_g,f = |FD_f(code_f) - 1|^2 + |D_f(f_g) - 1|^2; code_score is None without FD_f
+    (D36)."""
     return {
-        "code_adversarial": taken_as_real(code_score),
+        **_as_prior(code_score),
         "map_adversarial": taken_as_real(generated_score),
     }
 
@@ -181,16 +189,19 @@ def category_regression(scores: tf.Tensor, modality: tf.Tensor) -> tf.Tensor:
 
 
 def discriminator_1(
-    translated_score: tf.Tensor, translated_category: tf.Tensor, code_score: tf.Tensor
+    translated_score: tf.Tensor,
+    translated_category: tf.Tensor,
+    code_score: tf.Tensor | None = None,
 ) -> dict:
     """L_d,1 = |d(x_t)|^2 + |c(x_t) - i|^2 + |FD(code_i) - 1|^2.
 
-    `translated_category` is the scalar of one of the two category losses.
+    `translated_category` is the scalar of one of the two category losses. Without a
+    code_score there is no game about codes (D36), here and below.
     """
     return {
         "d_translated": squared(translated_score),
         "d_category_translated": translated_category,
-        "d_code_real": taken_as_real(code_score),
+        **({} if code_score is None else {"d_code_real": taken_as_real(code_score)}),
     }
 
 
@@ -207,7 +218,7 @@ def discriminator_2(
     generated_score: tf.Tensor,
     real_category: tf.Tensor,
     generated_category: tf.Tensor,
-    code_g_score: tf.Tensor,
+    code_g_score: tf.Tensor | None = None,
 ) -> dict:
     """L_d,2 = |d(x) - 1|^2 + |d(x_g)|^2 + |c(x) - i|^2 + |c(x_g) - i|^2 +
     |FD(code_g)|^2.
@@ -219,18 +230,20 @@ def discriminator_2(
         "d_generated": squared(generated_score),
         "d_category_real": real_category,
         "d_category_generated": generated_category,
-        "d_code_generated": squared(code_g_score),
+        **({} if code_g_score is None else {"d_code_generated": squared(code_g_score)}),
     }
 
 
 def generator_2(
-    generated_score: tf.Tensor, generated_category: tf.Tensor, code_g_score: tf.Tensor
+    generated_score: tf.Tensor,
+    generated_category: tf.Tensor,
+    code_g_score: tf.Tensor | None = None,
 ) -> dict:
     """L_g,2 = |d(x_g) - 1|^2 + |c(x_g) - i|^2 + |FD(code_g) - 1|^2."""
     return {
         "adversarial_generated": taken_as_real(generated_score),
         "category_generated": generated_category,
-        "code_adversarial": taken_as_real(code_g_score),
+        **_as_prior(code_g_score),
     }
 
 

@@ -26,6 +26,7 @@ GENERATOR_WEIGHTS = {
 DISCRIMINATOR_WEIGHTS = {"code_discriminator": 1.0, "map_discriminator": 1.0}
 WEIGHTS = GENERATOR_WEIGHTS | DISCRIMINATOR_WEIGHTS
 SHOWN = ("accuracy_D_f", "accuracy_FD_f")  # of the games, logged beside the losses
+CODE_GAME = ("code_adversarial", "code_discriminator")  # terms of FD_f (D36)
 
 GENERATOR_SIDE = ("EC_f", "DC_f", "MASK")
 DISCRIMINATOR_SIDE = ("D_f", "FD_f")
@@ -47,20 +48,25 @@ def build(
     code_channels: int = 4,
     mask_width: int | None = None,
     spectral: bool = True,
+    code_game: bool = False,
 ) -> dict:
-    """The five networks of the stage, by the paper's names.
+    """The networks of the stage, by the paper's names.
 
     mask_width is MASK's own width: an outline is easily learnt, and MASK works on twice
     the images at full size, so a narrow one saves much of the step. None: as `width`.
-    spectral is D31.
+    spectral is D31; code_game has FD_f too (D36).
     """
-    return {
+    nets = {
         "EC_f": networks.build_map_encoder(image_size, width, code_channels),
         "DC_f": networks.build_map_decoder(image_size, width, code_channels),
         "MASK": networks.build_mask(image_size, mask_width or width),
         "D_f": networks.build_map_discriminator(image_size, width, spectral),
-        "FD_f": networks.build_map_code_discriminator(image_size, width, code_channels),
     }
+    if code_game:
+        nets["FD_f"] = networks.build_map_code_discriminator(
+            image_size, width, code_channels
+        )
+    return nets
 
 
 def heaviest_convolution(
@@ -75,8 +81,8 @@ def heaviest_convolution(
 
 
 def variables(nets: dict, side: tuple[str, ...]) -> list[tf.Variable]:
-    """Trainable variables of the networks named in `side`."""
-    return [v for name in side for v in nets[name].trainable_variables]
+    """Trainable variables of the networks named in `side`, of those that there are."""
+    return [v for n in side if n in nets for v in nets[n].trainable_variables]
 
 
 def extract(batch: dict, beta: float = structure.BETA) -> tuple[tf.Tensor, tf.Tensor]:
@@ -95,8 +101,8 @@ def terms(
     codes: code_bank.Codes,
     options: Options = Options(),  # noqa: B008 - immutable
 ) -> dict:
-    """Every loss of the stage on one batch, by name, and how often D_f and FD_f are
-    right (accuracy_D_f, accuracy_FD_f).
+    """Every loss of the stage on one batch, by name, and how often D_f and, where
+    there is one, FD_f are right (accuracy_D_f, accuracy_FD_f).
 
     Args:
         nets: of `build`.
@@ -143,14 +149,21 @@ def terms(
     rebuilt_score, *rebuilt_features = judged["rebuilt"]
     if options.judge_rebuilt:
         generated_score = tf.concat([generated_score, rebuilt_score], 0)
-    code_score = over_parts(
-        lambda codes: nets["FD_f"](codes, training=True), {"prior": z, "code": code}
-    )
+    of_codes, code_score = {}, None
+    if "FD_f" in nets:
+        codes_judged = over_parts(
+            lambda codes: nets["FD_f"](codes, training=True), {"prior": z, "code": code}
+        )
+        code_score = codes_judged["code"]
+        of_codes = {
+            **losses.code_discriminator_f(codes_judged["prior"], code_score),
+            "accuracy_FD_f": losses.accuracy(codes_judged["prior"], code_score),
+        }
     return {
         **losses.reconstruction_f(shown, logits_r, background, options.map_loss),
         **losses.normal(mean, logvar),
         **losses.divergence(mean, logvar),
-        **losses.generator_f(code_score["code"], generated_score),
+        **losses.generator_f(code_score, generated_score),
         **losses.feature_matching(real_features, rebuilt_features),
         **losses.reconstruction_mask(
             background,
@@ -160,10 +173,9 @@ def terms(
             tf.stop_gradient(f_r),
             tf.stop_gradient(f_g),
         ),
-        **losses.code_discriminator_f(code_score["prior"], code_score["code"]),
         **losses.discriminator_f(real_score, generated_score),
         "accuracy_D_f": losses.accuracy(real_score, generated_score),
-        "accuracy_FD_f": losses.accuracy(code_score["prior"], code_score["code"]),
+        **of_codes,
     }
 
 
@@ -184,9 +196,13 @@ def make_train_step(
         options: Options.
     """
     weights = WEIGHTS | (weights or {})
+    left_out = () if "FD_f" in nets else CODE_GAME
     sides = {
-        "generator": (GENERATOR_WEIGHTS, variables(nets, GENERATOR_SIDE)),
-        "discriminator": (DISCRIMINATOR_WEIGHTS, variables(nets, DISCRIMINATOR_SIDE)),
+        side: ([name for name in of_side if name not in left_out], variables(nets, who))
+        for side, of_side, who in (
+            ("generator", GENERATOR_WEIGHTS, GENERATOR_SIDE),
+            ("discriminator", DISCRIMINATOR_WEIGHTS, DISCRIMINATOR_SIDE),
+        )
     }
 
     @tf.function(autograph=False)  # half the time of tracing

@@ -56,7 +56,7 @@ def shaken(nets):
 @pytest.fixture(scope="module")
 def nets():
     tf.keras.utils.set_random_seed(1)
-    return shaken(multimodal.build(SIZE, WIDTH, "shared_encoder"))
+    return shaken(multimodal.build(SIZE, WIDTH, "shared_encoder", code_game=True))
 
 
 @pytest.fixture(scope="module")
@@ -324,6 +324,21 @@ def test_only_the_side_with_a_learning_rate_moves(nets, batch, eagerly, side):
     assert moved_nets(before, nets) == members[side]
     totals = {"generator", "discriminator"}
     assert set(named) == {*multimodal.WEIGHTS, *multimodal.SHOWN, *totals}
+
+
+def test_without_the_code_game_there_is_neither_fd_nor_its_terms(nets, batch, eagerly):
+    without = {name: net for name, net in nets.items() if name != "FD"}
+    assert {*multimodal.build(SIZE, WIDTH, "shared_encoder")} == {*without}
+    adams = optimizers(
+        without, dict.fromkeys(("generator", "discriminator", "lesion_component"), 0.0)
+    )
+    named = multimodal.make_train_step(without, adams)(batch, SEED)
+    left = {*multimodal.WEIGHTS, *multimodal.SHOWN, "generator", "discriminator"}
+    assert set(named) == left - {*multimodal.CODE_GAME, "accuracy_FD"}
+    both = multimodal.terms(nets, batch, SEED)
+    for name in left - {*multimodal.CODE_GAME, "accuracy_FD", "generator"}:
+        if name != "discriminator":
+            np.testing.assert_allclose(named[name], both[name], 1e-4, err_msg=name)
 
 
 def test_the_first_phase_trains_the_generator_and_the_lesion_components_alone(

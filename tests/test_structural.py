@@ -13,7 +13,7 @@ SEED = tf.constant([3, 4])
 @pytest.fixture(scope="module")
 def nets():
     tf.keras.utils.set_random_seed(1)
-    return structural.build(SIZE, WIDTH, code_channels=1)
+    return structural.build(SIZE, WIDTH, code_channels=1, code_game=True)
 
 
 @pytest.fixture
@@ -92,6 +92,17 @@ def weights_of(net):
 
 
 SIDES = ("generator", "discriminator")
+
+
+def test_without_the_code_game_there_is_neither_fd_f_nor_its_terms(
+    nets, batch, codes, eagerly
+):
+    without = {name: net for name, net in nets.items() if name != "FD_f"}
+    assert {*structural.build(SIZE, WIDTH, code_channels=1)} == {*without}
+    adams = optimizers(without, dict.fromkeys(SIDES, 0.0))
+    losses = structural.make_train_step(without, adams, codes)(batch, SEED)
+    left_out = {*structural.CODE_GAME, "accuracy_FD_f"}
+    assert set(losses) == {*structural.WEIGHTS, *structural.SHOWN, *SIDES} - left_out
 
 
 @pytest.mark.parametrize("still", SIDES)

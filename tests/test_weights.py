@@ -172,7 +172,7 @@ def test_a_discriminator_of_another_make_begins_anew_and_says_so(slices, lines):
     nets = multimodal.build(**build)
     before = weights.arrays_of(nets)
     fitting = weights.initialise(nets, slices, "multimodal", build)
-    assert fitting == ["EC_R", "EC", "DC", "FD"]
+    assert fitting == ["EC_R", "EC", "DC"]
     after = weights.arrays_of(nets)
     same({n: after[n] for n in fitting}, {n: slices.arrays[n] for n in fitting})
     same({n: after[n] for n in ("D", "SEG")}, {n: before[n] for n in ("D", "SEG")})

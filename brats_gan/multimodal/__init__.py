@@ -27,6 +27,7 @@ from brats_gan.multimodal.passes import (
     translations,
 )
 from brats_gan.multimodal.settings import (
+    CODE_GAME,
     DISCRIMINATOR_SIDE,
     DISCRIMINATOR_WEIGHTS,
     FIRST_PHASE,
@@ -52,6 +53,7 @@ from brats_gan.multimodal.steps import (
 )
 
 __all__ = [
+    "CODE_GAME",
     "DISCRIMINATOR_SIDE",
     "DISCRIMINATOR_WEIGHTS",
     "FIRST_PHASE",

@@ -18,18 +18,20 @@ def build(
     map_modulation: bool = True,
     style: bool = True,
     spectral: bool = True,
+    code_game: bool = False,
     spec: Spec = BRATS,
 ) -> dict:
     """The networks of the stage, by the paper's names.
 
     Those of the lesion scheme come along under the names that lesion_components.build
     gives them. conditional_norm is D16, label_modulation D19, category D10,
-    map_modulation D32, style D33, spectral D31. lesion_width is the base width of the
-    lesion components: a lesion is easier found than drawn, and they work on eight
-    images a step. None: as `width`. spec says how many modalities and labels there are.
+    map_modulation D32, style D33, spectral D31; code_game has FD too (D36).
+    lesion_width is the base width of the lesion components: a lesion is easier found
+    than drawn, and they work on eight images a step. None: as `width`. spec says how
+    many modalities and labels there are.
     """
     categories = spec.num_modalities if category == "entropy" else 1
-    return {
+    nets = {
         "EC_R": networks.build_encoder(image_size, width, spec.num_labels, "EC_R"),
         "EC": networks.build_encoder(image_size, width, 1, "EC"),
         "DC": networks.build_conditional_decoder(
@@ -42,9 +44,12 @@ def build(
             spec=spec,
         ),
         "D": networks.build_discriminator(image_size, width, categories, spectral),
-        "FD": networks.build_code_discriminator(image_size // 4, width),
-        **lesion_components.build(scheme, image_size, lesion_width or width, spec),
     }
+    if code_game:
+        nets["FD"] = networks.build_code_discriminator(image_size // 4, width)
+    return nets | lesion_components.build(
+        scheme, image_size, lesion_width or width, spec
+    )
 
 
 def heaviest_convolution(
@@ -75,7 +80,7 @@ def variables(nets: dict) -> dict:
     """Trainable variables by side: generator, discriminator, lesion_component."""
     sides = {
         "generator": [nets[name] for name in GENERATOR_SIDE],
-        "discriminator": [nets[name] for name in DISCRIMINATOR_SIDE],
+        "discriminator": [nets[name] for name in DISCRIMINATOR_SIDE if name in nets],
         "lesion_component": lesion_nets(nets).values(),
     }
     return {

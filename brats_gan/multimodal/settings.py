@@ -40,6 +40,8 @@ DISCRIMINATOR_WEIGHTS = {
 LESION_WEIGHTS = {"lesion_component": 1.0}
 WEIGHTS = GENERATOR_WEIGHTS | DISCRIMINATOR_WEIGHTS | LESION_WEIGHTS
 SHOWN = ("accuracy_D", "accuracy_FD")  # of the games, logged beside the losses
+# Terms of FD (D36).
+CODE_GAME = ("code_adversarial", "d_code_real", "d_code_generated")
 
 # Terms that compare generated images with one another, or with what a segmentor that is
 # still learning says: of no use before there are images, so they are ramped up (D9).

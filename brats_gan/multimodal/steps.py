@@ -18,6 +18,7 @@ from brats_gan.multimodal.passes import (
     split,
 )
 from brats_gan.multimodal.settings import (
+    CODE_GAME,
     DISCRIMINATOR_WEIGHTS,
     FIRST_PHASE_WEIGHTS,
     GENERATOR_WEIGHTS,
@@ -38,7 +39,7 @@ def _random_blur(x, seed):
 def adversarial_terms(
     nets: dict, p: Pass, noise_seed: tf.Tensor, options: Options
 ) -> dict:
-    """What D and FD are asked for, and what is asked of them.
+    """What D and, where there is one, FD are asked for, and what is asked of them.
 
     D sees real, generated and translated images in one call.
     """
@@ -60,10 +61,14 @@ def adversarial_terms(
     ):
         score[name], categories = judged[name]
         category[name] = category_loss(categories, wanted)
-    code_score = over_parts(
-        lambda codes: nets["FD"](codes, training=True),
-        {"real": p.code, "generated": p.code_g},
-    )
+    code_score = dict.fromkeys(("real", "generated"))
+    accuracy = {"accuracy_D": losses.accuracy(*score.values())}
+    if "FD" in nets:
+        code_score = over_parts(
+            lambda codes: nets["FD"](codes, training=True),
+            {"real": p.code, "generated": p.code_g},
+        )
+        accuracy["accuracy_FD"] = losses.accuracy(*code_score.values())
     return {
         **losses.generator_1(score["translated"], category["translated"]),
         **losses.generator_2(
@@ -77,8 +82,7 @@ def adversarial_terms(
             *(category["real"], category["generated"]),
             code_score["generated"],
         ),
-        "accuracy_D": losses.accuracy(*score.values()),
-        "accuracy_FD": losses.accuracy(*code_score.values()),
+        **accuracy,
     }
 
 
@@ -222,10 +226,14 @@ def make_train_step(
         first_steps: after how many steps they begin to.
     """
     weights = WEIGHTS | (weights or {})
+    left_out = () if "FD" in nets else CODE_GAME
     names = {
-        "generator": GENERATOR_WEIGHTS,
-        "discriminator": DISCRIMINATOR_WEIGHTS,
-        "lesion_component": LESION_WEIGHTS,
+        side: [name for name in of_side if name not in left_out]
+        for side, of_side in (
+            ("generator", GENERATOR_WEIGHTS),
+            ("discriminator", DISCRIMINATOR_WEIGHTS),
+            ("lesion_component", LESION_WEIGHTS),
+        )
     }
     of_side = variables(nets)
 

@@ -57,6 +57,7 @@ class Settings:
     map_modulation: bool = True
     style: bool = True
     spectral_norm: bool = True
+    code_game: bool = False
     structure_weight: float = fusion.STRUCTURE_WEIGHT
     label_weight: float = fusion.LABEL_WEIGHT
     input_noise: float = 0.02
@@ -85,6 +86,7 @@ class Settings:
             "map_modulation": self.map_modulation,
             "style": self.style,
             "spectral": self.spectral_norm,
+            "code_game": self.code_game,
         }
 
     def options(self, spec: Spec) -> multimodal.Options:

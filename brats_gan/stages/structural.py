@@ -45,6 +45,7 @@ class Settings:
     soft_maps: bool = True
     spectral_norm: bool = True
     judge_rebuilt: bool = True
+    code_game: bool = False
     input_noise: float = structural.Options().input_noise
     learning_rate: float = 5e-4
     precision: str = precision.AUTO
@@ -67,6 +68,7 @@ class Settings:
             "code_channels": self.code_channels,
             "mask_width": self.mask_width,
             "spectral": self.spectral_norm,
+            "code_game": self.code_game,
         }
 
     def options(self) -> structural.Options:
