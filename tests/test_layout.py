@@ -22,6 +22,7 @@ io.volumes
 io.subjects
 io
 io.checks io.convert
+data.cache
 data.slices data.splits data.label_pool
 data.batches data.source
 data
