@@ -42,6 +42,7 @@ multimodal.nets multimodal.passes
 multimodal.steps
 multimodal structural segmentation
 synthesis
+manifest
 synthetic_dataset
 weights.stored
 weights.folders

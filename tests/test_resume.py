@@ -260,7 +260,7 @@ def test_a_data_set_that_is_killed_again_and_again_has_the_bytes_of_one_that_is_
     assert codes == [0], said[-3000:]
     out.rename(tmp_path / "whole")
 
-    # Two files are opened and renamed before the first volume, then seven a volume, the
+    # Two files are opened and renamed before the first volume, then eight a volume, the
     # sheet and the manifest.
     numbers = np.random.default_rng(0).integers(5, 24, 5)
     points = [f"file:{number}:SIGKILL:{out}" for number in numbers]
