@@ -256,7 +256,7 @@ class Array(NamedTuple):
     path: Path
     shape: tuple[int, ...]
     dtype: np.dtype
-    sums: np.ndarray  # [items], CRC-32
+    sums: list[int]  # CRC-32 of each item
 
     def read_into(self, target: np.ndarray, first: int) -> None:
         """Fills an array with as many items as it holds, from item `first` on.
@@ -331,4 +331,4 @@ def open_array(path: Path, shape: tuple[int | None, ...], dtype: type) -> Array:
         raise Damaged(f"it holds {found} {of}, not {shape} {np.dtype(dtype)}")
     if start != _HEADER + math.prod(found) * of.itemsize:
         raise Damaged("it was cut off")
-    return Array(path, found, of, np.frombuffer(sums, _WORD)[:-1])
+    return Array(path, found, of, np.frombuffer(sums, _WORD)[:-1].tolist())
