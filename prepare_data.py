@@ -1,14 +1,19 @@
 """Step 0: checks a folder of BraTS data, converts it, or makes a phantom of it.
 
+And shows or empties the cache, where all stages keep the slices that they decode.
+
   python prepare_data.py check   --data_dir=DIR [--layout=NAME] [--slices=A:B] [--json]
   python prepare_data.py convert --data_dir=DIR --output_dir=DIR [--layout=NAME]
   python prepare_data.py phantom --output_dir=DIR [--subjects=N] [--seed=N]
+  python prepare_data.py cache   [--cache_dir=DIR] [--clear]
 
 check    One table of what is there, then every problem with its file and the remedy.
          Exit code 0 only if the folder is usable as it is.
 convert  Any layout to BraTS 2018-21 NIfTI with this project's labels. Goes on where it
          was interrupted.
 phantom  BraTS-like subjects made from the MNI152 atlas; no download, no patient.
+cache    Where decoded slices are kept, and how much of them. --clear removes them; what
+         is needed is decoded again. Not while a command is at work with them.
 
 Each takes --spec=FILE for data that has other modalities or labels than BraTS.
 data/README.md shows the folders that are read and where to get them.
@@ -34,6 +39,13 @@ _SPEC = common_flags.spec()
 _SLICES = common_flags.slices()
 _JSON = flags.DEFINE_bool("json", False, "check prints JSON instead of the table.")
 _SUBJECTS = flags.DEFINE_integer("subjects", 4, "How many phantoms.", lower_bound=1)
+_CACHE = flags.DEFINE_string(
+    "cache_dir",
+    None,
+    "Of cache; default: $BRATS_GAN_CACHE, else brats_gan in the user's folder for "
+    "caches.",
+)
+_CLEAR = flags.DEFINE_bool("clear", False, "cache empties it.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the phantoms: the same files for the same.")
 
 
@@ -71,11 +83,30 @@ def phantom(output_dir: str, subjects: int, seed: int, spec: Spec) -> int:
     return 0
 
 
+def cache(place: str | None, clear: bool) -> int:
+    from brats_gan.data import cache
+
+    place = place or cache.default_place()
+    if place is None:
+        raise files.DataError(
+            f"this user has no home, so there is no cache; name one by --cache_dir or "
+            f"the variable {cache.VARIABLE}"
+        )
+    held, count = cache.as_text(cache.size(place)), len(cache.contents(place))
+    if clear:
+        cache.clear(place)
+        print(f"{place}: {count} files, {held}, were removed")
+    else:
+        print(f"{place}: {count} files, {held}")
+    return 0
+
+
 # Name -> the flags that it cannot do without.
 COMMANDS = {
     "check": (_DATA,),
     "convert": (_DATA, _OUTPUT),
     "phantom": (_OUTPUT,),
+    "cache": (),
 }
 
 
@@ -97,6 +128,8 @@ def main(argv):
             return check(_DATA.value, _LAYOUT.value, slices, spec, _JSON.value)
         if command == "convert":
             return convert(_DATA.value, _OUTPUT.value, _LAYOUT.value, spec)
+        if command == "cache":
+            return cache(_CACHE.value, _CLEAR.value)
         return phantom(_OUTPUT.value, _SUBJECTS.value, _SEED.value, spec)
     except files.DataError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -36,6 +36,7 @@ from brats_gan import (
     data,
     io,
     lesion_components,
+    manifest,
     multimodal,
     phantom,
     spec,
@@ -129,7 +130,7 @@ def end_to_end(models, slices, folder, count, first=0):
     group = []
     for done, sample in enumerate(made, 1):
         group.append(sample)
-        if len(group) == synthetic_dataset.PER_VOLUME or done == count:
+        if len(group) == manifest.PER_VOLUME or done == count:
             synthetic_dataset.write_volume(folder, "synth-00001", group)
             group = []
             yield done

@@ -23,6 +23,7 @@ _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder; a phantom if unset.
 _COUNTS = flags.DEFINE_list("counts", ["10", "100"], "Subjects to stream.")
 _SIZE = flags.DEFINE_integer("image_size", spec.BRATS.crop, "Pixels a side.")
 _BATCH = flags.DEFINE_integer("batch_size", 4, "Slices of each stream a batch.")
+_CACHE = flags.DEFINE_string("cache_dir", None, "Decoded slices; default: removed.")
 _STREAM = flags.DEFINE_integer("stream", 0, "Only this count, in this process.")
 
 
@@ -31,7 +32,7 @@ def stream(folder, count):
     subjects = io.find_subjects(folder)[:count]
     if len(subjects) < count:
         raise files.DataError(f"{folder}: {len(subjects)} subjects of {count}")
-    slices = data.Slices(subjects, _SIZE.value)
+    slices = data.Slices(subjects, _SIZE.value, cache_dir=_CACHE.value)
     steps = len(slices) // _BATCH.value
     begin = time.perf_counter()
     for batch in data.multimodal_batches(slices, _BATCH.value, 0).take(steps):
@@ -59,6 +60,7 @@ def main(argv):
         for count in counts:
             command = [sys.executable, "-m", "benchmarks.input_memory"]
             command += [f"--data_dir={folder}", f"--stream={count}"]
+            command += [f"--cache_dir={_CACHE.value or f'{scratch}/cache/{count}'}"]
             command += [f"--image_size={_SIZE.value}", f"--batch_size={_BATCH.value}"]
             done = subprocess.run(
                 command, check=True, stdout=subprocess.PIPE, text=True

@@ -101,7 +101,10 @@ def spec():
 
 def cache_dir():
     return flags.DEFINE_string(
-        "cache_dir", None, "Keeps decoded slices for later runs."
+        "cache_dir",
+        None,
+        "Keeps decoded slices for later runs; default: $BRATS_GAN_CACHE, else "
+        "brats_gan in the user's folder for caches.",
     )
 
 

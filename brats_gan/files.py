@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -62,6 +65,59 @@ def folder_within(folder: str | os.PathLike, name: str) -> Path:
 
 
 PARTS = ".*.part"  # what a process leaves that is killed in write_atomically
+PART_AGE = 3600  # seconds after which it is nobody's: a write changes its time
+
+# Why a write failed -> what to do, by the number of the error.
+_ROOM = "Make room there"
+_RIGHTS = "You may not write there: choose another place, or have its rights changed"
+_FILE = "A file is where a folder is due: choose another place, or move the file away"
+_REMEDIES = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: "Make room for larger files there (ulimit -f)",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: "That file system is read-only: choose another place",
+    errno.ENOTDIR: _FILE,
+    errno.EEXIST: _FILE,
+    errno.EISDIR: "A folder is where a file is due: move the folder away",
+}
+
+
+def remedy(error: OSError | str) -> str:
+    """What to do about a write that failed, as the beginning of a sentence.
+
+    Args:
+        error: an OSError, or the text of another library that names its cause.
+    """
+    if isinstance(error, OSError):
+        number = error.errno
+    else:
+        number = next((n for n in _REMEDIES if os.strerror(n) in error), None)
+    return _REMEDIES.get(number, "See what is wrong there")
+
+
+def temporary_beside(path: str | Path) -> Path:
+    """A name for what is to be renamed to `path` once it is whole; of PARTS.
+
+    At random: processes in two containers may have the same number.
+    """
+    path = Path(path)
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+
+
+def remove_parts(folder: str | Path, age: float = PART_AGE) -> None:
+    """Removes what killed processes left of PARTS, anywhere in a folder.
+
+    Args:
+        folder: that only this process has, if `age` is 0.
+        age: seconds since it was last written to.
+    """
+    now = time.time()
+    for part in Path(folder).rglob(PARTS):
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            if age <= 0 or now - part.stat().st_mtime > age:
+                part.unlink()
 
 
 def write_atomically(path: str | os.PathLike, content: bytes | memoryview) -> None:
@@ -71,15 +127,16 @@ def write_atomically(path: str | os.PathLike, content: bytes | memoryview) -> No
         DataError: there is no room, or it may not be written. What was there is left.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
+        with temporary.open("xb") as file:
+            file.write(content)
         os.replace(temporary, path)
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be written ({error.strerror}). Make room there, or see "
-            "that you may write there, then start the same command again."
+            f"{path}: cannot be written ({error.strerror}). {remedy(error)}, then "
+            "start the same command again."
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -91,7 +148,7 @@ def write_json(path: str | os.PathLike, value: object) -> None:
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def lock(file: IO | int, wait: bool = True) -> None:
+def lock(file: IO | int, wait: bool = True, shared: bool = False) -> None:
     """Takes an open file, or a folder, for this process until it is closed.
 
     Where there are no locks (Windows), it does nothing.
@@ -99,13 +156,15 @@ def lock(file: IO | int, wait: bool = True) -> None:
     Args:
         file: an open file, or the descriptor of a file or folder.
         wait: until the process that has it lets it go.
+        shared: with others that share it; only one that does not waits for them.
 
     Raises:
         BlockingIOError: another process has it, and `wait` is False.
         OSError: the file system has no locks, as some network file systems.
     """
     if HAS_LOCKS:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(file, kind | (0 if wait else fcntl.LOCK_NB))
 
 
 @contextlib.contextmanager

@@ -1,30 +1,26 @@
-"""A synthetic data set on disk: its volumes, its manifest, and what it says of itself.
+"""A synthetic data set on disk: its volumes, and what it says of itself.
 
 Written volume by volume, so that it can be gone on with; read by stage 4, which
-verifies that its models have not seen what is scored.
+verifies that its models have not seen what is scored, and that it is as it was made.
 """
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterator
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 import brats_gan
-from brats_gan import files, io, runs
+from brats_gan import files, io, manifest, runs
 from brats_gan.spec import BRATS, Spec, differences, of_description
 
 if TYPE_CHECKING:
     from brats_gan import data, synthesis
 
-MANIFEST = "manifest.csv"  # one row a sample, those left out included
 DESCRIPTION = "dataset_description.json"  # there once the data set is finished
-PER_VOLUME = 50  # samples, as many as a real subject has slices
 
 
 def volumes(
@@ -38,71 +34,6 @@ def volumes(
         yield subject.name, np.moveaxis(images, -1, 1)
 
 
-COLUMNS = (
-    "id",
-    "slice",
-    "number",
-    "seed",
-    "label_subject",
-    "lesion_pixels",
-    "tries",
-    "mae",
-    "dice",
-    "accepted",
-    "rejected_structure",
-    "rejected_label",
-    "rejected_dice",
-    "rejected_blank",
-)
-
-
-def manifest_row(
-    sample: synthesis.Sample, volume_id: str, position: int | str, seed: int
-) -> dict:
-    """One line of manifest.csv, by COLUMNS."""
-    values = (
-        volume_id,
-        position,
-        sample.number,
-        seed,
-        sample.label_subject,
-        int(np.count_nonzero(sample.label)),
-        sample.tries,
-        f"{sample.mae:.5f}",
-        f"{sample.dice:.5f}",
-        int(sample.accepted),
-        sample.rejected_structure,
-        sample.rejected_label,
-        sample.rejected_dice,
-        sample.rejected_blank,
-    )
-    return dict(zip(COLUMNS, values, strict=True))
-
-
-def read_manifest(folder: str | Path) -> list[dict]:
-    """The rows of manifest.csv, as written: {column: text}."""
-    with open(os.path.join(folder, MANIFEST), newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def rows_so_far(folder: str | Path) -> list[dict]:
-    """The rows of manifest.csv; none where the data set has not been begun."""
-    return read_manifest(folder) if Path(folder, MANIFEST).exists() else []
-
-
-def write_manifest(folder: str | Path, rows: list[dict]) -> None:
-    """Writes manifest.csv anew, whole or not at all.
-
-    After the volumes: what it names is whole, and what it does not name is made again,
-    to the same bytes.
-    """
-    table = StringIO()
-    writer = csv.DictWriter(table, COLUMNS)
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_atomically(Path(folder, MANIFEST), table.getvalue().encode())
-
-
 def write_description(folder: str | Path, summary: dict) -> None:
     """Writes dataset_description.json, which says that the data set is finished."""
     files.write_json(Path(folder, DESCRIPTION), summary)
@@ -114,10 +45,9 @@ def write_volume(
     group: list[synthesis.Sample],
     spec: Spec = BRATS,
 ) -> None:
-    """Writes up to PER_VOLUME samples as the slices of a volume, BraTS 2018-21 layout.
+    """Writes samples as the slices of a volume, BraTS 2018-21 layout.
 
-    Each file is whole or absent; the label comes last, so a volume with a label is
-    whole.
+    Each file is whole or absent; the volume is whole once it has its record.
     """
     folder = files.folder_within(output_dir, volume_id)
     folder.mkdir(parents=True, exist_ok=True)
@@ -261,6 +191,10 @@ def verified_subjects(
             f"--synthetic_dirs={scheme}:{folder}: its generator was guided by "
             f"{made_by}; train it by train_multimodal.py --scheme={scheme}"
         )
+    try:
+        manifest.require_as_made(Path(folder), description.get("Samples"), spec)
+    except files.DataError as error:
+        raise runs.RunError(str(error)) from error
     return io.find_subjects(folder, spec=spec)
 
 
@@ -274,7 +208,7 @@ def accepted(folder: str | Path, slices: data.Slices) -> list[int]:
     """Positions of the samples of a data set that passed both filters (Section 2.8)."""
     passed = {
         (row["id"], int(row["slice"]))
-        for row in read_manifest(folder)
+        for row in manifest.read(folder)
         if row["id"] and int(row["accepted"])
     }
     return [

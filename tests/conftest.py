@@ -1,6 +1,9 @@
 """What several test files need."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 import hypothesis
 import pytest
@@ -9,6 +12,10 @@ import tensorflow as tf
 # Of the scripts that tests start: no outcome is to depend on a measurement. Tests of
 # the measurement take it out again.
 os.environ["BRATS_GAN_PRECISION"] = "float32"
+
+# Never the cache of who runs the tests: neither what is in it nor its place is ours.
+os.environ["BRATS_GAN_CACHE"] = tempfile.mkdtemp(prefix="brats_gan-tests-")
+atexit.register(shutil.rmtree, os.environ["BRATS_GAN_CACHE"], ignore_errors=True)
 
 # The same few cases in every run of the suite; `make fuzz` draws others each time.
 hypothesis.settings.register_profile(

@@ -29,6 +29,7 @@ from brats_gan import (  # noqa: F401 - imported before the first fork
     code_bank,
     figures,
     layers,
+    manifest,
     multimodal,
     networks,
     runs,
@@ -90,7 +91,7 @@ def run(point, script, flags):
     else:
         number, name = where or (-1, "SIGKILL")
         stop_at_step(kind, int(number), name)
-    synthetic_dataset.PER_VOLUME = 2
+    manifest.PER_VOLUME = 2
     sys.argv = [script, *flags]
     runpy.run_path(script, run_name="__main__")
 

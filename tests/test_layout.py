@@ -23,6 +23,7 @@ io.volumes
 io.subjects
 io
 io.checks io.convert
+data.cache
 data.slices data.splits data.label_pool
 data.batches data.source
 data
@@ -42,6 +43,7 @@ multimodal.nets multimodal.passes
 multimodal.steps
 multimodal structural segmentation
 synthesis
+manifest
 synthetic_dataset
 weights.stored
 weights.folders

@@ -5,6 +5,7 @@ tests/killed.py sends the signal at a step or a file, so that nothing depends on
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brats_gan import data, files, runs, spec
+from brats_gan import data, files, io, runs, spec
 from tests import nifti
 from tests.test_runs import shown
 
@@ -260,7 +261,7 @@ def test_a_data_set_that_is_killed_again_and_again_has_the_bytes_of_one_that_is_
     assert codes == [0], said[-3000:]
     out.rename(tmp_path / "whole")
 
-    # Two files are opened and renamed before the first volume, then seven a volume, the
+    # Two files are opened and renamed before the first volume, then eight a volume, the
     # sheet and the manifest.
     numbers = np.random.default_rng(0).integers(5, 24, 5)
     points = [f"file:{number}:SIGKILL:{out}" for number in numbers]
@@ -274,6 +275,17 @@ def test_a_data_set_that_is_killed_again_and_again_has_the_bytes_of_one_that_is_
     assert [name for name in whole if parts[name] != whole[name]] == []
     assert sum(name.endswith("_seg.nii.gz") for name in whole) == 3
     rows = whole["manifest.csv"].decode().splitlines()[1:]
+
+    # Finished, then damaged: a line and a half of the manifest, a folder, a label.
+    path = out / "manifest.csv"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 4])
+    shutil.rmtree(out / "synth-00002")
+    label = out / "synth-00003/synth-00003_seg.nii.gz"
+    io.write_nifti(label, np.zeros([240, 240, 1]), np.uint8)
+    codes, said = run(["end"], *command)
+    assert codes == [0] and "3 samples to make" in said, said[-3000:]
+    assert "manifest.csv" in said and f"{label}: it has changed" in said
+    assert contents(out) == whole
     assert [int(row.split(",")[2]) for row in rows] == list(range(len(rows)))
     assert sum(not row.startswith(",") for row in rows) == 5 < len(rows)
 

@@ -19,6 +19,7 @@ from brats_gan import (
     files,
     io,
     lesion_components,
+    manifest,
     multimodal,
     runs,
     spec,
@@ -737,6 +738,9 @@ def test_a_training_slice_planted_in_a_data_set_is_found(chain, tmp_path):
         volume, _ = io.load_volume(path)
         volume[:, :, 3] = io.place_back(images[2:3, ..., channel])[0]
         io.write_nifti(path, volume, np.int16, slope=io.IMAGE_SLOPE)
+    # Or it would be found to have changed, and made again.
+    rows = manifest.read(tmp_path / "copy")
+    manifest.write_record(tmp_path / "copy", "synth-00001", rows)
     said = run("build_dataset.py", f"--flagfile={flagfile}", "--nearest_report")
     assert "correlation with the nearest training slice" in said
     described = json.loads((tmp_path / "copy/dataset_description.json").read_text())

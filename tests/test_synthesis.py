@@ -8,6 +8,7 @@ from brats_gan import (
     data,
     files,
     io,
+    manifest,
     spec,
     structure,
     styles,
@@ -226,7 +227,7 @@ def test_maps_and_backgrounds_are_written_to_the_full_field(slices, tmp_path):
 
 def test_a_manifest_row_has_every_column(slices):
     sample = make(stand_ins(), slices, range(1))[0]
-    row = synthetic_dataset.manifest_row(sample, "synth-00001", 0, seed=3)
-    assert tuple(row) == synthetic_dataset.COLUMNS
+    row = manifest.row_of(sample, "synth-00001", 0, seed=3)
+    assert tuple(row) == manifest.COLUMNS
     assert (row["id"], row["slice"], row["seed"]) == ("synth-00001", 0, 3)
     assert row["lesion_pixels"] == np.count_nonzero(sample.label)

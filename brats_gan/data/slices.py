@@ -1,25 +1,21 @@
 """Slices of subjects, each decoded once and kept raw in a cache folder."""
 
-import atexit
 import concurrent.futures
 import functools
 import hashlib
 import math
 import os
-import shutil
-import tempfile
-from io import BytesIO
-from pathlib import Path
+import threading
 
 import numpy as np
 from absl import logging
 
 from brats_gan import files, io, styles
+from brats_gan.data import cache
 from brats_gan.lazy import tf
 from brats_gan.spec import BRATS, Spec
 
 LEVELS = 65535  # a cached intensity of 1.0, as uint16
-_NPY_HEADER = 128  # bytes before the values of a .npy file, for headers of our length
 
 
 def preprocessing(image_size, slices=None, spec: Spec = BRATS):
@@ -61,39 +57,40 @@ class Slices:
             subjects: list of io.Subject.
             image_size: side of a slice after crop and resize; None: the crop's.
             slices: half-open range; None: that of the subjects' Spec.
-            cache_dir: kept for the next run; None: a temporary folder.
+            cache_dir: kept for the next run; None: that of the user, see data.cache.
 
         Raises:
-            DataError: see io.read_subject; a subject has no label file; no slice
-                shows any brain.
+            DataError: see io.read_subject and cache.folder_in; a subject has no label
+                file; no slice shows any brain.
         """
         self.names = [subject.name for subject in subjects]
         self.spec = subjects[0].spec if subjects else BRATS
         self.image_size = image_size = image_size or self.spec.crop
-        slices = slices or self.spec.slices
-        if cache_dir is None:
-            cache_dir = tempfile.mkdtemp(prefix="brats_gan-")
-            atexit.register(shutil.rmtree, cache_dir, ignore_errors=True)
-        self._folder = Path(cache_dir)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        slices = tuple(slices or self.spec.slices)
+        self._subjects, self._range = subjects, slices
+        self._mending = threading.Lock()
+        values = image_size**2 * (slices[1] - slices[0]) * len(subjects)
+        needed = values * (2 * self.spec.num_modalities + 1)  # uint16, and labels
+        self._folder = cache.folder_in(cache_dir, needed)
 
         bar = tf.keras.utils.Progbar(len(subjects), unit_name="subject", interval=2)
-        self._files = []
-        prepare = functools.partial(self._cached, image_size=image_size, slices=slices)
+        self._keys, self._arrays = [], []  # of each subject; {part: cache.Array}
         # Decompression and resizing leave Python's lock, so threads are enough.
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            for paths in pool.map(prepare, subjects):
-                self._files.append(paths)
+            for key, arrays in pool.map(self._prepared, subjects):
+                self._keys.append(key)
+                self._arrays.append(arrays)
                 bar.add(1)
 
-        keys = "".join(images.name for images, _ in self._files)
+        # What tells one data set from another since the first version: keys as files.
+        keys = "".join(f"{key}.images.npy" for key in self._keys)
         self.fingerprint = hashlib.blake2b(keys.encode(), digest_size=16).hexdigest()
 
         index, lesions = [], []
         blank = 0
-        for subject, (images, label) in enumerate(self._files):
-            shows_brain = np.load(images.with_suffix(".brain.npy"))
-            has_lesion = np.load(label).any((1, 2))
+        for subject in range(len(subjects)):
+            shows_brain = self._whole(subject, "brain")
+            has_lesion = self._whole(subject, "label").any((1, 2))
             for position in np.flatnonzero(shows_brain):
                 if has_lesion[position]:
                     lesions.append(len(index))
@@ -112,29 +109,111 @@ class Slices:
     def __len__(self):
         return len(self.index)
 
-    def _cached(self, subject, image_size, slices):
-        """(images.npy, label.npy) of a subject; decodes it if need be."""
-        key = _content_key(subject, image_size, slices)
-        images_path = self._folder / f"{key}.images.npy"
-        label_path = self._folder / f"{key}.label.npy"
+    def _prepared(self, subject):
+        """(key, {part: cache.Array}) of a subject; decodes it if need be."""
         if subject.label is None:
             raise files.DataError(
                 f"{subject.name} has no label file, and labels are needed here; add "
                 "the file or move the subject out of the folder"
             )
-        if not images_path.exists():  # written last
-            images, label = io.read_subject(subject, slices, image_size)
-            _save(label_path, label)
-            _save(images_path.with_suffix(".brain.npy"), images.any((1, 2, 3)))
-            # Modality before rows: one modality of one slice is one run of bytes.
-            scaled = np.round(np.moveaxis(images, -1, 1) * LEVELS).astype(np.uint16)
-            _save(images_path, scaled)
-        return images_path, label_path
+        key = _content_key(subject, self.image_size, self._range)
+        if self._path(key, "images").exists():  # written last
+            try:
+                return key, self._opened(key)
+            except cache.Damaged as error:
+                _warn(error)
+        return key, self._decoded(subject, key)
+
+    def _path(self, key, part):
+        return self._folder / f"{key}.{part}.npy"
+
+    def _opened(self, key):
+        """{part: cache.Array} of a subject; Damaged names the one that is not whole."""
+        plane = (self.image_size, self.image_size)
+        arrays, count = {}, None
+        for part, shape, dtype in (
+            ("images", (self.spec.num_modalities, *plane), np.uint16),
+            ("label", plane, np.uint8),
+            ("brain", (), bool),
+        ):
+            path = self._path(key, part)
+            try:
+                arrays[part] = cache.open_array(path, (count, *shape), dtype)
+            except cache.Damaged as error:
+                raise _named(path, error) from error
+            count = arrays[part].shape[0]
+        return arrays
+
+    def _decoded(self, subject, key):
+        """The same, out of the subject's files; what was in the cache is replaced."""
+        images, label = io.read_subject(subject, self._range, self.image_size)
+        # Modality before rows: one modality of one slice is one run of bytes.
+        scaled = np.round(np.moveaxis(images, -1, 1) * LEVELS).astype(np.uint16)
+        cache.write(self._path(key, "label"), label, axes=1)
+        cache.write(self._path(key, "brain"), images.any((1, 2, 3)), axes=0)
+        cache.write(self._path(key, "images"), scaled, axes=2)
+        return self._opened(key)
+
+    def _mend(self, subject, damage):
+        """Decodes a subject again whose cached arrays are not what was written.
+
+        Raises:
+            DataError: its files are no longer what was decoded at the start.
+        """
+        with self._mending:
+            key = self._keys[subject]
+            try:  # another thread, or another process, may have done it
+                arrays = self._opened(key)
+                for array in arrays.values():
+                    array.load()
+            except cache.Damaged:
+                source = self._subjects[subject]
+                if _content_key(source, self.image_size, self._range) != key:
+                    raise files.DataError(
+                        f"{damage}, and the files of {source.name} are no longer those "
+                        "that it was made of; put them back"
+                    ) from damage
+                _warn(damage)
+                arrays = self._decoded(source, key)
+            self._arrays[subject] = arrays
+
+    def _read_into(self, target, subject, part, first):
+        """Fills an array with items of a part, which is mended if need be."""
+        array = self._arrays[subject][part]
+        try:
+            array.read_into(target, first)
+        except cache.Damaged as error:
+            self._mend(subject, _named(array.path, error))
+            self._arrays[subject][part].read_into(target, first)
+
+    def _whole(self, subject, part):
+        array = self._arrays[subject][part]
+        target = np.empty(array.shape, array.dtype)
+        self._read_into(target, subject, part, 0)
+        return target
 
     @functools.cached_property
     def styles(self):
         """[subjects, M, K] float32: the style of each modality of each (D33)."""
-        return np.stack([_style(*paths) for paths in self._files])
+        return np.stack([self._style(subject) for subject in range(len(self.names))])
+
+    def _style(self, subject):
+        """Styles [M, K] of a subject; measured once, and kept with its slices."""
+        path = self._path(self._keys[subject], "style")
+        if path.exists():
+            shape = (self.spec.num_modalities, len(styles.QUANTILES))
+            try:
+                return cache.open_array(path, shape, np.float32).load()
+            except cache.Damaged as error:
+                _warn(_named(path, error))
+        label = self._whole(subject, "label")  # [S, H, W]
+        images = self._whole(subject, "images")  # [S, M, H, W]
+        measured = [
+            styles.measure(images[:, i] / np.float32(LEVELS), label)
+            for i in range(self.spec.num_modalities)
+        ]
+        cache.write(path, np.stack(measured), axes=0)
+        return np.stack(measured)
 
     def images(self, positions, modalities=None):
         """[N, M, H, W] uint16 of some slices; [N, H, W] given a modality for each."""
@@ -143,14 +222,14 @@ class Slices:
             images = _empty((len(positions), count, size, size), np.uint16)
             for position, image in zip(positions, images, strict=True):
                 subject, number = self.index[position]
-                _read_into(image, self._files[subject][0], number)
+                self._read_into(image, subject, "images", number * count)
             return images
         images = _empty((len(positions), size, size), np.uint16)
         for position, modality, image in zip(
             positions, modalities, images, strict=True
         ):
             subject, number = self.index[position]
-            _read_into(image, self._files[subject][0], number * count + modality)
+            self._read_into(image, subject, "images", number * count + modality)
         return images
 
     def intensities(self, positions, modalities=None):
@@ -162,22 +241,16 @@ class Slices:
         labels = _empty((len(positions), *[self.image_size] * 2), np.uint8)
         for position, label in zip(positions, labels, strict=True):
             subject, number = self.index[position]
-            _read_into(label, self._files[subject][1], number)
+            self._read_into(label, subject, "label", number)
         return labels
 
 
-def _style(images_path, label_path):
-    """Styles [M, K] of a cached subject; measured once, and kept beside it."""
-    path = images_path.with_suffix(".style.npy")
-    if not path.exists():
-        label = np.load(label_path)  # [S, H, W]
-        images = np.load(images_path, mmap_mode="r")  # [S, M, H, W]
-        measured = [
-            styles.measure(images[:, i] / np.float32(LEVELS), label)
-            for i in range(images.shape[1])
-        ]
-        _save(path, np.stack(measured))
-    return np.load(path)
+def _named(path, damage):
+    return cache.Damaged(f"{path}: {damage}")
+
+
+def _warn(damage):
+    logging.warning("%s; it is made again", damage)
 
 
 def _empty(shape, dtype):
@@ -186,27 +259,6 @@ def _empty(shape, dtype):
     buffer = np.empty(size + 64, np.uint8)
     start = -buffer.ctypes.data % 64
     return buffer[start : start + size].view(dtype).reshape(shape)
-
-
-def _read_into(item, path, number):
-    """Fills one item of a batch from a cached array, whose items are all of its size.
-
-    One read of a few hundred kB, without Python's lock: a memory map costs more to set
-    up, and its pages would count as memory of this process.
-    """
-    with path.open("rb", buffering=0) as file:
-        file.seek(_NPY_HEADER + int(number) * item.nbytes)
-        if file.readinto(item) != item.nbytes:
-            raise files.DataError(
-                f"{path}: cut off; delete it, and the slices are decoded again"
-            )
-
-
-def _save(path, array):
-    content = BytesIO()
-    np.save(content, np.ascontiguousarray(array))
-    assert len(content.getbuffer()) == _NPY_HEADER + array.nbytes
-    files.write_atomically(path, content.getbuffer())
 
 
 def _content_key(subject, image_size, slices):

@@ -21,7 +21,7 @@ class Source:
     split_seed: int = 0
     held_out: float = 0.1  # share of the subjects, where the split is drawn
     slices: tuple[int, int] | None = None  # half-open (D15); None: that of the spec
-    cache_dir: str | None = None  # keeps decoded slices for later runs
+    cache_dir: str | None = None  # None: that of the user, see data.cache
     check: bool = True  # all headers and labels first
     spec: Spec = BRATS
 

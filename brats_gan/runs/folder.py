@@ -153,7 +153,7 @@ def start(
     run_dir = Path(run_dir)
     path = run_dir / "flags.txt"
     _require_run_or_empty(run_dir)
-    _lock(run_dir)
+    alone = _lock(run_dir)
     by = by or command()
     script, now = by
     lines = now
@@ -182,8 +182,7 @@ def start(
         length = LENGTH.intersection(free)
         lines = {name: line for name, line in now.items() if name not in length}
         lines |= {name: before[name] for name in length & before.keys()}
-    for part in run_dir.rglob(files.PARTS):  # of a process that was killed
-        part.unlink()
+    files.remove_parts(run_dir, 0 if alone else files.PART_AGE)
     _write_flags(run_dir, script, lines)
     _commands[run_dir.resolve()] = by
     return run_dir
@@ -269,13 +268,18 @@ _locks = {}  # folder -> open file: a lock ends with its process, however that e
 
 
 def _lock(run_dir):
-    """Takes the folder for this process, until it ends or calls `release`."""
+    """Takes the folder for this process, until it ends or calls `release`.
+
+    Returns:
+        Whether nobody can have been at work in it: it was free, and there are locks.
+    """
     folder = run_dir.resolve()
     if not files.HAS_LOCKS or folder in _locks:
-        return
+        return False
     with writing(run_dir / LOCK):
         run_dir.mkdir(parents=True, exist_ok=True)
         file = (run_dir / LOCK).open("a+")
+    alone = True
     try:
         files.lock(file, wait=False)
     except BlockingIOError as error:
@@ -288,11 +292,13 @@ def _lock(run_dir):
         ) from error
     except OSError as error:  # some network file systems have no locks
         logging.warning("%s: cannot be locked (%s)", run_dir, error.strerror)
+        alone = False
     _locks[folder] = file
     with contextlib.suppress(OSError):  # no room: the lock holds without a name
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
+    return alone
 
 
 def release(run_dir: str | Path) -> None:

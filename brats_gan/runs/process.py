@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -58,9 +59,24 @@ def main(run_script: Callable[[list[str]], None]) -> None:
         except Stopped as stopped:
             print(stopped, file=sys.stderr)
             sys.exit(128 + stopped.number)
+        except Exception as error:
+            said = _raised_in_a_pipeline(error)
+            if said is None:
+                raise
+            print(f"error: {said}", file=sys.stderr)
+            sys.exit(EXIT_BAD_INPUT)
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     app.run(guarded, flags_parser=parse_flags)
+
+
+def _raised_in_a_pipeline(error):
+    """What a DataError said that came through tf.data, which hands on its text."""
+    # At the end of a traceback; before it there may be those of its causes.
+    found = re.findall(
+        r"^\S*DataError: (.*?)\n\n", f"{error}\n\n", re.DOTALL | re.MULTILINE
+    )
+    return found[-1] if found else None
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -120,8 +136,9 @@ def writing(path: str | Path) -> Iterator[None]:
     except (OSError, tf.errors.OpError) as error:
         # TensorFlow begins with the name of its operation, in double braces.
         reason = str(error).strip().splitlines()[0].rpartition("}} ")[2]
+        cause = files.remedy(error if isinstance(error, OSError) else reason)
         raise RunError(
-            f"{path} cannot be written: {reason}. Make room there, then start the same "
+            f"{path} cannot be written: {reason}. {cause}, then start the same "
             "command again; what was written before is whole"
         ) from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -60,7 +59,7 @@ def _keep_events_until(folder, step):
             else:
                 dropped = True
         if dropped:
-            part = path.with_name(f".{path.name}.{os.getpid()}.part")
+            part = files.temporary_beside(path)
             with writing(path), tf.io.TFRecordWriter(str(part)) as writer:
                 for record in kept:
                     writer.write(record)

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from absl import logging
 from brats_gan import (
     data,
     figures,
+    manifest,
     progress,
     reports,
     runs,
@@ -29,6 +31,7 @@ from brats_gan.spec import Spec, of_description
 from brats_gan.stages import beginning
 
 SCRIPT = "build_dataset.py"
+SHEET = "samples.png"
 SHOWN = 8  # rows of samples.png
 HOPELESS = 50  # samples left out in a row before --accepted_only gives up
 
@@ -206,24 +209,65 @@ def make_samples(
     output_dir: Path,
 ) -> list[dict]:
     """Writes the volumes and manifest.csv, a volume at a time; returns its rows."""
-    rows = synthetic_dataset.rows_so_far(output_dir)
-    if rows:
-        logging.info("%s: going on after %d samples", output_dir, len(rows))
-
-    kept = sum(bool(row["id"]) for row in rows)
-    healthy = sum(bool(row["id"]) and row["lesion_pixels"] == "0" for row in rows)
-    logging.info("%s: %d samples to make", output_dir, max(settings.samples - kept, 0))
+    whole = manifest.whole_volumes(output_dir, settings.samples, models.spec)
+    (first,) = manifest.volume_ids(1)
+    if first in whole and not (output_dir / SHEET).exists():
+        logging.warning("%s is missing; %s is made again", output_dir / SHEET, first)
+        del whole[first]
+    left = settings.samples - sum(
+        bool(row["id"]) for rows in whole.values() for row in rows
+    )
+    if whole:
+        done = settings.samples - left
+        logging.info("%s: going on after %d samples", output_dir, done)
+    logging.info("%s: %d samples to make", output_dir, left)
     on_terminal = sys.stdout.isatty()
     bar = tf.keras.utils.Progbar(
         settings.samples,
         unit_name="sample",
         interval=5 if on_terminal else progress.EVERY,
     )
-    bar.update(kept)
     pace = progress.Pace(pieces=2 * settings.batch_size)  # they come in groups
-    first = len(rows)
+    progressed = 0
+
+    def seen():
+        nonlocal progressed
+        progressed += 1
+        bar.update(settings.samples - left + progressed)
+        if pace.seen(progressed, time.monotonic()):
+            if on_terminal:
+                print()  # below the bar
+            ahead = progress.forecast(left - progressed, pace.seconds, "sample")
+            logging.info(ahead)
+
+    bar.update(settings.samples - left)
+    rows, made, following = [], None, None  # the number of the next one made
+    for volume_id, count in manifest.volume_ids(settings.samples).items():
+        new = whole.get(volume_id)
+        if new is None or int(new[0]["number"]) != len(rows):
+            if following != len(rows):
+                made = made_from(settings, models, slices, len(rows))
+            group, new = fill(settings, made, volume_id, count, rows, output_dir, seen)
+            synthetic_dataset.write_volume(output_dir, volume_id, group, models.spec)
+            if not rows:
+                draw(group, output_dir / SHEET, models.spec)
+            manifest.write_record(output_dir, volume_id, new, models.spec)
+            following = len(rows) + len(new)
+            manifest.write(output_dir, rows + new)
+        rows += new
+    manifest.bring_in_line(output_dir, rows)
+    return rows
+
+
+def made_from(
+    settings: Settings,
+    models: synthesis.Models,
+    slices: data.Slices | data.LabelPool,
+    first: int,
+) -> Iterator[synthesis.Sample]:
+    """The samples from number `first` on."""
     endless = settings.accepted_only
-    made = synthesis.samples(
+    return synthesis.samples(
         models,
         slices,
         itertools.count(first) if endless else range(first, settings.samples),
@@ -234,10 +278,33 @@ def make_samples(
         settings.batch_size,
         settings.lesion_free,
     )
-    group, pending, hopeless = [], [], 0  # not yet written: samples, and all rows
-    while kept + len(group) < settings.samples:
+
+
+def fill(
+    settings: Settings,
+    made: Iterator[synthesis.Sample],
+    volume_id: str,
+    count: int,
+    before: list[dict],
+    output_dir: Path,
+    seen: Callable[[], None],
+) -> tuple[list[synthesis.Sample], list[dict]]:
+    """The next `count` samples that are kept, and rows of these and those left out.
+
+    Args:
+        before: rows of the volumes before.
+        seen: called after each that is kept.
+
+    Raises:
+        RunError: too many samples in a row do not pass.
+    """
+    kept = sum(bool(row["id"]) for row in before)
+    healthy = sum(
+        bool(row["id"]) and str(row["lesion_pixels"]) == "0" for row in before
+    )
+    group, rows, hopeless = [], [], 0
+    while len(group) < count:
         sample = next(made)
-        volume_id = f"synth-{kept // synthetic_dataset.PER_VOLUME + 1:05d}"
         # Samples without a lesion pass the filters more often: they must not crowd.
         is_healthy = not sample.label.any()
         at = kept + len(group) + 1
@@ -246,32 +313,15 @@ def make_samples(
             place, hopeless = (volume_id, len(group)), 0
             group.append(sample)
             healthy += is_healthy
-            bar.update(at)
-            if pace.seen(at, time.monotonic()):
-                if on_terminal:
-                    print()  # below the bar
-                left = settings.samples - at
-                logging.info(progress.forecast(left, pace.seconds, "sample"))
+            seen()
         else:
             place = "", ""
             hopeless += not sample.accepted
-        pending.append(synthetic_dataset.manifest_row(sample, *place, settings.seed))
+        rows.append(manifest.row_of(sample, *place, settings.seed))
         if hopeless == HOPELESS:
             raise runs.RunError(
                 f"{output_dir}: {HOPELESS} samples in a row did not pass both filters "
                 f"in {settings.max_tries} attempts each; train longer, or give a "
                 "higher --max_tries or --mae_threshold or a lower --dice_threshold"
             )
-        if (
-            len(group) < synthetic_dataset.PER_VOLUME
-            and kept + len(group) < settings.samples
-        ):
-            continue
-        synthetic_dataset.write_volume(output_dir, volume_id, group, models.spec)
-        if not kept:
-            draw(group, output_dir / "samples.png", models.spec)
-        rows += pending
-        kept += len(group)
-        synthetic_dataset.write_manifest(output_dir, rows)
-        group, pending = [], []
-    return rows
+    return group, rows
