@@ -39,32 +39,23 @@ def taken_as_real(score: tf.Tensor) -> tf.Tensor:
 
 def code_discriminator_f(prior_score: tf.Tensor, code_score: tf.Tensor) -> dict:
     """L_code,d,f = |FD_f(z) - 1|^2 + |FD_f(code_f)|^2."""
-    return {
-        "code_discriminator": taken_as_real(prior_score) + squared(code_score),
-    }
+    return {"code_discriminator": taken_as_real(prior_score) + squared(code_score)}
 
 
 def discriminator_f(real_score: tf.Tensor, generated_score: tf.Tensor) -> dict:
     """L_d,f = |D_f(f) - 1|^2 + |D_f(f_g)|^2."""
-    return {
-        "map_discriminator": taken_as_real(real_score) + squared(generated_score),
-    }
+    return {"map_discriminator": taken_as_real(real_score) + squared(generated_score)}
 
 
-def _as_prior(code_score):
-    """The term of codes that are to be taken as real, where there is such a game."""
-    if code_score is None:
-        return {}
-    return {"code_adversarial": taken_as_real(code_score)}
+def _played(name, score, loss=taken_as_real):
+    """{name: loss(score)}; nothing where there is no such game and no score (D36)."""
+    return {} if score is None else {name: loss(score)}
 
 
 def generator_f(code_score: tf.Tensor | None, generated_score: tf.Tensor) -> dict:
-    """L_g,f = |FD_f(code_f) - 1|^2 + |D_f(f_g) - 1|^2; code_score is None without FD_f
-    (D36)."""
-    return {
-        **_as_prior(code_score),
-        "map_adversarial": taken_as_real(generated_score),
-    }
+    """L_g,f = |FD_f(code_f) - 1|^2 + |D_f(f_g) - 1|^2."""
+    named = {"map_adversarial": taken_as_real(generated_score)}
+    return _played("code_adversarial", code_score) | named
 
 
 def normal(mean: tf.Tensor, logvar: tf.Tensor) -> dict:
@@ -195,13 +186,12 @@ def discriminator_1(
 ) -> dict:
     """L_d,1 = |d(x_t)|^2 + |c(x_t) - i|^2 + |FD(code_i) - 1|^2.
 
-    `translated_category` is the scalar of one of the two category losses. Without a
-    code_score there is no game about codes (D36), here and below.
+    `translated_category` is the scalar of one of the two category losses.
     """
     return {
         "d_translated": squared(translated_score),
         "d_category_translated": translated_category,
-        **({} if code_score is None else {"d_code_real": taken_as_real(code_score)}),
+        **_played("d_code_real", code_score),
     }
 
 
@@ -230,7 +220,7 @@ def discriminator_2(
         "d_generated": squared(generated_score),
         "d_category_real": real_category,
         "d_category_generated": generated_category,
-        **({} if code_g_score is None else {"d_code_generated": squared(code_g_score)}),
+        **_played("d_code_generated", code_g_score, squared),
     }
 
 
@@ -243,7 +233,7 @@ def generator_2(
     return {
         "adversarial_generated": taken_as_real(generated_score),
         "category_generated": generated_category,
-        **_as_prior(code_g_score),
+        **_played("code_adversarial", code_g_score),
     }
 
 
