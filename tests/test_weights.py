@@ -363,7 +363,8 @@ def portable():
     """{network: mean and first numbers of each output} of networks filled by name."""
     tf.keras.mixed_precision.set_global_policy("float32")
     # Wide enough that no layer is dead, behind which an exchange would not show.
-    nets = structural.build(32, 4) | multimodal.build(32, 4)
+    nets = structural.build(32, 4, code_game=True)
+    nets |= multimodal.build(32, 4, code_game=True)
     nets |= lesion_components.build("shared_encoder", 32, 2)
     found = {}
     for name in nets:
