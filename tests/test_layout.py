@@ -17,7 +17,7 @@ addons layers losses schedules code_bank styles parts
 fusion metrics structure figures networks
 io.streams
 io.headers io.layouts
-io.labels io.metaimage io.nifti
+io.labels io.metaimage io.nifti io.twins
 io.volumes
 io.subjects
 io

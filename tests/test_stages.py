@@ -145,6 +145,26 @@ def test_settings_have_the_defaults_of_the_flags_and_their_names(script):
     assert by_flags == [command.script, command.flags]
 
 
+@pytest.mark.parametrize(
+    ("table", "experiment", "asked"),
+    [
+        ("2", "1,6,25", [(2, 1), (2, 6), (2, 25)]),
+        ("", "25,6", [(2, 6), (2, 25)]),
+        ("2", "", [(2, row) for row in range(1, 26)]),
+        ("2", "all", [(2, row) for row in range(1, 26)]),
+        ("1,2", "6", [(2, 6), (1, "real")]),
+    ],
+)
+def test_rows_that_are_named_are_those_of_their_table_that_run(
+    table, experiment, asked
+):
+    table, experiment = (
+        tuple(filter(None, each.split(","))) for each in (table, experiment)
+    )
+    settings = segmentation.Settings(table=table, experiment=experiment)
+    assert segmentation.wanted(settings) == asked
+
+
 def test_settings_cannot_be_changed():
     for settings in (structural.Settings(), data.Source("x")):
         with pytest.raises(dataclasses.FrozenInstanceError):

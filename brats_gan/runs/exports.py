@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,21 +22,40 @@ from brats_gan.runs.process import RunError, writing
 def revision() -> str | None:
     """The git revision of this code, "-dirty" where it was changed; None without.
 
-    An installed package has none: a repository around its environment is another's.
+    Only of this project's own repository, whose root has our setup.py and which has
+    this package under version control: a repository around an environment, or one into
+    which the package was copied, is another's. What the environment says of a
+    repository (GIT_DIR, as within a hook) is of another's too.
     """
-    if shipped.CHECKOUT is None or not (shipped.CHECKOUT / ".git").exists():
+    root = shipped.CHECKOUT
+    if root is None or not (root / ".git").exists() or not _is_ours(root):
         return None
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+
+    def git(*arguments):
         return subprocess.run(
-            command,
-            cwd=shipped.CHECKOUT,
+            ["git", *arguments],
+            cwd=root,
+            env=environment,
             capture_output=True,
             check=True,
             text=True,
         ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "setup.py", "brats_gan/__init__.py")
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _is_ours(root):
+    """Whether the setup.py of a folder is that of brats_gan."""
+    try:
+        text = (root / "setup.py").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    return re.search(r"""\bname=["']brats_gan["']""", text) is not None
 
 
 @contextlib.contextmanager

@@ -127,6 +127,8 @@ def draw(nets: dict, slices: data.Slices, path: Path) -> None:
 def wanted(settings: Settings) -> list[tuple]:
     """What is asked for: [(table, row name)], in the order of the tables.
 
+    Rows that are named are those of Table 2 that run, whether or not it is named too.
+
     Raises:
         RunError: a flag names a table, row or scheme that there is not.
     """
@@ -143,7 +145,8 @@ def wanted(settings: Settings) -> list[tuple]:
                     f"--{flag}: {value!r} is none of {', '.join(allowed)}"
                 )
     rows = [int(name) for name in names if name in settings.experiment]
-    if "2" in settings.table or "all" in settings.experiment:
+    whole_table = "2" in settings.table and not rows
+    if whole_table or "all" in settings.experiment:
         rows = [*tables.TABLE2]
     asked = [(2, row) for row in rows]
     if "1" in settings.table:
