@@ -5,7 +5,7 @@ They guide stage 2 and are trained on their own in stage 4.
 
 from __future__ import annotations
 
-from brats_gan import networks, spec
+from brats_gan import networks, signatures, spec
 from brats_gan.lazy import tf
 
 SCHEMES = ("single", "shared_encoder", "multiple")
@@ -97,10 +97,11 @@ def endpoint(nets: dict, image_size: int) -> tuple:
     """(function, signature) of the SavedModel's `segment`.
 
     images [B, H, W, 4] in [0, 1] -> label [B, M, H, W] int32 and probabilities
-    [B, M, H, W, 5]; M as in `segment`.
+    [B, M, H, W, 5]; M as in `segment`. Other intensities fail.
     """
 
     def segment_images(images):
+        images = signatures.intensities(images)
         x = tf.stack(tf.split(images, spec.NUM_MODALITIES, -1), 1)
         probabilities = segment(nets, x)
         label = tf.argmax(probabilities, -1, tf.int32)

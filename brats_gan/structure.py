@@ -5,6 +5,8 @@ calls a mask is 1 *outside* the brain; here it is `background`, named for what i
 it.
 """
 
+from __future__ import annotations
+
 import cv2
 import numpy as np
 
@@ -116,6 +118,33 @@ def without_islands(background):
     """
     brain = ndimage.binary_fill_holes(np.asarray(background) < 0.5)
     return 1.0 - brain.astype(np.float32)
+
+
+def fill_islands(background: tf.Tensor) -> tf.Tensor:
+    """`without_islands` as operations of a graph, for a SavedModel.
+
+    The background that is linked to the border, found by growing from there, up, down,
+    left and right, until nothing is added.
+
+    [B, H, W, 1] in {0, 1} -> [B, H, W, 1] in {0, 1}.
+    """
+
+    def grown(reached):
+        # One pixel each way; beyond the border all is background.
+        rows = tf.pad(reached, [[0, 0], [1, 1], [0, 0], [0, 0]], constant_values=1.0)
+        columns = tf.pad(reached, [[0, 0], [0, 0], [1, 1], [0, 0]], constant_values=1.0)
+        beside = [rows[:, :-2], rows[:, 2:], columns[:, :, :-2], columns[:, :, 2:]]
+        return background * tf.reduce_max(tf.stack([reached, *beside]), 0)
+
+    def step(before, reached):
+        del before
+        return reached, grown(reached)
+
+    def grows(before, reached):
+        return tf.reduce_any(before != reached)
+
+    nothing = tf.zeros_like(background)
+    return tf.while_loop(grows, step, [nothing, grown(nothing)])[1]
 
 
 def filter_error(f, generated_background):

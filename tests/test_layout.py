@@ -14,7 +14,7 @@ LONGEST = 400  # lines of a module
 ROWS = """
 lazy spec files progress shipped
 addons layers losses schedules code_bank styles parts
-fusion metrics structure figures networks
+fusion metrics structure figures networks signatures
 io.streams
 io.headers io.layouts
 io.labels io.metaimage io.nifti io.twins

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +18,11 @@ from brats_gan import (
     multimodal,
     precision,
     runs,
+    signatures,
     spec,
     structure,
     styles,
+    synthesis,
     weights,
 )
 from brats_gan.lazy import tf
@@ -312,12 +315,32 @@ def export(
     description: dict,
     fitted: styles.Styles,
 ) -> None:
-    """Writes export/generator and export/segmentor; `fitted` is styles.Styles."""
+    """Writes export/generator and export/segmentor; `fitted` is styles.Styles.
+
+    `generate` and `generate_in_style` give what the networks make; `generate_masked`
+    gives what stage 3 writes of it: 0 outside the brain, and where it is faint.
+    """
     options, size = settings.options(), settings.image_size
+    fill_islands = structure.fill_islands  # below, `structure` is the input
+
+    @functools.partial(tf.function, autograph=False)  # one trace for all of them
+    def made(structure, label, style):
+        structure = signatures.binary(structure, "structure")
+        label = signatures.classes(label)
+        style = signatures.finite(style, "style")
+        images = multimodal.generate(nets, structure, label, style, options)
+        return images
+
+    def by_name(images):
+        return {name: images[:, i] for i, name in enumerate(spec.MODALITIES)}
 
     def generate_in_style(structure, label, style):
-        images = multimodal.generate(nets, structure, label, style, options)
-        return {name: images[:, i] for i, name in enumerate(spec.MODALITIES)}
+        return by_name(made(structure, label, style))
+
+    def generate_masked(structure, label, style, background):
+        background = signatures.binary(background, "background")
+        images = made(structure, label, style)
+        return by_name(synthesis.masked(images, fill_islands(background)))
 
     def generate(structure, label):
         style = tf.repeat(fitted.mean[None], tf.shape(label)[0], 0)
@@ -329,6 +352,7 @@ def export(
         tf.TensorSpec(plane, tf.int32, name="label"),
     ]
     style = tf.TensorSpec([None, *fitted.mean.shape], tf.float32, name="style")
+    background = tf.TensorSpec([*plane, 1], tf.float32, name="background")
     runs.export(
         run_dir,
         "generator",
@@ -336,6 +360,7 @@ def export(
         {
             "generate": (generate, inputs),
             "generate_in_style": (generate_in_style, [*inputs, style]),
+            "generate_masked": (generate_masked, [*inputs, style, background]),
         },
         {**description, "beta": options.beta},
     )

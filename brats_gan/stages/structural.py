@@ -15,6 +15,7 @@ from brats_gan import (
     networks,
     precision,
     runs,
+    signatures,
     structural,
     structure,
     weights,
@@ -217,6 +218,7 @@ def export(run_dir: Path, nets: dict, found: structural.Fit, description: dict) 
     """Writes export/structure: noise -> f_g and its background."""
 
     def generate(code):
+        code = signatures.finite(code, "code")
         f, background = structural.generate(nets, code, found)
         return {"structure": f, "background": background}
 
