@@ -22,6 +22,7 @@ io.volumes
 io.subjects
 io
 io.checks io.convert
+data.records
 data.slices data.splits data.label_pool
 data.batches data.source
 data
@@ -51,7 +52,7 @@ experiments.tables
 experiments.mixing
 experiments.runner
 experiments
-stages.beginning
+stages.beginning stages.inputs
 stages.structural stages.multimodal stages.dataset stages.segmentation
 stages
 common_flags commands

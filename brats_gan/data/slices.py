@@ -15,6 +15,7 @@ import numpy as np
 from absl import logging
 
 from brats_gan import files, io, spec, styles
+from brats_gan.data import records
 from brats_gan.lazy import tf
 
 LEVELS = 65535  # a cached intensity of 1.0, as uint16
@@ -214,7 +215,7 @@ def _content_key(subject, image_size, slices):
         sources.append((subject.label, None))
     for path, channel in sources:
         digest.update(repr((path.name, channel)).encode())
-        with io.reading(path), path.open("rb") as file:
-            while block := file.read(1 << 20):
+        with io.reading(path):
+            for block in records.blocks(path):
                 digest.update(block)
     return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -109,15 +110,30 @@ def export(
     shutil.rmtree(old, ignore_errors=True)
 
 
+_MADE_BY = ("script", "flags", "version", "revision")
+
+
 def made_by(run_dir: str | Path) -> dict:
     """What wrote a file of a run, for its JSON: script, flags, version, revision."""
     script, flags = command_of(run_dir)
-    return {
-        "script": script,
-        "flags": flags,
-        "version": brats_gan.__version__,
-        "revision": revision(),
-    }
+    values = (script, flags, brats_gan.__version__, revision())
+    return dict(zip(_MADE_BY, values, strict=True))
+
+
+def export_fingerprint(run_dir: str | Path, name: str) -> str:
+    """Of RUN/export/NAME, wherever it lies: its weights and what it says of itself.
+
+    Not of its graph, which TensorFlow numbers anew each time it is written.
+    """
+    described = export_description(run_dir, name)
+    told = {k: v for k, v in described.items() if k not in _MADE_BY}
+    digest = hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=16)
+    variables = Path(run_dir) / "export" / name / "variables"
+    for path in sorted(variables.glob("variables.data-*")):
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def export_description(run_dir: str | Path, name: str) -> dict:

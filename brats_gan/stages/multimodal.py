@@ -26,7 +26,7 @@ from brats_gan import (
     weights,
 )
 from brats_gan.lazy import tf
-from brats_gan.stages import beginning
+from brats_gan.stages import beginning, inputs
 
 SCRIPT = "train_multimodal.py"
 SHOWN = 4  # rows of a sheet
@@ -177,6 +177,13 @@ def train(
     logging.info("stage 2: %s, trained on %s", run_dir, source.data_dir)
     training, held_out = source.subjects(run_dir)
     slices = source.read(training, settings.image_size)
+    fixed = inputs.fix(
+        run_dir,
+        source,
+        (training, held_out),
+        slices,
+        image_size=settings.image_size,
+    )
     steps, first_steps = lengths(settings, run_dir, len(slices))
     nets = multimodal.build(**settings.build())
     begun = weights.begin(
@@ -187,6 +194,7 @@ def train(
         settings.init_from,
         [subject.name for subject in held_out],
         first_steps=first_steps,
+        inputs=inputs.digest(fixed),
     )
     options, shown = settings.options(), shown_batch(slices)
     train_networks(settings, nets, slices, shown, run_dir, steps, first_steps)
@@ -197,7 +205,7 @@ def train(
     description = {
         **data.preprocessing(settings.image_size, source.slices),
         "training_subjects": slices.names,
-        "data_fingerprint": slices.fingerprint,
+        **inputs.of_export(fixed),
         "initialised_from": begun["initialised_from"],
     }
     fitted = styles.fit(slices.styles)
@@ -347,7 +355,7 @@ def export(
         return generate_in_style(structure, label, style)
 
     plane = [None, size, size]
-    inputs = [
+    given = [
         tf.TensorSpec([*plane, 1], tf.float32, name="structure"),
         tf.TensorSpec(plane, tf.int32, name="label"),
     ]
@@ -358,9 +366,9 @@ def export(
         "generator",
         [nets[name] for name in multimodal.GENERATOR_SIDE],
         {
-            "generate": (generate, inputs),
-            "generate_in_style": (generate_in_style, [*inputs, style]),
-            "generate_masked": (generate_masked, [*inputs, style, background]),
+            "generate": (generate, given),
+            "generate_in_style": (generate_in_style, [*given, style]),
+            "generate_masked": (generate_masked, [*given, style, background]),
         },
         {**description, "beta": options.beta},
     )

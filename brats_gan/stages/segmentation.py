@@ -23,7 +23,7 @@ from brats_gan import (
 )
 from brats_gan.experiments import mixing, runner, tables
 from brats_gan.lazy import tf
-from brats_gan.stages import beginning
+from brats_gan.stages import beginning, inputs
 
 SCRIPT = "eval_segmentation.py"
 # What may differ when a command is started again: what to run, not how.
@@ -194,17 +194,26 @@ def score(
     )
     synthetic = settings.synthetic_dir
     given = source.split or (synthetic and f"{synthetic}/split.json")
-    real, held_out = dataclasses.replace(source, split=given).subjects(
-        run_dir,
-        strict=bool(source.split)
-        or not synthetic_dataset.made_without_data(synthetic or ""),
+    strict = bool(source.split) or not synthetic_dataset.made_without_data(
+        synthetic or ""
     )
+    source = dataclasses.replace(source, split=given)
+    real, held_out = source.subjects(run_dir, strict)
     beside = run_dir if asked else run_dir.parent
     results = Path(settings.results or beside / "results.jsonl")
     if not asked:
         line = single_run(settings, source, run_dir, results, real, held_out)
         runs.release(run_dir)
         return Scored(run_dir, results, line, [])
+    # A row without synthetic data needs none; one that has some must find the same.
+    used = {"synthetic": synthetic} if synthetic else {}
+    used |= {f"synthetic {k}": v for k, v in settings.test_sets().items()}
+
+    def settle(slices, held_out_slices):
+        fix_inputs(
+            settings, source, run_dir, (real, held_out), slices, held_out_slices, used
+        )
+
     written = runner.fill_tables(
         settings.training(),
         asked,
@@ -219,9 +228,36 @@ def score(
         settings.seed,
         settings.repeats,
         settings.keep_checkpoints,
+        settle,
     )
     runs.release(run_dir)
     return Scored(run_dir, results, None, written)
+
+
+def fix_inputs(
+    settings: Settings,
+    source: data.Source,
+    run_dir: Path,
+    sides: tuple,
+    slices: data.Slices | None,
+    held_out_slices: data.Slices,
+    used: dict,
+    fingerprint: str | None = None,
+) -> dict:
+    """`inputs.fix`, also against what data sets in use, name -> folder, say."""
+    folders = [folder for folder in used.values() if folder]
+    return inputs.fix(
+        run_dir,
+        source,
+        sides,
+        slices,
+        held_out_slices,
+        settings.image_size,
+        inputs.of_data_sets(folders, "Inputs"),
+        inputs.of_data_sets(folders, "ModelInputs"),
+        sets=used,
+        fingerprint=fingerprint,
+    )
 
 
 def single_run(
@@ -246,10 +282,22 @@ def single_run(
         )
     slices = source.read(sources, settings.image_size)
     held_out_slices = source.read(held_out, settings.image_size)
+    real_slices = slices
     if train_on == "synthetic":
-        real_count = len(source.read(real, settings.image_size))
+        real_slices = source.read(real, settings.image_size)
+        real_count = len(real_slices)
     else:  # real subjects come first in `sources`, and are decoded already
         real_count = np.count_nonzero(slices.index[:, 0] < len(real))
+    fixed = fix_inputs(
+        settings,
+        source,
+        run_dir,
+        (real, held_out),
+        real_slices,
+        held_out_slices,
+        {"synthetic": settings.synthetic_dir if train_on != "real" else None},
+        slices.fingerprint,
+    )
     iterations = runs.total_steps(
         run_dir,
         settings.iterations,
@@ -272,6 +320,7 @@ def single_run(
             segmentors.nets,
             settings.init_from,
             [subject.name for subject in held_out],
+            inputs=inputs.digest(fixed),
         )
 
     begun = segmentors.train(run_dir, slices, plan, settings.seed, begin)
@@ -281,7 +330,7 @@ def single_run(
     description = {
         **data.preprocessing(settings.image_size, source.slices),
         "training_subjects": [subject.name for subject in real],
-        "data_fingerprint": slices.fingerprint,
+        **inputs.of_export(fixed),
         "initialised_from": begun["initialised_from"],
         "scheme": settings.scheme,
     }
