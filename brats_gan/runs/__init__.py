@@ -1,8 +1,8 @@
 """Run folders, the training loop, checkpoints and exports. Knows nothing of the method.
 
-A run folder holds flags.txt, inputs.json, split.json, losses.jsonl, tensorboard/, checkpoints/ and
-export/. Starting the same command again continues it. One process at a time: it holds a
-lock on the folder until it ends, however it ends.
+A run folder holds flags.txt, inputs.json, split.json, losses.jsonl, tensorboard/,
+checkpoints/ and export/. Starting the same command again continues it. One process at a
+time: it holds a lock on the folder until it ends, however it ends.
 """
 
 from brats_gan.runs.checkpoints import has_begun, newest_checkpoint, restore, save
