@@ -21,7 +21,9 @@ common_flags.data_dir("Real BraTS folder, see data/README.md.")
 _RUN = common_flags.run_dir()
 flags.DEFINE_list("table", [], "Tables of the paper to fill: 1, 2, or 1,2.")
 flags.DEFINE_list(
-    "experiment", [], "Rows of Table 2 to fill: numbers of 1 to 25, or all."
+    "experiment",
+    [],
+    "Rows of Table 2 to fill: numbers of 1 to 25, or all; with --table=2 these alone.",
 )
 flags.DEFINE_integer(
     "repeats", 4, "Runs of each row, seeds --seed and up (Section 3.4).", 1

@@ -5,7 +5,7 @@ They guide stage 2 and are trained on their own in stage 4.
 
 from __future__ import annotations
 
-from brats_gan import networks
+from brats_gan import networks, signatures
 from brats_gan.lazy import tf
 from brats_gan.spec import BRATS, Spec
 
@@ -103,10 +103,11 @@ def endpoint(nets: dict, image_size: int, spec: Spec = BRATS) -> tuple:
     """(function, signature) of the SavedModel's `segment`.
 
     images [B, H, W, M] in [0, 1] -> label [B, N, H, W] int32 and probabilities
-    [B, N, H, W, L]; N is M, or 1 for four_channel.
+    [B, N, H, W, L]; N is M, or 1 for four_channel. Other intensities fail.
     """
 
     def segment_images(images):
+        images = signatures.intensities(images)
         x = tf.stack(tf.split(images, spec.num_modalities, -1), 1)
         probabilities = segment(nets, x, spec=spec)
         label = tf.argmax(probabilities, -1, tf.int32)

@@ -124,6 +124,33 @@ def without_islands(background: np.ndarray) -> np.ndarray:
     return 1.0 - brain.astype(np.float32)
 
 
+def fill_islands(background: tf.Tensor) -> tf.Tensor:
+    """`without_islands` as operations of a graph, for a SavedModel.
+
+    The background that is linked to the border, found by growing from there, up, down,
+    left and right, until nothing is added.
+
+    [B, H, W, 1] in {0, 1} -> [B, H, W, 1] in {0, 1}.
+    """
+
+    def grown(reached):
+        # One pixel each way; beyond the border all is background.
+        rows = tf.pad(reached, [[0, 0], [1, 1], [0, 0], [0, 0]], constant_values=1.0)
+        columns = tf.pad(reached, [[0, 0], [0, 0], [1, 1], [0, 0]], constant_values=1.0)
+        beside = [rows[:, :-2], rows[:, 2:], columns[:, :, :-2], columns[:, :, 2:]]
+        return background * tf.reduce_max(tf.stack([reached, *beside]), 0)
+
+    def step(before, reached):
+        del before
+        return reached, grown(reached)
+
+    def grows(before, reached):
+        return tf.reduce_any(before != reached)
+
+    nothing = tf.zeros_like(background)
+    return tf.while_loop(grows, step, [nothing, grown(nothing)])[1]
+
+
 def filter_error(f: np.ndarray, generated_background: np.ndarray) -> float:
     """MAE(m', m) of Algorithm 3; at or below MAE_THRESHOLD the map is accepted (D7).
 

@@ -113,6 +113,8 @@ def labels_by(export: object) -> Callable:
     """Models.segment of the loaded export `segmentor`."""
 
     def segment(images):
+        # What is not finite is turned away by itself, and must not fail here.
+        images = tf.clip_by_value(images, 0.0, 1.0)
         return export.segment(tf.concat(tf.unstack(images, axis=1), -1))["label"]
 
     return segment
@@ -347,6 +349,19 @@ def _style(fitted, rng):
     return fitted.draw(rng.standard_normal((1, fitted.mean.size), np.float32))[0]
 
 
+def masked(images: tf.Tensor, background: tf.Tensor) -> tf.Tensor:
+    """Generated slices as a data set has them: 0 outside the brain, and where faint.
+
+    Args:
+        images: [B, 4, H, W, 1].
+        background: [B, H, W, 1] in {0, 1} of MASK, without islands. MASK learnt a brain
+            grown by p, which is taken back (D6).
+    """
+    brain = structure.resize_background(background, -structure.GROWTH) < 0.5
+    shown = brain[:, None] & (images >= FAINT)
+    return tf.where(shown, images, tf.zeros_like(images))
+
+
 def _render(models, attempts, batch_size):
     """Generates and segments; yields (attempt, images [M, H, W], found [N, H, W]).
 
@@ -355,11 +370,11 @@ def _render(models, attempts, batch_size):
     f = tf.constant(_padded([each.f for each in attempts], batch_size)[..., None])
     label = tf.constant(_padded([each.label for each in attempts], batch_size))
     style = tf.constant(_padded([each.style for each in attempts], batch_size))
-    made = models.images(f, tf.cast(label, tf.int32), style).numpy()
+    made = models.images(f, tf.cast(label, tf.int32), style)
     background = _padded([each.background for each in attempts], batch_size)[..., None]
-    brain = structure.resize_background(background, -structure.GROWTH).numpy() < 0.5
-    images = np.where(brain[:, None] & (made >= FAINT), made, 0.0)
-    found = models.segment(tf.constant(images, tf.float32)).numpy()
+    images = masked(made, tf.constant(background))
+    found = models.segment(images).numpy()
+    made, images = made.numpy(), images.numpy()
     for attempt, raw, image, label in zip(attempts, made, images, found, strict=False):
         whole = np.isfinite(raw).all() and (np.ptp(image, axis=(1, 2)) > 0).all()
         image = image[..., 0].astype(np.float32) if whole else None

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from brats_gan import data, multimodal, runs, structural, synthesis, weights
+from brats_gan.data import records
 from brats_gan.spec import of_description
 
 DICE_THRESHOLD = 0.95  # Section 2.8
@@ -71,6 +72,22 @@ def load_segment(run: str) -> tuple:
     return synthesis.labels_of(components, spec), stored.description
 
 
+def fingerprints(structural_run: str, multimodal_run: str, segmentor_run: str) -> dict:
+    """{name: fingerprint} of what stage 3 uses of its runs, wherever they lie."""
+
+    def of(run, stage, name):
+        folder = weights.folder_of(run, stage)
+        if folder is None:
+            return runs.export_fingerprint(run, name)
+        return weights.fingerprint(folder)
+
+    return {
+        "structure": of(structural_run, "structural", "structure"),
+        "generator": of(multimodal_run, "multimodal", "generator"),
+        "segmentor": of(segmentor_run, "segmentation", "segmentor"),
+    }
+
+
 def guide(run: str) -> str:
     """The lesion scheme that guided a generator."""
     folder = weights.folder_of(run, "multimodal")
@@ -129,6 +146,10 @@ def load_models(
                 + "\nTrain both with the same --image_size, --slices, --beta, data and "
                 "split."
             )
+
+    for described in (of_generator, of_segmentor):
+        if "inputs" in described and "inputs" in of_maps:
+            records.require_same(described["inputs"], of_maps["inputs"], structural_run)
 
     models = synthesis.Models(
         of_maps["code_dim"],

@@ -646,3 +646,70 @@ def test_the_real_subjects_are_reported_as_they_are():
     assert first.negative == {"t1": 2250, "t2": 136, "t1ce": 1242, "flair": 1561}
     assert (first.shape, first.axes) == ((240, 240, 155), "LPS")
     assert (first.blank_slices, second.blank_slices) == (0, 0)
+
+
+# --- The same file twice --------------------------------------------------------------
+
+
+def _copied(path, other):
+    shutil.copy(path, other)
+
+
+def _linked(path, other):
+    other.symlink_to(path)
+
+
+def _linked_hard(path, other):
+    os.link(path, other)
+
+
+@pytest.mark.parametrize("again", [_copied, _linked, _linked_hard])
+def test_a_subject_under_two_names_is_refused_with_both_before_the_first_step(
+    again, tmp_path
+):
+    folder = Folder(tmp_path)
+    (tmp_path / "C").mkdir()
+    for role, path in folder.files.items():
+        again(path.resolve(), tmp_path / "C" / f"C_{role}.nii.gz")
+    with pytest.raises(files.DataError) as caught:
+        checks.require_usable(tmp_path, None, SLICES)
+    path = tmp_path / "C/C_t1.nii.gz"
+    assert f"{path}: t1 of C is the same file as t1 of B" in str(caught.value)
+    assert str(folder.files["t1"]) in str(caught.value)
+    assert "So are 3 more of its files" in str(caught.value)
+
+
+def test_one_image_of_another_subject_is_refused_by_the_quick_check(tmp_path):
+    folder = Folder(tmp_path)
+    shutil.copy(tmp_path / "A/A_t2.nii.gz", folder.files["t2"])
+    report = checks.check(tmp_path, None, SLICES, quick=True)
+    ((name, message),) = report.problems
+    assert name == "B" and "t2 of B is the same file as t2 of A" in message
+
+
+def test_one_image_in_place_of_another_modality_is_refused_too(tmp_path):
+    folder = Folder(tmp_path)
+    shutil.copy(folder.files["t1"], folder.files["t2"])
+    ((name, message),) = checks.check(tmp_path, None, SLICES, quick=True).problems
+    assert name == "B" and "t2 of B is the same file as t1 of B" in message
+
+
+def test_equal_labels_and_files_of_one_size_are_no_twins(tmp_path):
+    for name, seed in (("A", 0), ("B", 1)):  # plain files: all of one size
+        nifti.write_subject(tmp_path, name, SHAPE, seed, extension=".nii")
+    shutil.copy(tmp_path / "A/A_seg.nii", tmp_path / "B/B_seg.nii")
+    assert checks.check(tmp_path, None, SLICES, quick=True).usable
+
+
+def test_files_that_differ_in_one_byte_at_the_end_are_no_twins(tmp_path):
+    folder = Folder(tmp_path)
+    plain = _as_plain_nifti(folder)
+    folder.files["t1"].unlink()
+    content = bytearray(plain.read_bytes())
+    content[-1] ^= 1
+    shutil.copytree(tmp_path / "B", tmp_path / "C")
+    for path in [*(tmp_path / "C").iterdir()]:
+        path.rename(path.with_name(path.name.replace("B_", "C_")))
+    (tmp_path / "C/C_t1.nii").write_bytes(content)
+    found = checks.check(tmp_path, None, SLICES, quick=True).problems
+    assert len(found) == 1 and "So are 2 more of its files" in found[0][1]

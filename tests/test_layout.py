@@ -15,15 +15,15 @@ ROWS = """
 lazy files progress shipped
 spec
 addons layers losses schedules code_bank styles parts
-fusion metrics structure figures networks
+fusion metrics structure figures networks signatures
 io.streams
 io.headers io.layouts
-io.labels io.metaimage io.nifti
+io.labels io.metaimage io.nifti io.twins
 io.volumes
 io.subjects
 io
 io.checks io.convert
-data.cache
+data.cache data.records
 data.slices data.splits data.label_pool
 data.batches data.source
 data
@@ -54,7 +54,7 @@ experiments.tables
 experiments.mixing
 experiments.runner
 experiments
-stages.beginning
+stages.beginning stages.inputs
 stages.structural stages.multimodal stages.dataset stages.segmentation
 stages
 common_flags commands

@@ -153,6 +153,52 @@ def test_an_installed_package_is_of_no_revision(monkeypatch):
     assert runs.exports.revision() is None
 
 
+def repository(folder, setup, version="1"):
+    """A repository with a copy of the package; the commit it stands at."""
+    (folder / "brats_gan").mkdir(parents=True)
+    (folder / "setup.py").write_text(setup)
+    (folder / "brats_gan/__init__.py").write_text(f"__version__ = {version!r}\n")
+    git = ["git", "-C", folder, "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "a"]):
+        subprocess.run([*git, *command], check=True)
+    head = [*git, "rev-parse", "HEAD"]
+    return subprocess.run(head, check=True, capture_output=True, text=True).stdout
+
+
+OURS = 'setuptools.setup(name="brats_gan")\n'
+
+
+def test_the_revision_is_that_of_our_own_repository_whatever_git_is_told(
+    tmp_path, monkeypatch
+):
+    head = repository(tmp_path / "ours", OURS).strip()
+    repository(tmp_path / "other", OURS, "2")
+    monkeypatch.setattr(shipped, "CHECKOUT", tmp_path / "ours")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other/.git"))  # as within a hook
+    assert runs.exports.revision() == head
+    (tmp_path / "ours/setup.py").write_text(OURS + "# changed\n")
+    assert runs.exports.revision() == f"{head}-dirty"
+
+
+def test_a_copy_of_the_package_in_a_repository_of_others_is_of_no_revision(
+    tmp_path, monkeypatch
+):
+    repository(tmp_path / "other", 'setuptools.setup(name="other")\n')
+    monkeypatch.setattr(shipped, "CHECKOUT", tmp_path / "other")
+    assert runs.exports.revision() is None
+
+
+def test_a_copy_that_is_not_under_version_control_is_of_no_revision(
+    tmp_path, monkeypatch
+):
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / "brats_gan").mkdir()
+    (tmp_path / "setup.py").write_text(OURS)
+    (tmp_path / "brats_gan/__init__.py").touch()
+    monkeypatch.setattr(shipped, "CHECKOUT", tmp_path)
+    assert runs.exports.revision() is None
+
+
 # --- The wheel ------------------------------------------------------------------------
 
 

@@ -641,7 +641,9 @@ def test_a_data_set_is_made_of_what_ships_without_any_data(shipped, tmp_path):
 def test_what_ships_takes_labels_of_the_data_that_it_is_given(shipped, tmp_path):
     root, _ = shipped
     for number in range(2):
-        nifti.write_subject(tmp_path / "own", f"x{number}", SHAPE, 5, labels=(2, 4))
+        nifti.write_subject(
+            tmp_path / "own", f"x{number}", SHAPE, 5 + number, labels=(2, 4)
+        )
     flags = [
         f"--structural_run={root / 'shipped/structural'}",
         f"--multimodal_run={root / 'multimodal'}",  # a run beside a folder

@@ -5,6 +5,7 @@ import concurrent.futures
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from brats_gan import data, runs
+from brats_gan import data, runs, spec
 from brats_gan.stages import dataset, multimodal, segmentation, structural
 from tests import nifti
 
@@ -54,8 +55,8 @@ LEFT = {
 }
 
 
-def python(*arguments):
-    """What a process of Python says; it must end well."""
+def python(*arguments, code=0):
+    """What a process of Python says; it must end well, or with the code given."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
@@ -64,8 +65,8 @@ def python(*arguments):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    assert done.returncode == code, done.stderr[-3000:]
+    return done.stdout if code == 0 else done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,47 @@ def test_exports_name_the_script_and_the_settings_of_a_call(called):
     assert described["flags"]["slices"] == "--slices=1:5"
     line = json.loads((root / "results.jsonl").read_text().splitlines()[0])
     assert line["flags"]["scheme"] == "--scheme=four_channel"
+
+
+def test_every_stage_fixes_what_it_is_made_from_and_says_so_in_what_it_leaves(called):
+    root, _ = called
+    for name, path, key in (
+        ("structural", "export/structure.json", "inputs"),
+        ("multimodal", "export/generator.json", "inputs"),
+        ("synthetic", "dataset_description.json", "Inputs"),
+        ("segmentation", "export/segmentor.json", "inputs"),
+    ):
+        fixed = json.loads((root / name / "inputs.json").read_text())
+        assert sorted(fixed["subjects"]) == ["s0", "s1", "s2"]
+        said = json.loads((root / name / path).read_text())[key]
+        assert {k: said[k] for k in ("split", "subjects")} == {
+            k: fixed[k] for k in ("split", "subjects")
+        }
+    exports = json.loads((root / "synthetic/inputs.json").read_text())["exports"]
+    assert sorted(exports) == ["generator", "segmentor", "structure"]
+    sets = json.loads((root / "segmentation/inputs.json").read_text())["sets"]
+    assert [*sets["synthetic"]] == ["synth-00001"]
+
+
+def test_a_finished_run_is_not_written_anew_on_other_files_of_the_same_names(
+    called, tmp_path
+):
+    root, _ = called
+    shutil.copytree(root / "data", tmp_path / "data")
+    fixed = json.loads((root / "structural/inputs.json").read_text())
+    trained, held_out = fixed["split"]["train"][0], fixed["split"]["test"][0]
+    for role in (*spec.BRATS.modalities, "seg"):
+        one = tmp_path / f"data/{trained}/{trained}_{role}.nii.gz"
+        shutil.copy(root / f"data/{held_out}/{held_out}_{role}.nii.gz", one)
+    before = (root / "structural/export/structure.json").read_bytes()
+    flags = f"--flagfile={root / 'structural/flags.txt'}"
+    said = python(
+        "train_structural.py", flags, f"--data_dir={tmp_path / 'data'}", "--nocheck",
+        code=runs.EXIT_BAD_INPUT,
+    )  # fmt: skip
+    named = tmp_path / f"data/{trained}/{trained}_t1.nii.gz"
+    assert f"{named}: t1 of {trained} is not what it was for" in said
+    assert (root / "structural/export/structure.json").read_bytes() == before
 
 
 def test_a_run_that_was_begun_from_python_is_continued_by_the_script(called):
@@ -143,6 +185,26 @@ def test_settings_have_the_defaults_of_the_flags_and_their_names(script):
     settings = stage.Settings(**required)
     command = runs.command_by(stage.SCRIPT, settings, source, without=without, **places)
     assert by_flags == [command.script, command.flags]
+
+
+@pytest.mark.parametrize(
+    ("table", "experiment", "asked"),
+    [
+        ("2", "1,6,25", [(2, 1), (2, 6), (2, 25)]),
+        ("", "25,6", [(2, 6), (2, 25)]),
+        ("2", "", [(2, row) for row in range(1, 26)]),
+        ("2", "all", [(2, row) for row in range(1, 26)]),
+        ("1,2", "6", [(2, 6), (1, "real")]),
+    ],
+)
+def test_rows_that_are_named_are_those_of_their_table_that_run(
+    table, experiment, asked
+):
+    table, experiment = (
+        tuple(filter(None, each.split(","))) for each in (table, experiment)
+    )
+    settings = segmentation.Settings(table=table, experiment=experiment)
+    assert segmentation.wanted(settings) == asked
 
 
 def test_settings_cannot_be_changed():

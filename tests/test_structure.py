@@ -139,6 +139,15 @@ def test_holes_of_a_brain_are_filled_and_bays_are_not():
     np.testing.assert_array_equal(structure.without_islands(background), expected)
 
 
+def test_the_graph_fills_the_islands_that_scipy_does():
+    rng = np.random.default_rng(0)
+    masks = (rng.random([40, 9, 12]) < 0.45).astype(np.float32)
+    expected = np.stack([structure.without_islands(mask) for mask in masks])
+    assert (expected != masks).any((1, 2)).sum() > 20  # with islands to fill
+    fill = tf.function(structure.fill_islands)
+    np.testing.assert_array_equal(fill(masks[..., None])[..., 0], expected)
+
+
 def test_the_soft_map_is_above_one_half_where_the_map_is_an_edge():
     rng = np.random.default_rng(0)
     x = tf.constant(rng.random([1, 16, 16, 1]), tf.float32)

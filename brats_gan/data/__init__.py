@@ -19,7 +19,13 @@ from brats_gan.data.batches import (
 from brats_gan.data.label_pool import LabelPool
 from brats_gan.data.slices import LEVELS, Slices, preprocessing
 from brats_gan.data.source import Source
-from brats_gan.data.splits import load_split, random_split, save_split, split_subjects
+from brats_gan.data.splits import (
+    given_split,
+    load_split,
+    random_split,
+    save_split,
+    split_subjects,
+)
 
 __all__ = [
     "CANDIDATES",
@@ -29,6 +35,7 @@ __all__ = [
     "draw_labels",
     "Slices",
     "Source",
+    "given_split",
     "in_order",
     "load_split",
     "multimodal_batches",

@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from brats_gan import files, io, styles
-from brats_gan.data import cache
+from brats_gan.data import cache, records
 from brats_gan.lazy import tf
 from brats_gan.spec import BRATS, Spec
 
@@ -273,7 +273,7 @@ def _content_key(subject, image_size, slices):
         sources.append((subject.label, None))
     for path, channel in sources:
         digest.update(repr((path.name, channel)).encode())
-        with io.reading(path), path.open("rb") as file:
-            while block := file.read(1 << 20):
+        with io.reading(path):
+            for block in records.blocks(path):
                 digest.update(block)
     return digest.hexdigest()

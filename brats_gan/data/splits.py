@@ -9,6 +9,7 @@ from pathlib import Path
 from absl import logging
 
 from brats_gan import files, io
+from brats_gan.data import records
 from brats_gan.io import checks
 from brats_gan.spec import BRATS, Spec
 
@@ -27,7 +28,7 @@ def split_subjects(
 ) -> tuple[list[io.Subject], list[io.Subject]]:
     """Finds the subjects of a folder and splits them, once for a run.
 
-    The split is RUN/split.json where that exists, else `given` (a file of another run),
+    The split is that of the run where it has one, else `given` (a file of another run),
     else drawn from `seed`; and it is written to RUN/split.json.
 
     Args:
@@ -46,19 +47,24 @@ def split_subjects(
         Subjects to train on, subjects held out: lists of io.Subject.
 
     Raises:
-        DataError: the folder is not usable, or the split names other subjects.
+        DataError: the folder is not usable, or the split names other subjects, or is
+            not what the run began with.
     """
     subjects = io.find_subjects(data_dir, layout, spec)
     if check:
         checks.require_usable(data_dir, layout, slices, spec)
     path = run_dir / "split.json"
-    if path.exists() or given:
-        source = path if path.exists() else Path(given)
-        split = load_split(source)
+    own, split = own_split(run_dir), None
+    if given and (own is None or Path(given).exists()):  # it may have been moved since
+        split = given_split(given)
+    if own is not None and split is not None and strict:
+        _require_equal(own, split, path, given)
+    if own is not None or given:
+        source, split = (Path(given), split) if own is None else (path, own)
         by_name = {subject.name: subject for subject in subjects}
         missing = sorted({*split["train"], *split["test"]} - by_name.keys())
         other = missing or not split["test"]
-        if other and not (strict or path.exists()):
+        if other and not (strict or own is not None):
             logging.info("%s is of other subjects: a split is drawn", source)
             split = random_split(by_name, seed, held_out)
         elif missing:
@@ -96,6 +102,45 @@ def random_split(names: Iterable[str], seed: int, held_out: float = 0.1) -> dict
 def save_split(path: Path, split: dict) -> None:
     """Writes a split as JSON."""
     files.write_json(path, split)
+
+
+def own_split(run_dir: Path) -> dict | None:
+    """The split of a run, None where it has not begun.
+
+    What it has left has the last word: a split.json that is gone is written again by
+    it, and one that says otherwise is refused.
+
+    Raises:
+        DataError: see load_split and records.require_true; or the run has begun, and
+            its split is written nowhere.
+    """
+    path = Path(run_dir, "split.json")
+    split = load_split(path) if path.exists() else None
+    split = records.require_true(path, split)
+    if split is None and records.is_begun(run_dir):
+        raise files.DataError(
+            f"{path}: is gone, and {run_dir} has begun with it. Put it back: another "
+            "split would train on what the run holds out."
+        )
+    return split
+
+
+def given_split(path: str | Path) -> dict:
+    """The split of a file, which must be what those beside it were made with."""
+    split = load_split(Path(path))
+    if Path(path).name == "split.json":
+        records.require_true(Path(path), split)
+    return split
+
+
+def _require_equal(own, split, path, given):
+    for side in ("train", "test"):
+        if {*own[side]} != {*split[side]}:
+            differ = sorted({*own[side]}.symmetric_difference(split[side]))
+            raise files.DataError(
+                f"{given}: {differ[0]} is on another side than in {path}, with which "
+                "the run began. Give that split, or begin anew in another folder."
+            )
 
 
 def load_split(path: Path) -> dict:

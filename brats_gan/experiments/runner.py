@@ -169,6 +169,7 @@ def fill_tables(
     seed: int,
     repeats: int,
     keep_checkpoints: bool,
+    settle: Callable = lambda slices, held_out: None,
 ) -> list[Path]:
     """Runs every repeat of the rows that has no line yet; writes the tables.
 
@@ -186,6 +187,8 @@ def fill_tables(
         seed: of the first repeat.
         repeats: of each row.
         keep_checkpoints: also of repeats that have finished.
+        settle: called before the first step with the slices to train on, real ones
+            first, and those held out; may raise.
 
     Returns:
         The files of the tables that were written.
@@ -219,6 +222,7 @@ def fill_tables(
             ) from error
         plans[name] = mixing.phases(items, row.mode, iterations)
     scored_on = {"real": as_slices(held_out)}
+    settle(slices, scored_on["real"])
     for scheme, folder in test_sets.items():
         if (1, scheme) in asked:
             scored_on[scheme] = as_slices(

@@ -1,14 +1,15 @@
 """Run folders, the training loop, checkpoints and exports. Knows nothing of the method.
 
-A run folder holds flags.txt, split.json, losses.jsonl, tensorboard/, checkpoints/ and
-export/. Starting the same command again continues it. One process at a time: it holds a
-lock on the folder until it ends, however it ends.
+A run folder holds flags.txt, inputs.json, split.json, losses.jsonl, tensorboard/,
+checkpoints/ and export/. Starting the same command again continues it. One process at a
+time: it holds a lock on the folder until it ends, however it ends.
 """
 
 from brats_gan.runs.checkpoints import has_begun, newest_checkpoint, restore, save
 from brats_gan.runs.exports import (
     export,
     export_description,
+    export_fingerprint,
     load_export,
     made_by,
     revision,
@@ -57,6 +58,7 @@ __all__ = [
     "command_of",
     "export",
     "export_description",
+    "export_fingerprint",
     "has_begun",
     "key_flags",
     "load_export",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,21 +25,40 @@ from brats_gan.runs.process import RunError, writing
 def revision() -> str | None:
     """The git revision of this code, "-dirty" where it was changed; None without.
 
-    An installed package has none: a repository around its environment is another's.
+    Only of this project's own repository, whose root has our setup.py and which has
+    this package under version control: a repository around an environment, or one into
+    which the package was copied, is another's. What the environment says of a
+    repository (GIT_DIR, as within a hook) is of another's too.
     """
-    if shipped.CHECKOUT is None or not (shipped.CHECKOUT / ".git").exists():
+    root = shipped.CHECKOUT
+    if root is None or not (root / ".git").exists() or not _is_ours(root):
         return None
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+
+    def git(*arguments):
         return subprocess.run(
-            command,
-            cwd=shipped.CHECKOUT,
+            ["git", *arguments],
+            cwd=root,
+            env=environment,
             capture_output=True,
             check=True,
             text=True,
         ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "setup.py", "brats_gan/__init__.py")
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _is_ours(root):
+    """Whether the setup.py of a folder is that of brats_gan."""
+    try:
+        text = (root / "setup.py").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    return re.search(r"""\bname=["']brats_gan["']""", text) is not None
 
 
 @contextlib.contextmanager
@@ -95,15 +116,30 @@ def export(
     shutil.rmtree(old, ignore_errors=True)
 
 
+_MADE_BY = ("script", "flags", "version", "revision")
+
+
 def made_by(run_dir: str | Path) -> dict[str, Any]:
     """What wrote a file of a run, for its JSON: script, flags, version, revision."""
     script, flags = command_of(run_dir)
-    return {
-        "script": script,
-        "flags": flags,
-        "version": brats_gan.__version__,
-        "revision": revision(),
-    }
+    values = (script, flags, brats_gan.__version__, revision())
+    return dict(zip(_MADE_BY, values, strict=True))
+
+
+def export_fingerprint(run_dir: str | Path, name: str) -> str:
+    """Of RUN/export/NAME, wherever it lies: its weights and what it says of itself.
+
+    Not of its graph, which TensorFlow numbers anew each time it is written.
+    """
+    described = export_description(run_dir, name)
+    told = {k: v for k, v in described.items() if k not in _MADE_BY}
+    digest = hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=16)
+    variables = Path(run_dir) / "export" / name / "variables"
+    for path in sorted(variables.glob("variables.data-*")):
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def export_description(run_dir: str | Path, name: str) -> dict[str, Any]:

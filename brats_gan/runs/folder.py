@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from absl import flags, logging
 
 from brats_gan import files, schedules
+from brats_gan.data import records
 from brats_gan.runs.checkpoints import all_checkpoints
 from brats_gan.runs.process import RunError, writing
 from brats_gan.spec import BRATS
@@ -29,6 +30,18 @@ PLACES = frozenset(
         "checkpoint_seconds",
         "steps_per_call",
         "init_from",  # read before the first step only: then the checkpoint has all
+    }
+)
+
+# Those whose content is compared by inputs.json of a run, wherever it has moved to.
+COMPARED = frozenset(
+    {
+        "output_dir",
+        "structural_run",
+        "multimodal_run",
+        "segmentor_run",
+        "split",
+        "synthetic_dir",
     }
 )
 
@@ -139,8 +152,9 @@ def start(
 
     Args:
         run_dir: folder.
-        free: names of flags that may differ when the run goes on, besides PLACES. Those
-            of LENGTH stay in flags.txt as they were, until `total_steps` has agreed.
+        free: names of flags that may differ when the run goes on, besides PLACES and,
+            where the run has recorded what was in them, COMPARED. Those of LENGTH stay
+            in flags.txt as they were, until `total_steps` has agreed.
         by: what makes the run; by default the running script with its flags.
 
     Returns:
@@ -163,10 +177,13 @@ def start(
             raise RunError(
                 f"{run_dir} is a run of {other}, not of {script}; choose another folder"
             )
+        places = PLACES.union(free)
+        if records.read(run_dir) is not None or not records.is_begun(run_dir):
+            places |= COMPARED
         changed = [
             f"  {before.get(name, '(not set)')}  ->  {now.get(name, '(not set)')}"
             for name in sorted(before.keys() | now.keys())
-            if name not in PLACES.union(free) and before.get(name) != now.get(name)
+            if name not in places and before.get(name) != now.get(name)
         ]
         if changed:
             remedy = f"Repeat it with --flagfile={path}, or choose another folder."

@@ -28,7 +28,7 @@ from brats_gan import (
 )
 from brats_gan.lazy import tf
 from brats_gan.spec import Spec, of_description
-from brats_gan.stages import beginning
+from brats_gan.stages import beginning, inputs
 
 SCRIPT = "build_dataset.py"
 SHEET = "samples.png"
@@ -86,7 +86,7 @@ def find_labels(
     Writes OUT/split.json.
 
     Returns:
-        data.Slices or data.LabelPool, and the subjects held out.
+        data.Slices or data.LabelPool; the subjects to train on and those held out.
 
     Raises:
         RunError: there are no labels, or the models were trained on what is held out.
@@ -104,9 +104,9 @@ def find_labels(
             )
         split = {"seed": None, "train": seen, "test": []}
         if of_run.exists():
-            split = data.load_split(of_run)
+            split = data.given_split(of_run)
         data.save_split(output_dir / "split.json", split)
-        return data.LabelPool(pool, of_maps["image_size"]), []
+        return data.LabelPool(pool, of_maps["image_size"]), ([], [])
     if folder is not None and not of_run.exists():
         of_run = None
     read = as_trained(source, of_maps)
@@ -122,7 +122,7 @@ def find_labels(
             "subjects of that name. Give by --split the split of their run, or start "
             "them from other weights"
         )
-    return read.read(training, of_maps["image_size"]), held_out
+    return read.read(training, of_maps["image_size"]), (training, held_out)
 
 
 def draw(group: list[synthesis.Sample], path: Path, spec: Spec) -> None:
@@ -157,11 +157,12 @@ def build(
             and synthesis.samples; or too many samples in a row do not pass.
     """
     runs.set_up("float32", settings.seed)
-    models, of_maps, scheme, seen = trained_models.load_models(
+    of_runs = (
         settings.structural_run,
         settings.multimodal_run,
         settings.segmentor_run or settings.multimodal_run,
     )
+    models, of_maps, scheme, seen = trained_models.load_models(*of_runs)
     if settings.dice_threshold is None:  # what flags.txt and the description will say
         reached = trained_models.dice_threshold(settings.multimodal_run)
         settings = dataclasses.replace(settings, dice_threshold=reached)
@@ -172,8 +173,21 @@ def build(
     output_dir = runs.start(output_dir, free=("nearest_report",), by=by)
     labels = source.data_dir or settings.structural_run
     logging.info("stage 3: %s, with labels of %s", output_dir, labels)
-    slices, held_out = find_labels(settings, source, output_dir, of_maps, seen)
+    slices, sides = find_labels(settings, source, output_dir, of_maps, seen)
     split = data.load_split(output_dir / "split.json")
+    of_models = of_maps.get("inputs")
+    of_models_at = [(settings.structural_run, of_models)] if of_models else []
+    is_run = weights.folder_of(settings.structural_run, "structural") is None
+    fixed = inputs.fix(
+        output_dir,
+        as_trained(source, of_maps),
+        sides,
+        slices if source.data_dir else None,
+        image_size=of_maps["image_size"],
+        against=of_models_at if is_run else [],
+        apart_from=of_models_at,
+        exports=trained_models.fingerprints(*of_runs),
+    )
     rows = make_samples(settings, models, slices, output_dir)
 
     summary = synthetic_dataset.description(
@@ -186,6 +200,9 @@ def build(
         settings.filter,
         by.flags,
     )
+    summary["Inputs"] = fixed
+    if of_models:
+        summary["ModelInputs"] = of_models
     # Finished, whatever becomes of the reports.
     synthetic_dataset.write_description(output_dir, summary)
     kept = sum(bool(row["id"]) for row in rows)
@@ -193,7 +210,7 @@ def build(
         output_dir, kept, slices, float(of_maps["beta"])
     )
     if settings.nearest_report:
-        others = as_trained(source, of_maps).read(held_out, of_maps["image_size"])
+        others = as_trained(source, of_maps).read(sides[1], of_maps["image_size"])
         summary["NearestTraining"] = reports.nearest_report(
             output_dir, slices, others, of_maps["slices"][0]
         )

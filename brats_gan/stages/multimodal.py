@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +18,15 @@ from brats_gan import (
     multimodal,
     precision,
     runs,
+    signatures,
     structure,
     styles,
+    synthesis,
     weights,
 )
 from brats_gan.lazy import tf
 from brats_gan.spec import Spec
-from brats_gan.stages import beginning
+from brats_gan.stages import beginning, inputs
 
 SCRIPT = "train_multimodal.py"
 SHOWN = 4  # rows of a sheet
@@ -182,6 +185,13 @@ def train(
     logging.info("stage 2: %s, trained on %s", run_dir, source.data_dir)
     training, held_out = source.subjects(run_dir)
     slices = source.read(training, settings.image_size)
+    fixed = inputs.fix(
+        run_dir,
+        source,
+        (training, held_out),
+        slices,
+        image_size=settings.image_size,
+    )
     steps, first_steps = lengths(settings, run_dir, len(slices))
     nets = multimodal.build(**settings.build(), spec=source.spec)
     begun = weights.begin(
@@ -193,6 +203,7 @@ def train(
         [subject.name for subject in held_out],
         spec=source.spec,
         first_steps=first_steps,
+        inputs=inputs.digest(fixed),
     )
     options, shown = settings.options(source.spec), shown_batch(slices)
     train_networks(settings, nets, slices, shown, run_dir, steps, first_steps)
@@ -204,7 +215,7 @@ def train(
         **data.preprocessing(settings.image_size, source.slices, source.spec),
         "spec": source.spec.as_dict(),
         "training_subjects": slices.names,
-        "data_fingerprint": slices.fingerprint,
+        **inputs.of_export(fixed),
         "initialised_from": begun["initialised_from"],
     }
     fitted = styles.fit(slices.styles)
@@ -323,30 +334,51 @@ def export(
     description: dict,
     fitted: styles.Styles,
 ) -> None:
-    """Writes export/generator and export/segmentor; `fitted` is styles.Styles."""
+    """Writes export/generator and export/segmentor; `fitted` is styles.Styles.
+
+    `generate` and `generate_in_style` give what the networks make; `generate_masked`
+    gives what stage 3 writes of it: 0 outside the brain, and where it is faint.
+    """
     size, spec = settings.image_size, options.spec
+    fill_islands = structure.fill_islands  # below, `structure` is the input
+
+    @functools.partial(tf.function, autograph=False)  # one trace for all of them
+    def made(structure, label, style):
+        structure = signatures.binary(structure, "structure")
+        label = signatures.classes(label, spec)
+        style = signatures.finite(style, "style")
+        return multimodal.generate(nets, structure, label, style, options)
+
+    def by_name(images):
+        return {name: images[:, i] for i, name in enumerate(spec.modalities)}
 
     def generate_in_style(structure, label, style):
-        images = multimodal.generate(nets, structure, label, style, options)
-        return {name: images[:, i] for i, name in enumerate(spec.modalities)}
+        return by_name(made(structure, label, style))
+
+    def generate_masked(structure, label, style, background):
+        background = signatures.binary(background, "background")
+        images = made(structure, label, style)
+        return by_name(synthesis.masked(images, fill_islands(background)))
 
     def generate(structure, label):
         style = tf.repeat(fitted.mean[None], tf.shape(label)[0], 0)
         return generate_in_style(structure, label, style)
 
     plane = [None, size, size]
-    inputs = [
+    given = [
         tf.TensorSpec([*plane, 1], tf.float32, name="structure"),
         tf.TensorSpec(plane, tf.int32, name="label"),
     ]
     style = tf.TensorSpec([None, *fitted.mean.shape], tf.float32, name="style")
+    background = tf.TensorSpec([*plane, 1], tf.float32, name="background")
     runs.export(
         run_dir,
         "generator",
         [nets[name] for name in multimodal.GENERATOR_SIDE],
         {
-            "generate": (generate, inputs),
-            "generate_in_style": (generate_in_style, [*inputs, style]),
+            "generate": (generate, given),
+            "generate_in_style": (generate_in_style, [*given, style]),
+            "generate_masked": (generate_masked, [*given, style, background]),
         },
         {**description, "beta": options.beta},
     )

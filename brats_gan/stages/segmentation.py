@@ -23,7 +23,7 @@ from brats_gan import (
 from brats_gan.experiments import mixing, runner, tables
 from brats_gan.lazy import tf
 from brats_gan.spec import Spec
-from brats_gan.stages import beginning
+from brats_gan.stages import beginning, inputs
 
 SCRIPT = "eval_segmentation.py"
 # What may differ when a command is started again: what to run, not how.
@@ -128,6 +128,8 @@ def draw(nets: dict, slices: data.Slices, path: Path) -> None:
 def wanted(settings: Settings) -> list[tuple]:
     """What is asked for: [(table, row name)], in the order of the tables.
 
+    Rows that are named are those of Table 2 that run, whether or not it is named too.
+
     Raises:
         RunError: a flag names a table, row or scheme that there is not.
     """
@@ -144,7 +146,8 @@ def wanted(settings: Settings) -> list[tuple]:
                     f"--{flag}: {value!r} is none of {', '.join(allowed)}"
                 )
     rows = [int(name) for name in names if name in settings.experiment]
-    if "2" in settings.table or "all" in settings.experiment:
+    whole_table = "2" in settings.table and not rows
+    if whole_table or "all" in settings.experiment:
         rows = [*tables.TABLE2]
     asked = [(2, row) for row in rows]
     if "1" in settings.table:
@@ -196,17 +199,26 @@ def score(
     )
     synthetic = settings.synthetic_dir
     given = source.split or (synthetic and f"{synthetic}/split.json")
-    real, held_out = dataclasses.replace(source, split=given).subjects(
-        run_dir,
-        strict=bool(source.split)
-        or not synthetic_dataset.made_without_data(synthetic or ""),
+    strict = bool(source.split) or not synthetic_dataset.made_without_data(
+        synthetic or ""
     )
+    source = dataclasses.replace(source, split=given)
+    real, held_out = source.subjects(run_dir, strict)
     beside = run_dir if asked else run_dir.parent
     results = Path(settings.results or beside / "results.jsonl")
     if not asked:
         line = single_run(settings, source, run_dir, results, real, held_out)
         runs.release(run_dir)
         return Scored(run_dir, results, line, [])
+    # A row without synthetic data needs none; one that has some must find the same.
+    used = {"synthetic": synthetic} if synthetic else {}
+    used |= {f"synthetic {k}": v for k, v in settings.test_sets().items()}
+
+    def settle(slices, held_out_slices):
+        fix_inputs(
+            settings, source, run_dir, (real, held_out), slices, held_out_slices, used
+        )
+
     written = runner.fill_tables(
         settings.training(source.spec),
         asked,
@@ -221,9 +233,36 @@ def score(
         settings.seed,
         settings.repeats,
         settings.keep_checkpoints,
+        settle,
     )
     runs.release(run_dir)
     return Scored(run_dir, results, None, written)
+
+
+def fix_inputs(
+    settings: Settings,
+    source: data.Source,
+    run_dir: Path,
+    sides: tuple,
+    slices: data.Slices | None,
+    held_out_slices: data.Slices,
+    used: dict,
+    fingerprint: str | None = None,
+) -> dict:
+    """`inputs.fix`, also against what data sets in use, name -> folder, say."""
+    folders = [folder for folder in used.values() if folder]
+    return inputs.fix(
+        run_dir,
+        source,
+        sides,
+        slices,
+        held_out_slices,
+        settings.image_size,
+        inputs.of_data_sets(folders, "Inputs"),
+        inputs.of_data_sets(folders, "ModelInputs"),
+        sets=used,
+        fingerprint=fingerprint,
+    )
 
 
 def single_run(
@@ -248,10 +287,22 @@ def single_run(
         )
     slices = source.read(sources, settings.image_size)
     held_out_slices = source.read(held_out, settings.image_size)
+    real_slices = slices
     if train_on == "synthetic":
-        real_count = len(source.read(real, settings.image_size))
+        real_slices = source.read(real, settings.image_size)
+        real_count = len(real_slices)
     else:  # real subjects come first in `sources`, and are decoded already
         real_count = np.count_nonzero(slices.index[:, 0] < len(real))
+    fixed = fix_inputs(
+        settings,
+        source,
+        run_dir,
+        (real, held_out),
+        real_slices,
+        held_out_slices,
+        {"synthetic": settings.synthetic_dir if train_on != "real" else None},
+        slices.fingerprint,
+    )
     iterations = runs.total_steps(
         run_dir,
         settings.iterations,
@@ -276,6 +327,7 @@ def single_run(
             settings.init_from,
             [subject.name for subject in held_out],
             spec=source.spec,
+            inputs=inputs.digest(fixed),
         )
 
     begun = segmentors.train(run_dir, slices, plan, settings.seed, begin)
@@ -286,7 +338,7 @@ def single_run(
         **data.preprocessing(settings.image_size, source.slices, source.spec),
         "spec": source.spec.as_dict(),
         "training_subjects": [subject.name for subject in real],
-        "data_fingerprint": slices.fingerprint,
+        **inputs.of_export(fixed),
         "initialised_from": begun["initialised_from"],
         "scheme": settings.scheme,
     }

@@ -15,12 +15,13 @@ from brats_gan import (
     networks,
     precision,
     runs,
+    signatures,
     structural,
     structure,
     weights,
 )
 from brats_gan.lazy import tf
-from brats_gan.stages import beginning
+from brats_gan.stages import beginning, inputs
 
 SCRIPT = "train_structural.py"
 SHOWN = 8  # rows of a sheet
@@ -133,6 +134,13 @@ def train(
     logging.info("stage 1: %s, trained on %s", run_dir, source.data_dir)
     training, held_out = source.subjects(run_dir)
     slices = source.read(training, settings.image_size)
+    fixed = inputs.fix(
+        run_dir,
+        source,
+        (training, held_out),
+        slices,
+        image_size=settings.image_size,
+    )
     steps = runs.total_steps(
         run_dir,
         settings.steps,
@@ -151,6 +159,7 @@ def train(
         settings.init_from,
         [subject.name for subject in held_out],
         spec=source.spec,
+        inputs=inputs.digest(fixed),
     )
     codes = code_bank.Codes(
         networks.map_code_dim(settings.image_size, settings.code_channels)
@@ -208,7 +217,7 @@ def train(
         "code_dim": len(found.mean),
         "edge_threshold": found.threshold,
         "training_subjects": slices.names,
-        "data_fingerprint": slices.fingerprint,
+        **inputs.of_export(fixed),
         "initialised_from": begun["initialised_from"],
     }
     export(run_dir, nets, found, description)
@@ -221,6 +230,7 @@ def export(run_dir: Path, nets: dict, found: structural.Fit, description: dict) 
     """Writes export/structure: noise -> f_g and its background."""
 
     def generate(code):
+        code = signatures.finite(code, "code")
         f, background = structural.generate(nets, code, found)
         return {"structure": f, "background": background}
 

@@ -24,6 +24,7 @@ from brats_gan.weights.beginnings import (
 from brats_gan.weights.folders import (
     LABELS,
     PRETRAINED,
+    fingerprint,
     folder_of,
     labels_of,
     read,
@@ -47,6 +48,7 @@ __all__ = [
     "begin",
     "begun",
     "find",
+    "fingerprint",
     "finish",
     "folder_of",
     "inherited",

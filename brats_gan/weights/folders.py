@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import zipfile
 import zlib
@@ -169,6 +170,14 @@ def folder_of(source: str | Path, stage: str) -> Path | None:
             "came without; install it from a release, or give a run"
         )
     return None
+
+
+def fingerprint(folder: Path) -> str:
+    """Of the weights in a folder, wherever it lies: by the digests of its files."""
+    described = files.read_json(Path(folder, "weights.json"))
+    told = {key: described.get(key) for key in ("stage", "edge_threshold", "files")}
+    text = json.dumps(told, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def labels_of(source: str | Path) -> Path | None:

@@ -1,0 +1,305 @@
+"""Which subjects something was made from, by content and by side of the split.
+
+A *record* is fixed before a run's first step, and is in all it leaves: its inputs.json,
+its exports and weights, the description of a data set. It is a dict of JSON:
+
+    {"image_size": 192, "slices": [55, 105],
+     "split": {"seed": 0, "train": [NAME, ...], "test": [NAME, ...]},
+     "subjects": {NAME: {"files": {"t1": DIGEST, ..., "seg": DIGEST},
+                         "images": DIGEST, "label": DIGEST}}}
+
+`files` are digests of files as they are on disk, `images` and `label` of what the
+networks see of them at that size and in that range, which is the same whatever layout
+the files are in; None where it was not looked at. So a subject is known again by what
+is in its files, not by its name or place.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brats_gan import files, io
+
+NAME = "inputs.json"
+LABEL = "seg"  # beside the modalities, in "files"
+_BLOCK = 1 << 20  # bytes
+_TOGETHER = 16  # slices read at a time
+
+# --- The content of files -------------------------------------------------------------
+
+_digests: dict[tuple, str] = {}  # of files read by this process
+
+
+def _stamp(path):
+    found = os.stat(path)
+    return str(path), found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def blocks(path: Path) -> Iterator[bytes]:
+    """The content of a file, piece by piece; `digest` then knows it without reading."""
+    stamp, known = _stamp(path), hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            known.update(block)
+            yield block
+    _digests[stamp] = known.hexdigest()
+
+
+def digest(path: Path) -> str:
+    """Of a file's content, hex; DataError where it cannot be read."""
+    with io.reading(path):
+        if _stamp(path) not in _digests:
+            for _ in blocks(path):
+                pass
+        return _digests[_stamp(path)]
+
+
+def paths(subject: io.Subject) -> dict[str, Path]:
+    """{modality or LABEL: file} of a subject."""
+    found = {modality: path for modality, (path, _) in subject.images.items()}
+    return found if subject.label is None else {**found, LABEL: subject.label}
+
+
+def of_files(subjects: Iterable[io.Subject]) -> dict[str, dict]:
+    """{name: identity} of subjects by their files alone."""
+
+    def one(subject):
+        found = {role: digest(path) for role, path in paths(subject).items()}
+        return subject.name, {"files": found, "images": None, "label": None}
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(pool.map(one, subjects))
+
+
+def of_slices(
+    slices: Any, subjects: list[io.Subject], known: Iterable[dict] = ()
+) -> dict[str, dict]:
+    """{name: identity} of subjects, by their files and by what networks see of them.
+
+    Args:
+        slices: data.Slices, which may hold others behind them.
+        subjects: the first subjects of `slices`.
+        known: records of the same size and range: what they say of the same files is
+            taken from there, and nothing is read.
+    """
+    found = of_files(subjects)
+
+    def look(number):
+        name = slices.names[number]
+        for record in known:
+            before = record["subjects"].get(name)
+            if before and before["images"] and before["files"] == found[name]["files"]:
+                return name, before
+        rows = np.flatnonzero(slices.index[:, 0] == number)
+        images, label = (hashlib.blake2b(digest_size=16) for _ in range(2))
+        for start in range(0, len(rows), _TOGETHER):
+            some = rows[start : start + _TOGETHER]
+            images.update(slices.images(some))
+            label.update(slices.labels(some))
+        seen = {"images": images.hexdigest(), "label": label.hexdigest()}
+        return name, {**found[name], **(seen if len(rows) else {})}
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(pool.map(look, range(len(subjects))))
+
+
+# --- What is said beside a split ------------------------------------------------------
+
+
+def _claim(content):
+    """The record in JSON of something made, else what else it says of its subjects."""
+    for key in ("inputs", "Inputs"):
+        record = content.get(key)
+        if isinstance(record, dict) and isinstance(record.get("split"), dict):
+            return record
+    if isinstance(content.get("training_subjects"), list):  # before there were records
+        return {"split": {"train": content["training_subjects"]}}
+    if isinstance(content.get("HeldOutSubjects"), list):
+        return {"split": {"test": content["HeldOutSubjects"]}}
+    return None
+
+
+def read(folder: str | Path) -> dict | None:
+    """FOLDER/inputs.json; None where there is none. DataError if it is damaged."""
+    path = Path(folder, NAME)
+    if not path.exists():
+        return None
+    content = files.read_json(path)
+    if not isinstance(content.get("split"), dict) or "subjects" not in content:
+        raise files.DataError(f"{path}: no record of subjects. Restore it.")
+    return content
+
+
+def is_begun(folder: str | Path) -> bool:
+    """Whether something was made in a folder that its split decided."""
+    folder = Path(folder)
+    left = ("networks.json", "losses.jsonl", "manifest.csv")
+    return any((folder / name).exists() for name in left) or any(folder.glob("row-*"))
+
+
+def beside(folder: str | Path) -> list[tuple[Path, dict]]:
+    """[(path, record)] of all that was made in a folder, exports first.
+
+    Older ones name the subjects of one side only. What is damaged is passed over: who
+    needs it will say so.
+    """
+    folder, found = Path(folder), []
+    made = sorted((folder / "export").glob("*.json"))
+    made += [folder / "weights" / "weights.json", folder / "weights.json"]
+    for path in [*made, folder / "dataset_description.json"]:
+        with contextlib.suppress(files.DataError):
+            claim = _claim(files.read_json(path)) if path.exists() else None
+            if claim is not None:
+                found.append((path, claim))
+    record = read(folder)
+    return found if record is None else [*found, (folder / NAME, record)]
+
+
+def of_split(split: str | Path | None) -> list[tuple[Path, dict]]:
+    """[(path, record)] of who keeps to a split.json: of subjects, by content."""
+    if split is None or Path(split).name != "split.json":
+        return []
+    found = [x for x in beside(Path(split).parent) if x[1].get("subjects")]
+    return found[:1]  # they agree, see `require_true`
+
+
+def require_true(path: Path, split: dict | None) -> dict | None:
+    """What RUN/split.json must be, by all that was made in RUN.
+
+    Args:
+        path: of split.json.
+        split: what it says, or None where it is not there.
+
+    Returns:
+        The split; where split.json is gone, as it is recorded.
+
+    Raises:
+        DataError: it says other than what was made, whose own word is believed: these
+            subjects have been trained on, whatever the file says now.
+    """
+    for other, record in beside(path.parent):
+        theirs = record["split"]
+        if split is None:
+            if theirs.keys() >= {"train", "test"}:
+                split = {"seed": theirs.get("seed"), **theirs}
+            continue
+        for side, said in theirs.items():
+            if side not in ("train", "test"):
+                continue
+            moved = sorted({*said}.symmetric_difference(split[side]))
+            if moved:
+                raise files.DataError(
+                    f"{path}: {_some(moved)} {'is' if len(moved) == 1 else 'are'} not "
+                    f"on the side that {other} was made with. It was changed since: "
+                    "put back the file as it was, or begin anew in another folder."
+                )
+    return split
+
+
+# --- Comparisons ----------------------------------------------------------------------
+
+
+def _some(names):
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def comparable(ours: dict, theirs: dict) -> bool:
+    """Whether what networks see was taken at the same size and in the same range."""
+    keys = ("image_size", "slices")
+    return all(ours.get(key) == theirs.get(key) for key in keys)
+
+
+def require_same(
+    ours: dict,
+    theirs: dict,
+    where: str | Path,
+    subjects: Iterable[io.Subject] = (),
+    again: Callable[[list[io.Subject], dict], dict] | None = None,
+) -> None:
+    """Refuses subjects of names that are in both records, but of other content.
+
+    Args:
+        ours, theirs: records.
+        where: theirs is, for the message.
+        subjects: those of `ours`, whose files are named.
+        again: (subjects, theirs) -> identities of subjects read as theirs were; for
+            those whose files differ, where the records are not comparable. Without it,
+            these pass.
+
+    Raises:
+        DataError: names the file and the subject.
+    """
+    by_name = {subject.name: subject for subject in subjects}
+    same_way, unknown, other = comparable(ours, theirs), [], []
+    for name in ours["subjects"].keys() & theirs["subjects"].keys():
+        one, two = ours["subjects"][name], theirs["subjects"][name]
+        if one["files"] == two["files"] or not two["images"]:
+            continue
+        if not same_way or not one["images"]:
+            unknown.append(name)
+        elif _seen(one) != _seen(two):
+            other.append(name)
+    unknown = [by_name[name] for name in sorted(unknown) if name in by_name]
+    if unknown and again is not None:
+        found = again(unknown, theirs)
+        other += [n for n in found if _seen(found[n]) != _seen(theirs["subjects"][n])]
+    if other:
+        name = min(other)
+        one, two = ours["subjects"][name], theirs["subjects"][name]
+        roles = [r for r in one["files"] if one["files"][r] != two["files"].get(r)]
+        file = paths(by_name[name])[roles[0]] if name in by_name else name
+        raise files.DataError(
+            f"{file}: {roles[0]} of {name} is not what it was for {where}, so {name} "
+            f"is another subject, or was changed ({len(other)} such in all: "
+            f"{_some(sorted(other))}). Give the files that it was made from."
+        )
+
+
+def _seen(identity):
+    return identity["images"], identity["label"]
+
+
+def require_unseen(
+    ours: dict, theirs: dict, where: str | Path, subjects: Iterable[io.Subject] = ()
+) -> None:
+    """Refuses what we hold out and they have trained on under another name.
+
+    Names are compared where splits are; arguments as of `require_same`.
+
+    Raises:
+        DataError: names both subjects, and the file.
+    """
+    by_name = {subject.name: subject for subject in subjects}
+    same_way = comparable(ours, theirs)
+    trained = {}
+    for name in theirs["split"].get("train", []):
+        for key in _keys(theirs["subjects"].get(name), same_way):
+            trained[key] = name
+    for name in ours["split"].get("test", []):
+        for key in _keys(ours["subjects"].get(name), same_way):
+            twin = trained.get(key)
+            if twin is not None and (twin != name or ours is theirs):
+                file = name
+                if name in by_name:
+                    file = next(iter(paths(by_name[name]).values())).parent
+                raise files.DataError(
+                    f"{file}: {name}, which is held out, is the same subject as "
+                    f"{twin}, which {where} trains on. Remove one of the two, or give "
+                    "a --split that has both on one side."
+                )
+
+
+def _keys(identity, same_way):
+    """What a subject is known by: any of its images' files, and all that is seen."""
+    if identity is None:
+        return []
+    known = {each for role, each in identity["files"].items() if role != LABEL}
+    return [*known, *([identity["images"]] if same_way and identity["images"] else [])]
