@@ -1,10 +1,12 @@
 """What several test files need."""
 
 import atexit
+import logging
 import os
 import shutil
 import tempfile
 
+import absl.logging
 import hypothesis
 import pytest
 import tensorflow as tf
@@ -34,6 +36,12 @@ hypothesis.settings.register_profile(
     print_blob=True,
 )
 hypothesis.settings.load_profile("short")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_began():
+    """What an export sets, while it silences TensorFlow, outlasts it within a process."""
+    absl.logging.get_absl_logger().setLevel(logging.NOTSET)
 
 
 @pytest.fixture

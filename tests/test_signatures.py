@@ -35,7 +35,8 @@ def exports(tmp_path_factory):
     rng = np.random.default_rng(0)
     shape = [3, len(spec.BRATS.modalities), len(styles.QUANTILES)]
     fitted = styles.fit(rng.random(shape, np.float32))
-    stage_2.export(root, nets, settings, {}, fitted)
+    options = settings.options(spec.BRATS)
+    stage_2.export(root, nets, settings, options, {}, fitted)
     return {
         name: tf.saved_model.load(str(root / "export" / name)).signatures
         for name in ("structure", "generator", "segmentor")
