@@ -40,7 +40,7 @@ hypothesis.settings.load_profile("short")
 
 @pytest.fixture(autouse=True)
 def logging_as_it_began():
-    """What an export sets, while it silences TensorFlow, outlasts it within a process."""
+    """What an export sets, while it silences TensorFlow, outlasts it in a process."""
     absl.logging.get_absl_logger().setLevel(logging.NOTSET)
 
 
