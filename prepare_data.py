@@ -18,7 +18,7 @@ import sys
 
 from absl import app, flags
 
-from brats_gan import files, io, progress, runs, spec
+from brats_gan import common_flags, files, io, progress, runs, spec
 
 _DATA = flags.DEFINE_string("data_dir", None, "Folder to check or to convert.")
 _OUTPUT = flags.DEFINE_string("output_dir", None, "Folder that convert, phantom write.")
@@ -32,8 +32,8 @@ _SLICES = flags.DEFINE_string(
     "slices", ":".join(map(str, spec.SLICES)), "Half-open range of axial slices used."
 )
 _JSON = flags.DEFINE_bool("json", False, "check prints JSON instead of the table.")
-_SUBJECTS = flags.DEFINE_integer("subjects", 4, "How many phantoms.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the phantoms: the same files for the same.")
+_SUBJECTS = common_flags.count("subjects", 4, "How many phantoms.", 99_999)
+_SEED = common_flags.seed("Of the phantoms: the same files for the same.")
 
 
 def check(
@@ -84,17 +84,15 @@ def main(argv):
     for flag in COMMANDS[command]:
         if not flag.value:
             raise app.UsageError(f"{command} needs --{flag.name}.")
-    try:
-        if command == "check":
-            slices = io.parse_slices(_SLICES.value)
-            return check(_DATA.value, _LAYOUT.value, slices, _JSON.value)
-        if command == "convert":
-            return convert(_DATA.value, _OUTPUT.value, _LAYOUT.value)
-        return phantom(_OUTPUT.value, _SUBJECTS.value, _SEED.value)
-    except files.DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if command == "check":
+        slices = io.parse_slices(_SLICES.value)
+        return check(_DATA.value, _LAYOUT.value, slices, _JSON.value)
+    files.require_writable(_OUTPUT.value)
+    if command == "convert":
+        files.require_apart(output_dir=_OUTPUT.value, data_dir=_DATA.value)
+        return convert(_DATA.value, _OUTPUT.value, _LAYOUT.value)
+    return phantom(_OUTPUT.value, _SUBJECTS.value, _SEED.value)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=runs.parse_flags)
+    runs.main(main, commands=True)

@@ -1,8 +1,10 @@
 """Files: errors that name them, writing whole or not at all, JSON, and one lock."""
 
 import contextlib
+import errno
 import json
 import os
+import tempfile
 from pathlib import Path
 
 try:
@@ -18,6 +20,78 @@ MAX_NAME = 200  # bytes of a subject's name; file systems stop at 255, endings i
 
 class DataError(ValueError):
     """Data that cannot be used: the message names the file and the remedy."""
+
+
+_NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_MISPLACED = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
+
+
+def remedy(error: OSError, doing: str = "write") -> str:
+    """What to do about an error of the file system, by its number: a clause."""
+    if error.errno in _NO_ROOM:
+        return "Make room there"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"See that you may {doing} there"
+    if error.errno == errno.EROFS:
+        return "Name a folder that can be written to"
+    if error.errno in _MISPLACED:
+        return "A file is in the place of a folder, or the reverse: name another path"
+    if error.errno == errno.ENAMETOOLONG:
+        return "Name a shorter path"
+    if error.errno == errno.ENOENT:
+        return "Check the path"
+    return "See what the file system there says"
+
+
+def require_writable(folder: str | Path) -> None:
+    """Finds out whether files can be made in a folder that need not exist yet.
+
+    Leaves nothing: the file that is tried has no name, or loses it at once.
+
+    Raises:
+        DataError: they cannot, or the path is not text.
+    """
+    folder = Path(folder)
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{str(folder)!a}: this path is not UTF-8. Name another folder."
+        ) from error
+    try:
+        there = folder.absolute()
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be written ({error.strerror}). {remedy(error)}, then "
+            "start the same command again."
+        ) from error
+
+
+def require_apart(**paths: str | Path | None) -> None:
+    """Refuses folders of which one is, or is inside, another: {flag: folder or None}.
+
+    What is read would be found among what is written, and neither could be used.
+    """
+    found = [(flag, Path(path)) for flag, path in paths.items() if path]
+    for position, (flag, path) in enumerate(found):
+        for other_flag, other in found[position + 1 :]:
+            one, two = path.resolve(), other.resolve()
+            if one == two:
+                relation = "is the same folder as"
+            elif two in one.parents:
+                relation = "is inside"
+            elif one in two.parents:
+                relation = "holds"
+            else:
+                continue
+            raise DataError(
+                f"--{flag}={path} {relation} --{other_flag}={other}. Name a folder "
+                "beside it."
+            )
 
 
 def is_file_name(name):
@@ -74,8 +148,8 @@ def write_atomically(path, content):
         os.replace(temporary, path)
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be written ({error.strerror}). Make room there, or see "
-            "that you may write there, then start the same command again."
+            f"{path}: cannot be written ({error.strerror}). {remedy(error)}, then "
+            "start the same command again."
         ) from error
     finally:
         with contextlib.suppress(OSError):

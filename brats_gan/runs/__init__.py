@@ -29,6 +29,7 @@ from brats_gan.runs.folder import (
 from brats_gan.runs.optimizers import adam, update
 from brats_gan.runs.process import (
     EXIT_BAD_INPUT,
+    EXIT_START_AGAIN,
     RunError,
     Stopped,
     main,
@@ -46,6 +47,7 @@ from brats_gan.runs.training import (
 __all__ = [
     "CHECKPOINT_SECONDS",
     "EXIT_BAD_INPUT",
+    "EXIT_START_AGAIN",
     "LENGTH",
     "LOCK",
     "Command",
