@@ -89,7 +89,7 @@ def main(argv):
         return check(_DATA.value, _LAYOUT.value, slices, _JSON.value)
     files.require_writable(_OUTPUT.value)
     if command == "convert":
-        files.require_apart(output_dir=_OUTPUT.value, data_dir=_DATA.value)
+        files.require_apart({"output_dir": _OUTPUT.value}, {"data_dir": _DATA.value})
         return convert(_DATA.value, _OUTPUT.value, _LAYOUT.value)
     return phantom(_OUTPUT.value, _SUBJECTS.value, _SEED.value)
 

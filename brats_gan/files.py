@@ -71,17 +71,24 @@ def require_writable(folder: str | Path) -> None:
         ) from error
 
 
-def require_apart(**paths: str | Path | None) -> None:
-    """Refuses folders of which one is, or is inside, another: {flag: folder or None}.
+def require_apart(written: dict, read: dict) -> None:
+    """Refuses to write to a folder that is read, into one, or around one.
 
-    What is read would be found among what is written, and neither could be used.
+    What is written would be found among what is read, and neither could be used.
+
+    Args:
+        written, read: flag -> path, or None where it is not given.
+
+    Raises:
+        DataError: names both.
     """
-    found = [(flag, Path(path)) for flag, path in paths.items() if path]
-    for position, (flag, path) in enumerate(found):
-        for other_flag, other in found[position + 1 :]:
-            one, two = path.resolve(), other.resolve()
+    for flag, path in written.items():
+        for other_flag, other in read.items():
+            if not path or not other:
+                continue
+            one, two = Path(path).resolve(), Path(other).resolve()
             if one == two:
-                relation = "is the same folder as"
+                relation = "is the same as"
             elif two in one.parents:
                 relation = "is inside"
             elif one in two.parents:
@@ -89,8 +96,8 @@ def require_apart(**paths: str | Path | None) -> None:
             else:
                 continue
             raise DataError(
-                f"--{flag}={path} {relation} --{other_flag}={other}. Name a folder "
-                "beside it."
+                f"--{flag} ({path}) {relation} --{other_flag} ({other}). Name another "
+                "place to write to, beside it for instance."
             )
 
 

@@ -1,6 +1,7 @@
 """What several test files need."""
 
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -9,6 +10,16 @@ import tensorflow as tf
 # Of the scripts that tests start: no outcome is to depend on a measurement. Tests of
 # the measurement take it out again.
 os.environ["BRATS_GAN_PRECISION"] = "float32"
+
+# What began ignored stays so, in the scripts too: under nohup, or in the background of
+# a shell script, tests could not send these.
+for name, handler in (
+    ("SIGINT", signal.default_int_handler),
+    ("SIGHUP", signal.SIG_DFL),
+):
+    number = getattr(signal, name, None)
+    if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
 
 # The same few cases in every run of the suite; `make fuzz` draws others each time.
 hypothesis.settings.register_profile(

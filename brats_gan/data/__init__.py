@@ -19,7 +19,13 @@ from brats_gan.data.batches import (
 from brats_gan.data.label_pool import LabelPool
 from brats_gan.data.slices import LEVELS, Slices, preprocessing
 from brats_gan.data.source import Source
-from brats_gan.data.splits import load_split, random_split, save_split, split_subjects
+from brats_gan.data.splits import (
+    find_split,
+    load_split,
+    random_split,
+    save_split,
+    split_subjects,
+)
 
 __all__ = [
     "CANDIDATES",
@@ -27,6 +33,7 @@ __all__ = [
     "LEVELS",
     "LabelPool",
     "draw_labels",
+    "find_split",
     "Slices",
     "Source",
     "in_order",

@@ -62,9 +62,14 @@ class Slices:
             cache_dir: kept for the next run; None: a temporary folder.
 
         Raises:
-            DataError: see io.read_subject; a subject has no label file; no slice
-                shows any brain.
+            DataError: see io.read_subject; there is no subject; one has no label file;
+                no slice shows any brain.
         """
+        if not subjects:
+            raise files.DataError(
+                "no subject is left to read: the split has none on this side. Give "
+                "another --split."
+            )
         self.names = [subject.name for subject in subjects]
         self.image_size = image_size
         if cache_dir is None:

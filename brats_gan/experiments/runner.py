@@ -162,6 +162,7 @@ def fill_tables(
     seed: int,
     repeats: int,
     keep_checkpoints: bool,
+    start: Callable[[], None] = lambda: None,
 ) -> list[Path]:
     """Runs every repeat of the rows that has no line yet; writes the tables.
 
@@ -179,6 +180,7 @@ def fill_tables(
         seed: of the first repeat.
         repeats: of each row.
         keep_checkpoints: also of repeats that have finished.
+        start: called when nothing is left that could be refused.
 
     Returns:
         The files of the tables that were written.
@@ -221,6 +223,7 @@ def fill_tables(
             )
 
     done = {tuple(x[n] for n in tables.KEY) for x in tables.read(results)}
+    start()
     jobs = [(*row, k) for row in asked for k in range(1, repeats + 1)]
     open_jobs = [job for job in jobs if job not in done]
     logging.info("%d of %d repeats are done", len(jobs) - len(open_jobs), len(jobs))

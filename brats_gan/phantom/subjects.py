@@ -193,8 +193,11 @@ def _workers(processes):
 
 @contextlib.contextmanager
 def _signals_blocked():
-    """What is started within is deaf to the signals that a group of processes gets."""
-    names = ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    """What is started within is deaf to signals, which its parent acts on.
+
+    The parent gets them afterwards, and so leaves no worker half started.
+    """
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

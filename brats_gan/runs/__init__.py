@@ -11,6 +11,7 @@ from brats_gan.runs.exports import (
     export_description,
     load_export,
     made_by,
+    require_endpoint,
     revision,
 )
 from brats_gan.runs.folder import (
@@ -22,6 +23,7 @@ from brats_gan.runs.folder import (
     command_of,
     key_flags,
     release,
+    require_startable,
     settings,
     start,
     total_steps,
@@ -69,6 +71,8 @@ __all__ = [
     "parse_flags",
     "per_call",
     "release",
+    "require_endpoint",
+    "require_startable",
     "restore",
     "revision",
     "save",

@@ -76,13 +76,11 @@ def as_trained(source: data.Source, of_maps: dict) -> data.Source:
 
 def find_labels(
     settings: Settings, source: data.Source, output_dir: Path, of_maps: dict, seen: list
-) -> tuple[data.Slices | data.LabelPool, list]:
+) -> tuple[data.Slices | data.LabelPool, list, dict]:
     """Where labels come from: subjects of --data_dir, or a pool beside the weights.
 
-    Writes OUT/split.json.
-
     Returns:
-        data.Slices or data.LabelPool, and the subjects held out.
+        data.Slices or data.LabelPool, the subjects held out, and the split.
 
     Raises:
         RunError: there are no labels, or the models were trained on what is held out.
@@ -101,12 +99,11 @@ def find_labels(
         split = {"seed": None, "train": seen, "test": []}
         if of_run.exists():
             split = data.load_split(of_run)
-        data.save_split(output_dir / "split.json", split)
-        return data.LabelPool(pool, of_maps["image_size"]), []
+        return data.LabelPool(pool, of_maps["image_size"]), [], split
     if folder is not None and not of_run.exists():
         of_run = None
     read = as_trained(source, of_maps)
-    training, held_out = dataclasses.replace(
+    training, held_out, split = dataclasses.replace(
         read, split=source.split or of_run
     ).subjects(output_dir, strict=bool(source.split) or folder is None)
     names = {subject.name for subject in held_out}
@@ -118,7 +115,7 @@ def find_labels(
             "subjects of that name. Give by --split the split of their run, or start "
             "them from other weights"
         )
-    return read.read(training, of_maps["image_size"]), held_out
+    return read.read(training, of_maps["image_size"]), held_out, split
 
 
 def draw(group: list[synthesis.Sample], path: Path) -> None:
@@ -165,11 +162,14 @@ def build(
     by = beginning.command(
         record, SCRIPT, settings, source, without=without, output_dir=output_dir
     )
-    output_dir = runs.start(output_dir, free=("nearest_report",), by=by)
+    output_dir, free = Path(output_dir), ("nearest_report",)
+    beginning.require_startable(output_dir, source, by, free, "output_dir")
     labels = source.data_dir or settings.structural_run
     logging.info("stage 3: %s, with labels of %s", output_dir, labels)
-    slices, held_out = find_labels(settings, source, output_dir, of_maps, seen)
-    split = data.load_split(output_dir / "split.json")
+    slices, held_out, split = find_labels(settings, source, output_dir, of_maps, seen)
+    if settings.nearest_report:  # read now: what is wrong with it is found in time
+        others = as_trained(source, of_maps).read(held_out, of_maps["image_size"])
+    beginning.start(output_dir, split, by, free)
     rows = make_samples(settings, models, slices, output_dir)
 
     summary = synthetic_dataset.description(
@@ -189,7 +189,6 @@ def build(
         output_dir, kept, slices, float(of_maps["beta"])
     )
     if settings.nearest_report:
-        others = as_trained(source, of_maps).read(held_out, of_maps["image_size"])
         summary["NearestTraining"] = reports.nearest_report(
             output_dir, slices, others, of_maps["slices"][0]
         )

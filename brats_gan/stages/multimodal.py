@@ -170,9 +170,10 @@ def train(
     )
     settings = beginning.set_up(settings, run_dir, heaviest, record is not None)
     by = beginning.command(record, SCRIPT, settings, source, run_dir=run_dir)
-    run_dir = runs.start(run_dir, free=runs.LENGTH, by=by)
+    run_dir = Path(run_dir)
+    beginning.require_startable(run_dir, source, by, runs.LENGTH)
     logging.info("stage 2: %s, trained on %s", run_dir, source.data_dir)
-    training, held_out = source.subjects(run_dir)
+    training, held_out, split = source.subjects(run_dir)
     slices = source.read(training, settings.image_size)
     steps, first_steps = lengths(settings, run_dir, len(slices))
     nets = multimodal.build(**settings.build())
@@ -185,6 +186,8 @@ def train(
         [subject.name for subject in held_out],
         first_steps=first_steps,
     )
+    beginning.start(run_dir, split, by, runs.LENGTH)
+    weights.record(run_dir, begun)
     options, shown = settings.options(), shown_batch(slices)
     train_networks(settings, nets, slices, shown, run_dir, steps, first_steps)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from absl import logging
 from brats_gan import (
     data,
     figures,
+    files,
     io,
     lesion_components,
     precision,
@@ -152,6 +154,21 @@ def wanted(settings: Settings) -> list[tuple]:
     return asked
 
 
+def require_results(results: Path, read: dict) -> None:
+    """Refuses a file that a line could not be added to, before hours of training.
+
+    Args:
+        results: path of it.
+        read: flag -> folder that is read, and must not hold it.
+
+    Raises:
+        DataError: it cannot be written, is no list of results, or would be among data.
+    """
+    files.require_apart({"results": results}, read)
+    files.require_writable(results.parent)
+    tables.read(results)
+
+
 def score(
     settings: Settings,
     source: data.Source,
@@ -185,21 +202,30 @@ def score(
     by = beginning.command(record, SCRIPT, settings, source, run_dir=run_dir)
     # The repeats of a table must all be of one length; a single run may be made longer.
     free = {*FREE, *(() if asked else runs.LENGTH)}
-    run_dir = runs.start(run_dir, free, by)
+    run_dir, synthetic = Path(run_dir), settings.synthetic_dir
+    beside = run_dir if asked else run_dir.parent
+    results = Path(settings.results or beside / "results.jsonl")
+    read = {
+        "synthetic_dir": synthetic,
+        **{f"synthetic_dirs of {k}": v for k, v in settings.test_sets().items()},
+    }
+    beginning.require_startable(run_dir, source, by, free, read=read)
+    require_results(results, {"data_dir": source.data_dir, **read})
     logging.info(
         "stage 4: %s, scored on held-out subjects of %s", run_dir, source.data_dir
     )
-    synthetic = settings.synthetic_dir
     given = source.split or (synthetic and f"{synthetic}/split.json")
-    real, held_out = dataclasses.replace(source, split=given).subjects(
+    real, held_out, split = dataclasses.replace(source, split=given).subjects(
         run_dir,
         strict=bool(source.split)
         or not synthetic_dataset.made_without_data(synthetic or ""),
     )
-    beside = run_dir if asked else run_dir.parent
-    results = Path(settings.results or beside / "results.jsonl")
+
+    def start():
+        beginning.start(run_dir, split, by, free)
+
     if not asked:
-        line = single_run(settings, source, run_dir, results, real, held_out)
+        line = single_run(settings, source, run_dir, results, real, held_out, start)
         runs.release(run_dir)
         return Scored(run_dir, results, line, [])
     written = runner.fill_tables(
@@ -216,6 +242,7 @@ def score(
         settings.seed,
         settings.repeats,
         settings.keep_checkpoints,
+        start,
     )
     runs.release(run_dir)
     return Scored(run_dir, results, None, written)
@@ -228,8 +255,11 @@ def single_run(
     results: Path,
     real: list[io.Subject],
     held_out: list[io.Subject],
+    start: Callable[[], None],
 ) -> dict:
     """One run on everything there is, with a sheet and an export.
+
+    `start` is called when nothing is left that could be refused.
 
     Returns:
         Its line of results.
@@ -260,9 +290,14 @@ def single_run(
     items = np.stack([np.arange(len(slices)), np.zeros(len(slices), int)], 1)
     plan = [mixing.Phase((train_on,), items, iterations)]
     segmentors = runner.Segmentors(settings.training(), iterations, settings.enhanced)
+    if settings.init_from and not runs.has_begun(run_dir):
+        weights.require_fitting(
+            segmentors.nets, settings.init_from, "segmentation", segmentors.build
+        )
+    start()
 
     def begin():
-        return weights.begin(
+        begun = weights.begin(
             run_dir,
             "segmentation",
             segmentors.build,
@@ -270,6 +305,8 @@ def single_run(
             settings.init_from,
             [subject.name for subject in held_out],
         )
+        weights.record(run_dir, begun)
+        return begun
 
     begun = segmentors.train(run_dir, slices, plan, settings.seed, begin)
     scores = segmentation.score(segmentors.find, held_out_slices)

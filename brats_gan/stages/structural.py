@@ -127,9 +127,10 @@ def train(
     )
     settings = beginning.set_up(settings, run_dir, heaviest, record is not None)
     by = beginning.command(record, SCRIPT, settings, source, run_dir=run_dir)
-    run_dir = runs.start(run_dir, free=runs.LENGTH, by=by)
+    run_dir = Path(run_dir)
+    beginning.require_startable(run_dir, source, by, runs.LENGTH)
     logging.info("stage 1: %s, trained on %s", run_dir, source.data_dir)
-    training, held_out = source.subjects(run_dir)
+    training, held_out, split = source.subjects(run_dir)
     slices = source.read(training, settings.image_size)
     steps = runs.total_steps(
         run_dir,
@@ -149,6 +150,8 @@ def train(
         settings.init_from,
         [subject.name for subject in held_out],
     )
+    beginning.start(run_dir, split, by, runs.LENGTH)
+    weights.record(run_dir, begun)
     codes = code_bank.Codes(
         networks.map_code_dim(settings.image_size, settings.code_channels)
     )
