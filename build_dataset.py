@@ -32,17 +32,20 @@ flags.DEFINE_string(
     "segmentor_run", None, "Run whose segmentor filters; default: --multimodal_run."
 )
 _OUTPUT = flags.DEFINE_string("output_dir", None, "Folder of the data set.")
-flags.DEFINE_integer("samples", 1000, "Sets of four slices to make.", 1)
-flags.DEFINE_float(
-    "mae_threshold", structure.MAE_THRESHOLD, "Largest error of Algorithm 3."
+# 50 samples a volume, whose number has five digits.
+common_flags.count("samples", 1000, "Sets of four slices to make.", 4_999_950)
+common_flags.number(
+    "mae_threshold", structure.MAE_THRESHOLD, "Largest error of Algorithm 3.", 0, 1
 )
-flags.DEFINE_float(
+common_flags.number(
     "dice_threshold",
     None,
     "Smallest index Dice of the label found again; default: what the weights say that "
     "they reach, as those that come with the package do, else 0.95 (Section 2.8).",
+    0,
+    1,
 )
-flags.DEFINE_integer("max_tries", 50, "Attempts a sample, then the best.", 1)
+common_flags.count("max_tries", 50, "Attempts a sample, then the best.", 1_000_000)
 flags.DEFINE_bool(
     "filter", True, "Both filters; Table 1 asks for data without (Section 3.5)."
 )
@@ -52,14 +55,14 @@ flags.DEFINE_bool(
     "Leave out samples of which no attempt passed both filters, and those beyond "
     "--lesion_free, and make others until there are --samples.",
 )
-flags.DEFINE_float(
+common_flags.number(
     "lesion_free",
     data.LESION_FREE,
     "Share of samples without a lesion; with --accepted_only the largest share.",
     0,
     1,
 )
-flags.DEFINE_integer("batch_size", 16, "Attempts in flight.", 1)
+common_flags.batch_size(16, "Attempts in flight.")
 common_flags.seed("Seeds codes and labels.")
 common_flags.cache_dir()
 common_flags.check("Check the data first.")

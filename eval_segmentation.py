@@ -25,8 +25,8 @@ flags.DEFINE_list(
     [],
     "Rows of Table 2 to fill: numbers of 1 to 25, or all; with --table=2 these alone.",
 )
-flags.DEFINE_integer(
-    "repeats", 4, "Runs of each row, seeds --seed and up (Section 3.4).", 1
+common_flags.count(
+    "repeats", 4, "Runs of each row, seeds --seed and up (Section 3.4).", 1_000_000
 )
 common_flags.layout()
 common_flags.spec()
@@ -55,25 +55,30 @@ flags.DEFINE_enum(
     [*lesion_components.SCHEMES, "four_channel"],
     "Section 2.7; four_channel sees the four registered modalities at once.",
 )
-flags.DEFINE_integer(
-    "iterations", None, "Training steps of every run; default: by --epochs.", 1
+common_flags.count(
+    "iterations",
+    None,
+    "Training steps of every run; default: by --epochs.",
+    common_flags.MOST_STEPS,
 )
-flags.DEFINE_float(
-    "epochs",
-    100,
-    "Passes over the real training slices, without --iterations (Section 3.4).",
+common_flags.epochs(
+    100, "Passes over the real training slices, without --iterations (Section 3.4)."
 )
-flags.DEFINE_integer("batch_size", 1, "Slices a step (Section 3.4).", 1)
+common_flags.batch_size(1, "Slices a step (Section 3.4).")
 common_flags.image_size(4)
 common_flags.width()
-flags.DEFINE_float("learning_rate", 1e-4, "Adam's (Section 3.4).")
-flags.DEFINE_float(
+common_flags.learning_rate(1e-4, "Adam's (Section 3.4).")
+common_flags.number(
     "final_rate",
     1.0,
     "Share of the rate at the last step, falling over the second half; 1: constant.",
+    0,
+    1,
 )
-flags.DEFINE_float("beta_1", 0.5, "Adam's (Section 3.4).")
-flags.DEFINE_float("dropout", segmentation.INPUT_DROPOUT, "Of the input (Section 3.4).")
+common_flags.number("beta_1", 0.5, "Adam's (Section 3.4).", 0, 0.9999)
+common_flags.number(
+    "dropout", segmentation.INPUT_DROPOUT, "Of the input (Section 3.4).", 0, 0.99
+)
 common_flags.label_loss()
 common_flags.init_from("Of a single run. ")
 flags.DEFINE_bool(

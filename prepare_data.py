@@ -38,7 +38,7 @@ _LAYOUT = flags.DEFINE_enum(
 _SPEC = common_flags.spec()
 _SLICES = common_flags.slices()
 _JSON = flags.DEFINE_bool("json", False, "check prints JSON instead of the table.")
-_SUBJECTS = flags.DEFINE_integer("subjects", 4, "How many phantoms.", lower_bound=1)
+_SUBJECTS = common_flags.count("subjects", 4, "How many phantoms.", 99_999)
 _CACHE = flags.DEFINE_string(
     "cache_dir",
     None,
@@ -46,7 +46,7 @@ _CACHE = flags.DEFINE_string(
     "caches.",
 )
 _CLEAR = flags.DEFINE_bool("clear", False, "cache empties it.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the phantoms: the same files for the same.")
+_SEED = common_flags.seed("Of the phantoms: the same files for the same.")
 
 
 def check(
@@ -122,19 +122,17 @@ def main(argv):
         if not flag.value:
             raise app.UsageError(f"{command} needs --{flag.name}.")
     spec = _SPEC.value or BRATS
-    try:
-        if command == "check":
-            slices = common_flags.source().slices
-            return check(_DATA.value, _LAYOUT.value, slices, spec, _JSON.value)
-        if command == "convert":
-            return convert(_DATA.value, _OUTPUT.value, _LAYOUT.value, spec)
-        if command == "cache":
-            return cache(_CACHE.value, _CLEAR.value)
-        return phantom(_OUTPUT.value, _SUBJECTS.value, _SEED.value, spec)
-    except files.DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if command == "check":
+        slices = common_flags.source().slices
+        return check(_DATA.value, _LAYOUT.value, slices, spec, _JSON.value)
+    if command == "cache":
+        return cache(_CACHE.value, _CLEAR.value)
+    files.require_writable(_OUTPUT.value)
+    if command == "convert":
+        files.require_apart({"output_dir": _OUTPUT.value}, {"data_dir": _DATA.value})
+        return convert(_DATA.value, _OUTPUT.value, _LAYOUT.value, spec)
+    return phantom(_OUTPUT.value, _SUBJECTS.value, _SEED.value, spec)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=runs.parse_flags)
+    runs.main(main, commands=True)

@@ -28,12 +28,12 @@ common_flags.cache_dir()
 common_flags.check()
 common_flags.init_from()
 common_flags.steps()
-flags.DEFINE_float("epochs", 40, "Passes over the slices, without --steps.")
-flags.DEFINE_integer("batch_size", 1, "Sets of four slices a step.", 1)
+common_flags.epochs(40)
+common_flags.batch_size(1, "Sets of four slices a step.")
 common_flags.image_size(32)
 common_flags.width()
-flags.DEFINE_integer(
-    "lesion_width", None, "Base width of the lesion components; default: --width.", 1
+common_flags.width(
+    "lesion_width", None, "Base width of the lesion components; default: --width."
 )
 flags.DEFINE_enum(
     "scheme", "multiple", lesion_components.SCHEMES, "Lesion components (Section 2.7)."
@@ -76,13 +76,17 @@ flags.DEFINE_bool(
     "FD tells codes of maps from codes of slices, as in the paper; without, the code "
     "tie alone draws them together (D36).",
 )
-flags.DEFINE_float(
-    "structure_weight", fusion.STRUCTURE_WEIGHT, "Of f in the fusion (D8)."
+common_flags.number(
+    "structure_weight", fusion.STRUCTURE_WEIGHT, "Of f in the fusion (D8).", 0, 1000
 )
-flags.DEFINE_float(
-    "label_weight", fusion.LABEL_WEIGHT, "Of the one-hot label in the fusion (D8)."
+common_flags.number(
+    "label_weight",
+    fusion.LABEL_WEIGHT,
+    "Of the one-hot label in the fusion (D8).",
+    0,
+    1000,
 )
-flags.DEFINE_float("input_noise", 0.02, "Noise on what D sees, sd.")
+common_flags.input_noise(0.02, "Noise on what D sees, sd.")
 flags.DEFINE_bool("guidance_blur", True, "Random blur before the segmentors.")
 flags.DEFINE_bool(
     "lesion_removal", True, "Take the edges of its own lesion out of f (Section 2.5)."
@@ -90,17 +94,19 @@ flags.DEFINE_bool(
 flags.DEFINE_bool(
     "placement_test", True, "Insert only labels that fit the brain (Section 2.5)."
 )
-flags.DEFINE_float(
+common_flags.number(
     "first_phase",
     multimodal.FIRST_PHASE,
     "Share of the steps that rebuild slices only: no discriminator, no cycles (D34).",
     0,
     1,
 )
-flags.DEFINE_float(
+common_flags.number(
     "ramp",
     multimodal.RAMP,
     "Share of the steps after the first phase until late terms weigh in fully (D9).",
+    0,
+    1,
 )
 common_flags.loss_weights(multimodal.WEIGHTS)
 flags.mark_flags_as_required(["data_dir", "run_dir"])

@@ -20,13 +20,13 @@ common_flags.cache_dir()
 common_flags.check()
 common_flags.init_from()
 common_flags.steps()
-flags.DEFINE_float("epochs", 150, "Passes over the slices, without --steps.")
-flags.DEFINE_integer("batch_size", 16, "Slices a step.", 1)
+common_flags.epochs(150)
+common_flags.batch_size(16, "Slices a step.")
 common_flags.image_size(32)
 common_flags.width()
-flags.DEFINE_integer("mask_width", None, "Base width of MASK; default: --width.", 1)
-flags.DEFINE_integer(
-    "code_channels", 4, "Numbers of the code for each 8 x 8 pixels (D26).", 1
+common_flags.width("mask_width", None, "Base width of MASK; default: --width.")
+common_flags.count(
+    "code_channels", 4, "Numbers of the code for each 8 x 8 pixels (D26).", 1024
 )
 common_flags.beta()
 flags.DEFINE_enum(
@@ -47,8 +47,8 @@ flags.DEFINE_bool(
     "FD_f tells codes from noise, as in the paper; without, the moments and KL alone "
     "keep codes near it (D36).",
 )
-flags.DEFINE_float(
-    "input_noise", structural.Options().input_noise, "Noise on what D_f sees, sd."
+common_flags.input_noise(
+    structural.Options().input_noise, "Noise on what D_f sees, sd."
 )
 common_flags.learning_rate()
 common_flags.precision()

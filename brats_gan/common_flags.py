@@ -32,15 +32,75 @@ STEPS_PER_CALL = (
 )
 
 
+# Bounds of numbers. The upper ones are far beyond what is of use, and below what a seed
+# of TensorFlow (int32, of step and run) or the memory of any machine can hold.
+MOST_STEPS = 2_000_000_000
+MOST_SEED = 2_000_000_000
+MOST_SLICES = 65536  # of a batch
+MOST_WIDTH = 4096
+MOST_PIXELS = 4096
+MOST_WEIGHT = 1e6
+MOST_EPOCHS = 1e6
+
+
+class Number(flags.FloatParser):
+    """A number within bounds, both of which belong to it; not-a-number is beyond."""
+
+    def is_outside_bounds(self, val):
+        return not self.lower_bound <= val <= self.upper_bound
+
+
+class Multiple(flags.IntegerParser):
+    """A whole number within bounds that is a multiple of the lower one."""
+
+    def is_outside_bounds(self, val):
+        return super().is_outside_bounds(val) or val % self.lower_bound != 0
+
+    @property
+    def syntactic_help(self):
+        return (
+            f"a multiple of {self.lower_bound} from {self.lower_bound} to "
+            f"{self.upper_bound}"
+        )
+
+    @syntactic_help.setter
+    def syntactic_help(self, value):
+        pass  # the parent's words leave out what the number is a multiple of
+
+
 class StepsPerCall(flags.ArgumentParser):
     """What --steps_per_call takes: "auto", or a number above 0."""
+
+    lower_bound, upper_bound = 1, 1_000_000
 
     def parse(self, argument):
         if argument == "auto":
             return argument
         if not str(argument).isdecimal() or not int(argument):
             raise ValueError(f"{argument} is neither auto nor a number above 0")
+        if int(argument) > self.upper_bound:
+            raise ValueError(f"{argument} is more than {self.upper_bound}")
         return int(argument)
+
+
+def number(
+    name: str, default: float | None, help: str, lowest: float, highest: float
+) -> flags.FlagHolder:
+    """A flag for a number from `lowest` to `highest`; absl's would take nan for one."""
+    return flags.DEFINE(
+        Number(lowest, highest),
+        name,
+        default,
+        help,
+        serializer=flags.ArgumentSerializer(),
+    )
+
+
+def count(
+    name: str, default: int | None, help: str, highest: int, lowest: int = 1
+) -> flags.FlagHolder:
+    """A flag for a whole number from `lowest` to `highest`."""
+    return flags.DEFINE_integer(name, default, help, lowest, highest)
 
 
 # --- Data -----------------------------------------------------------------------------
@@ -61,11 +121,12 @@ def split(default="drawn from --split_seed"):
 
 
 def split_seed():
-    return flags.DEFINE_integer("split_seed", 0, "Seeds the split by subject.")
+    # random.Random takes -1 for 1.
+    return count("split_seed", 0, "Seeds the split by subject.", MOST_SEED, 0)
 
 
 def held_out():
-    return flags.DEFINE_float("held_out", 0.1, "Share of subjects held out.", 0, 1)
+    return number("held_out", 0.1, "Share of subjects held out.", 0, 1)
 
 
 def slices():
@@ -127,25 +188,41 @@ def init_from(of=""):
 
 def image_size(multiple):
     """A flag for the side of slices, of which networks ask that it is a multiple."""
-    return flags.DEFINE_integer(
-        "image_size", 192, f"Pixels a side, a multiple of {multiple}.", multiple
+    return flags.DEFINE(
+        Multiple(multiple, MOST_PIXELS),
+        "image_size",
+        192,
+        f"Pixels a side, a multiple of {multiple}.",
+        serializer=flags.ArgumentSerializer(),
     )
 
 
 def steps():
-    return flags.DEFINE_integer("steps", None, "Training steps; default: by --epochs.")
+    return count("steps", None, "Training steps; default: by --epochs.", MOST_STEPS)
 
 
-def learning_rate():
-    return flags.DEFINE_float("learning_rate", 5e-4, "Adam's peak rate.")
+def epochs(default, help="Passes over the slices, without --steps."):
+    return number("epochs", default, help, 1e-3, MOST_EPOCHS)
 
 
-def width():
-    return flags.DEFINE_integer("width", 64, "Base width n of the networks.", 1)
+def batch_size(default, help):
+    return count("batch_size", default, help, MOST_SLICES)
+
+
+def learning_rate(default=5e-4, help="Adam's peak rate."):
+    return number("learning_rate", default, help, 1e-9, 1)
+
+
+def width(name="width", default=64, help="Base width n of the networks."):
+    return count(name, default, help, MOST_WIDTH)
 
 
 def beta():
-    return flags.DEFINE_float("beta", structure.BETA, "Threshold of Algorithm 1 (D3).")
+    return number("beta", structure.BETA, "Threshold of Algorithm 1 (D3).", 0, 1)
+
+
+def input_noise(default, help):
+    return number("input_noise", default, help, 0, 1)
 
 
 def label_loss():
@@ -157,15 +234,15 @@ def label_loss():
 def loss_weights(defaults):
     """{name: flag} of the weights of a stage's losses, {name: default}."""
     return {
-        name: flags.DEFINE_float(
-            f"weight_{name}", value, f"Weight of the loss {name} (D9)."
+        name: number(
+            f"weight_{name}", value, f"Weight of the loss {name} (D9).", 0, MOST_WEIGHT
         )
         for name, value in defaults.items()
     }
 
 
 def seed(help="Seeds weights, noise and the order of slices."):
-    return flags.DEFINE_integer("seed", 0, help)
+    return count("seed", 0, help, MOST_SEED, 0)
 
 
 def precision():
@@ -180,10 +257,12 @@ def deterministic():
 
 
 def checkpoint_seconds():
-    return flags.DEFINE_float(
+    return number(
         "checkpoint_seconds",
         runs.CHECKPOINT_SECONDS,
         "Between checkpoints; a kill costs no more.",
+        0,
+        1e9,
     )
 
 

@@ -7,8 +7,9 @@ import errno
 import json
 import os
 import secrets
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +26,67 @@ MAX_NAME = 200  # bytes of a subject's name; file systems stop at 255, endings i
 
 class DataError(ValueError):
     """Data that cannot be used: the message names the file and the remedy."""
+
+
+def require_writable(folder: str | Path) -> None:
+    """Finds out whether files can be made in a folder that need not exist yet.
+
+    Leaves nothing: the file that is tried has no name, or loses it at once.
+
+    Raises:
+        DataError: they cannot, or the path is not text.
+    """
+    folder = Path(folder)
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{str(folder)!a}: this path is not UTF-8. Name another folder."
+        ) from error
+    try:
+        there = folder.absolute()
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be written ({error.strerror}). {remedy(error)}, then "
+            "start the same command again."
+        ) from error
+
+
+def require_apart(
+    written: Mapping[str, str | os.PathLike | None],
+    read: Mapping[str, str | os.PathLike | None],
+) -> None:
+    """Refuses to write to a folder that is read, into one, or around one.
+
+    What is written would be found among what is read, and neither could be used.
+
+    Args:
+        written, read: flag -> path, or None where it is not given.
+
+    Raises:
+        DataError: names both.
+    """
+    for flag, path in written.items():
+        for other_flag, other in read.items():
+            if not path or not other:
+                continue
+            one, two = Path(path).resolve(), Path(other).resolve()
+            if one == two:
+                relation = "is the same as"
+            elif two in one.parents:
+                relation = "is inside"
+            elif one in two.parents:
+                relation = "holds"
+            else:
+                continue
+            raise DataError(
+                f"--{flag} ({path}) {relation} --{other_flag} ({other}). Name another "
+                "place to write to, beside it for instance."
+            )
 
 
 def is_file_name(name: str) -> bool:
@@ -69,7 +131,7 @@ PART_AGE = 3600  # seconds after which it is nobody's: a write changes its time
 
 # Why a write failed -> what to do, by the number of the error.
 _ROOM = "Make room there"
-_RIGHTS = "You may not write there: choose another place, or have its rights changed"
+_RIGHTS = "You may not {} there: choose another place, or have its rights changed"
 _FILE = "A file is where a folder is due: choose another place, or move the file away"
 _REMEDIES = {
     errno.ENOSPC: _ROOM,
@@ -78,23 +140,27 @@ _REMEDIES = {
     errno.EACCES: _RIGHTS,
     errno.EPERM: _RIGHTS,
     errno.EROFS: "That file system is read-only: choose another place",
+    errno.ENAMETOOLONG: "Choose a shorter path",
+    errno.ENOENT: "Check the path",
     errno.ENOTDIR: _FILE,
     errno.EEXIST: _FILE,
     errno.EISDIR: "A folder is where a file is due: move the folder away",
 }
 
 
-def remedy(error: OSError | str) -> str:
-    """What to do about a write that failed, as the beginning of a sentence.
+def remedy(error: OSError | str, doing: str = "write") -> str:
+    """What to do about what failed in the file system, as the beginning of a sentence.
 
     Args:
         error: an OSError, or the text of another library that names its cause.
+        doing: what was tried, a verb.
     """
     if isinstance(error, OSError):
         number = error.errno
     else:
-        number = next((n for n in _REMEDIES if os.strerror(n) in error), None)
-    return _REMEDIES.get(number, "See what is wrong there")
+        said = error.lower()
+        number = next((n for n in _REMEDIES if os.strerror(n).lower() in said), None)
+    return _REMEDIES.get(number, "See what is wrong there").format(doing)
 
 
 def temporary_beside(path: str | Path) -> Path:

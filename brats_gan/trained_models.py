@@ -8,9 +8,17 @@ from pathlib import Path
 
 from brats_gan import data, multimodal, runs, structural, synthesis, weights
 from brats_gan.data import records
+from brats_gan.lazy import tf
 from brats_gan.spec import of_description
 
 DICE_THRESHOLD = 0.95  # Section 2.8
+# What the descriptions of exports must have: key -> type.
+_COMMON = {"image_size": int, "slices": list, "training_subjects": list}
+NEEDED = {
+    "structure": {**_COMMON, "beta": float, "code_dim": int},
+    "generator": _COMMON,
+    "segmentor": {**_COMMON, "scheme": str},
+}
 
 
 @functools.lru_cache  # the generator and the segmentors are parts of one folder
@@ -39,7 +47,15 @@ def load_maps(run: str) -> tuple:
     """Models.structure and its description, of a run's export or of weights."""
     folder = weights.folder_of(run, "structural")
     if folder is None:
-        export, described = runs.load_export(run, "structure")
+        export, described = runs.load_export(run, "structure", NEEDED["structure"])
+        plane = [None, *[described["image_size"]] * 2, 1]
+        runs.require_endpoint(
+            export,
+            Path(run, "export/structure"),
+            "generate",
+            {"code": tf.TensorSpec([None, described["code_dim"]])},
+            {"structure": plane, "background": plane},
+        )
         return synthesis.maps_by(export), described
     stored, nets = read_weights(folder, "structural")
     if stored.found is None:
@@ -54,7 +70,28 @@ def load_images(run: str) -> tuple:
     """Models.images and its description, of a run's export or of weights."""
     folder = weights.folder_of(run, "multimodal")
     if folder is None:
-        export, described = runs.load_export(run, "generator")
+        export, described = runs.load_export(run, "generator", NEEDED["generator"])
+        sides = [described["image_size"]] * 2
+        inputs = {
+            "structure": tf.TensorSpec([None, *sides, 1]),
+            "label": tf.TensorSpec([None, *sides], tf.int32),
+        }
+        if "style" in described:
+            try:
+                mean = synthesis.styles_of(described).mean
+            except (KeyError, TypeError, ValueError) as error:
+                raise runs.RunError(
+                    f"{Path(run, 'export/generator.json')} says no style that can be "
+                    "drawn from; start the command of its run again"
+                ) from error
+            inputs["style"] = tf.TensorSpec([None, *mean.shape])
+        runs.require_endpoint(
+            export,
+            Path(run, "export/generator"),
+            "generate_in_style" if "style" in described else "generate",
+            inputs,
+            dict.fromkeys(of_description(described).modalities, [None, *sides, 1]),
+        )
         return synthesis.images_by(export, described), described
     stored, nets = read_weights(folder, "multimodal")
     return synthesis.images_of(nets, weights.options(stored)), stored.description
@@ -64,7 +101,16 @@ def load_segment(run: str) -> tuple:
     """Models.segment and its description, of a run's export or of weights."""
     folder = weights.folder_of(run, "segmentation")
     if folder is None:
-        export, described = runs.load_export(run, "segmentor")
+        export, described = runs.load_export(run, "segmentor", NEEDED["segmentor"])
+        sides = [described["image_size"]] * 2
+        count = of_description(described).num_modalities
+        runs.require_endpoint(
+            export,
+            Path(run, "export/segmentor"),
+            "segment",
+            {"images": tf.TensorSpec([None, *sides, count])},
+            {"label": [None, None, *sides]},
+        )
         return synthesis.labels_by(export), described
     stored, nets = read_weights(folder, "segmentation", "multimodal")
     components = multimodal.lesion_nets(nets)
@@ -92,7 +138,8 @@ def guide(run: str) -> str:
     """The lesion scheme that guided a generator."""
     folder = weights.folder_of(run, "multimodal")
     if folder is None:
-        return runs.export_description(run, "segmentor")["scheme"]
+        needed = NEEDED["segmentor"]
+        return runs.export_description(run, "segmentor", needed)["scheme"]
     return read_weights(folder, "multimodal")[0].description["build"]["scheme"]
 
 

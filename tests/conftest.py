@@ -4,6 +4,7 @@ import atexit
 import logging
 import os
 import shutil
+import signal
 import tempfile
 
 import absl.logging
@@ -18,6 +19,15 @@ os.environ["BRATS_GAN_PRECISION"] = "float32"
 # Never the cache of who runs the tests: neither what is in it nor its place is ours.
 os.environ["BRATS_GAN_CACHE"] = tempfile.mkdtemp(prefix="brats_gan-tests-")
 atexit.register(shutil.rmtree, os.environ["BRATS_GAN_CACHE"], ignore_errors=True)
+# What began ignored stays so, in the scripts too: under nohup, or in the background of
+# a shell script, tests could not send these.
+for name, handler in (
+    ("SIGINT", signal.default_int_handler),
+    ("SIGHUP", signal.SIG_DFL),
+):
+    number = getattr(signal, name, None)
+    if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
 
 # The same few cases in every run of the suite; `make fuzz` draws others each time.
 hypothesis.settings.register_profile(

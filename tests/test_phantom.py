@@ -1,5 +1,6 @@
 """The phantom: files, geometry, anatomy, contrast and lesions."""
 
+import importlib.util
 import subprocess
 import sys
 
@@ -7,8 +8,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from brats_gan import phantom
+from brats_gan import files, phantom
 from brats_gan.spec import BRATS
+from tests.test_runs import disk_with
 
 SLAB = (78, 90)  # 12 slices through the ventricles, a fifth of the usual cost
 
@@ -44,6 +46,41 @@ def test_a_whole_subject_is_kept_and_a_broken_off_one_is_made_again(tmp_path):
     (folder / "phantom-00003_t1.nii.gz").unlink()
     phantom.write_subject(tmp_path, 3, slices=SLAB)
     assert read_all(folder) == before
+
+
+def test_what_a_kill_left_of_a_subject_is_removed_and_what_is_worked_on_is_not(
+    tmp_path,
+):
+    left = tmp_path / ".phantom-00001.0a1b2c3d.part"
+    left.mkdir()
+    (left / "phantom-00001_t1.nii.gz").write_bytes(b"half")
+    with phantom.subjects._part_of(tmp_path / "phantom-00002") as part:
+        phantom.subjects._remove_parts(tmp_path)
+        assert [*tmp_path.iterdir()] == [part]
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_full_disk_leaves_no_half_subject(tmp_path, monkeypatch):
+    # The volumes of one subject are made once: what is tried here is the writing.
+    made = phantom.simulate_subject(1, slices=(82, 83))
+    monkeypatch.setattr(phantom.subjects, "simulate_subject", lambda *_: made)
+    with disk_with(20_000):  # a label has less, an image more
+        with pytest.raises(files.DataError, match="cannot be written.*Make room there"):
+            phantom.write_subjects(tmp_path, 1, processes=1)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_target_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "out").write_text("thesis")
+    with pytest.raises(files.DataError, match="out: cannot be written .*in the place"):
+        phantom.write_subjects(tmp_path / "out", 1)
+
+
+def test_without_nilearn_it_is_said_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(files.DataError, match="pip install nilearn"):
+        phantom.write_subjects(tmp_path / "out", 1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_subjects_of_other_seeds_bear_other_names(tmp_path):

@@ -147,6 +147,15 @@ def test_a_loss_that_is_not_finite_stops_and_names_term_and_subject(tmp_path):
         train(tmp_path, 8, broken_at=3)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0, "The last checkpoint is from before"), (1e9, "There is no checkpoint yet")],
+)
+def test_where_a_run_that_is_not_finite_goes_on_from_is_true(tmp_path, seconds, said):
+    with pytest.raises(runs.RunError, match=said):
+        train(tmp_path, 8, broken_at=3, checkpoint_seconds=seconds)
+
+
 @pytest.mark.parametrize("steps_per_call", [1, 5])
 def test_a_loss_that_is_looked_at_later_is_named_with_its_own_step_and_subject(
     tmp_path, steps_per_call
@@ -403,8 +412,19 @@ def test_a_full_disk_leaves_the_file_that_was_there(tmp_path):
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_after_its_step_with_a_checkpoint(tmp_path, number):
+@pytest.fixture
+def handled():
+    """Signals as runs.main has them: none ignored, as Python has SIGPIPE ignored."""
+    before = {number: signal.getsignal(number) for number in runs.process.STOP_SIGNALS}
+    for number in before:
+        signal.signal(number, runs.process._stop)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", runs.process.STOP_SIGNALS)
+def test_a_signal_stops_after_its_step_with_a_checkpoint(tmp_path, number, handled):
     whole = train(tmp_path / "whole", 8)
     before = signal.getsignal(number)
     with pytest.raises(runs.Stopped, match=f"{number.name} after step 4 of 8"):
@@ -415,7 +435,18 @@ def test_a_signal_stops_after_its_step_with_a_checkpoint(tmp_path, number):
     assert shown(tmp_path / "run") == logged(tmp_path / "whole")
 
 
-def test_a_signal_stops_after_its_call_with_a_checkpoint(tmp_path, monkeypatch):
+def test_training_goes_on_over_a_signal_that_is_ignored(tmp_path):
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        train(tmp_path, 5, signal_at=(3, signal.SIGTERM))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert checkpoints(tmp_path) == ["ckpt-5"]
+
+
+def test_a_signal_stops_after_its_call_with_a_checkpoint(
+    tmp_path, monkeypatch, handled
+):
     whole = train(tmp_path / "whole", 20, log_every=10, traced=True)
     real = runs.training._several
 
@@ -638,9 +669,11 @@ def length(script, tmp_path):
         values(["train.py", *arguments])
         given = [flag for flag in (values["steps"], values["epochs"]) if flag.value]
         runs.folder.key_flags = lambda: {flag.name: flag.serialize() for flag in given}
-        runs.start(tmp_path, free=runs.LENGTH)
+        runs.require_startable(tmp_path, free=runs.LENGTH)
         asked = values["steps"].value, values["epochs"].value
-        return runs.total_steps(tmp_path, *asked, 50, 10, 1.0)
+        steps = runs.total_steps(tmp_path, *asked, 50, 10, 1.0)
+        runs.start(tmp_path, free=runs.LENGTH)
+        return steps
 
     return total
 

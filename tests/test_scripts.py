@@ -793,7 +793,8 @@ def refused_set(root, output, *filters):
 @pytest.mark.once
 def test_a_filter_that_nothing_passes_is_given_up(chain, tmp_path):
     root, _ = chain
-    said = refused_set(root, tmp_path / "out", "--dice_threshold=1.1")
+    nothing = ["--mae_threshold=0", "--dice_threshold=1"]
+    said = refused_set(root, tmp_path / "out", *nothing)
     assert "--dice_threshold" in said and "Traceback" not in said
 
 

@@ -262,9 +262,10 @@ def test_weights_replace_older_ones_and_leave_nothing_beside(maps, tmp_path):
 def begun(run_dir, build=BUILD, source=None, **more):
     """Networks of a run of stage 1 after weights.begin."""
     run_dir.mkdir(exist_ok=True)
-    (run_dir / "flags.txt").touch()
+    (run_dir / "flags.txt").write_text("# train_structural.py\n")
     nets = structural.build(**build)
-    weights.begin(run_dir, "structural", build, nets, source, **more)
+    description = weights.begin(run_dir, "structural", build, nets, source, **more)
+    weights.record(run_dir, description)
     return nets
 
 

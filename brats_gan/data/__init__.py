@@ -20,6 +20,7 @@ from brats_gan.data.label_pool import LabelPool
 from brats_gan.data.slices import LEVELS, Slices, preprocessing
 from brats_gan.data.source import Source
 from brats_gan.data.splits import (
+    find_split,
     given_split,
     load_split,
     random_split,
@@ -33,6 +34,7 @@ __all__ = [
     "LEVELS",
     "LabelPool",
     "draw_labels",
+    "find_split",
     "Slices",
     "Source",
     "given_split",

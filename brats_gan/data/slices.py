@@ -60,11 +60,16 @@ class Slices:
             cache_dir: kept for the next run; None: that of the user, see data.cache.
 
         Raises:
-            DataError: see io.read_subject and cache.folder_in; a subject has no label
-                file; no slice shows any brain.
+            DataError: see io.read_subject and cache.folder_in; there is no subject; one
+                has no label file; no slice shows any brain.
         """
+        if not subjects:
+            raise files.DataError(
+                "no subject is left to read: the split has none on this side. Give "
+                "another --split."
+            )
         self.names = [subject.name for subject in subjects]
-        self.spec = subjects[0].spec if subjects else BRATS
+        self.spec = subjects[0].spec
         self.image_size = image_size = image_size or self.spec.crop
         slices = tuple(slices or self.spec.slices)
         self._subjects, self._range = subjects, slices

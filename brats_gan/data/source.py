@@ -7,7 +7,7 @@ from pathlib import Path
 
 from brats_gan import io
 from brats_gan.data.slices import Slices
-from brats_gan.data.splits import split_subjects
+from brats_gan.data.splits import find_split
 from brats_gan.spec import BRATS, Spec
 
 
@@ -31,9 +31,9 @@ class Source:
 
     def subjects(
         self, run_dir: Path, strict: bool = True
-    ) -> tuple[list[io.Subject], list[io.Subject]]:
-        """Subjects to train on and those held out, see `split_subjects`."""
-        return split_subjects(
+    ) -> tuple[list[io.Subject], list[io.Subject], dict]:
+        """Subjects to train on, those held out, and the split, see `find_split`."""
+        return find_split(
             self.data_dir,
             run_dir,
             seed=self.split_seed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 
@@ -14,7 +15,7 @@ from brats_gan.io import checks
 from brats_gan.spec import BRATS, Spec
 
 
-def split_subjects(
+def find_split(
     data_dir: str | Path,
     run_dir: Path,
     seed: int = 0,
@@ -25,11 +26,11 @@ def split_subjects(
     held_out: float = 0.1,
     strict: bool = True,
     spec: Spec = BRATS,
-) -> tuple[list[io.Subject], list[io.Subject]]:
-    """Finds the subjects of a folder and splits them, once for a run.
+) -> tuple[list[io.Subject], list[io.Subject], dict]:
+    """Finds the subjects of a folder and splits them; writes nothing.
 
     The split is that of the run where it has one, else `given` (a file of another run),
-    else drawn from `seed`; and it is written to RUN/split.json.
+    else drawn from `seed`.
 
     Args:
         data_dir: BraTS folder.
@@ -44,11 +45,12 @@ def split_subjects(
         spec: of the data.
 
     Returns:
-        Subjects to train on, subjects held out: lists of io.Subject.
+        Subjects to train on, subjects held out: lists of io.Subject; and the split,
+        for `save_split`.
 
     Raises:
-        DataError: the folder is not usable, or the split names other subjects, or is
-            not what the run began with.
+        DataError: the folder is not usable, or the split names other subjects, or none
+            to train on, or is not what the run began with.
     """
     subjects = io.find_subjects(data_dir, layout, spec)
     if check:
@@ -75,8 +77,21 @@ def split_subjects(
     else:
         by_name = {subject.name: subject for subject in subjects}
         split = random_split(by_name, seed, held_out)
-    save_split(path, split)
-    return [by_name[n] for n in split["train"]], [by_name[n] for n in split["test"]]
+    if not split["train"]:
+        raise files.DataError(
+            f"{source}: names no subject to train on. Give another --split."
+        )
+    train, test = ([by_name[n] for n in split[side]] for side in ("train", "test"))
+    return train, test, split
+
+
+def split_subjects(
+    data_dir: str | Path, run_dir: Path, **how: Any
+) -> tuple[list[io.Subject], list[io.Subject]]:
+    """`find_split`, once for a run: the split is written to RUN/split.json."""
+    train, test, split = find_split(data_dir, run_dir, **how)
+    save_split(run_dir / "split.json", split)
+    return train, test
 
 
 def random_split(names: Iterable[str], seed: int, held_out: float = 0.1) -> dict:

@@ -169,7 +169,7 @@ def fill_tables(
     seed: int,
     repeats: int,
     keep_checkpoints: bool,
-    settle: Callable = lambda slices, held_out: None,
+    settle: Callable[[data.Slices, data.Slices], None] = lambda slices, held_out: None,
 ) -> list[Path]:
     """Runs every repeat of the rows that has no line yet; writes the tables.
 
@@ -187,8 +187,8 @@ def fill_tables(
         seed: of the first repeat.
         repeats: of each row.
         keep_checkpoints: also of repeats that have finished.
-        settle: called before the first step with the slices to train on, real ones
-            first, and those held out; may raise.
+        settle: called when nothing else is left that could be refused, with the slices
+            to train on, real ones first, and those held out; may raise.
 
     Returns:
         The files of the tables that were written.
@@ -222,7 +222,6 @@ def fill_tables(
             ) from error
         plans[name] = mixing.phases(items, row.mode, iterations)
     scored_on = {"real": as_slices(held_out)}
-    settle(slices, scored_on["real"])
     for scheme, folder in test_sets.items():
         if (1, scheme) in asked:
             scored_on[scheme] = as_slices(
@@ -232,6 +231,7 @@ def fill_tables(
             )
 
     done = {tuple(x[n] for n in tables.KEY) for x in tables.read(results)}
+    settle(slices, scored_on["real"])
     jobs = [(*row, k) for row in asked for k in range(1, repeats + 1)]
     open_jobs = [job for job in jobs if job not in done]
     logging.info("%d of %d repeats are done", len(jobs) - len(open_jobs), len(jobs))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
@@ -70,6 +72,8 @@ _HEADS = {
     1: ("guidance", "test set"),
     2: ("no", "real", "synthetic", "enhanced", "mixing"),
 }
+# Of a line of results.jsonl, what a table shows.
+_SHOWN = ("mse", "dice_index", "dice_whole", "iterations", "seconds")
 _COLUMNS = (
     "paper MSE",
     "paper Dice",
@@ -88,10 +92,58 @@ _COLUMNS = (
 
 
 def read(path: Path) -> list[dict]:
-    """The lines of a results.jsonl as dicts; none where there is no file."""
-    if not path.exists():
+    """The lines of a results.jsonl as dicts; none where there is no file.
+
+    Raises:
+        DataError: it is a folder or may not be read, or a line is none of results.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    except OSError as error:
+        raise files.DataError(
+            f"{path}: cannot be read ({error.strerror}). "
+            f"{files.remedy(error, 'read')}, or name another file by --results."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise files.DataError(
+            f"{path}: not text. Restore it, or name another file by --results."
+        ) from error
+    return [_result(path, *each) for each in enumerate(lines, 1)]
+
+
+def _result(path, number, text):
+    """The dict of a line; what `rows` shows of it is there."""
+    try:
+        line = json.loads(text)
+        missing = [name for name in (*KEY, *_SHOWN) if name not in line]
+    except (ValueError, TypeError, RecursionError):
+        line, missing = None, []
+    if not isinstance(line, dict) or missing:
+        what = f"has no {', '.join(missing)}" if missing else "is cut off or no result"
+        raise files.DataError(
+            f"{path}: line {number} {what}. Remove the line, and its run is scored "
+            "again, or name another file by --results."
+        )
+    return line
+
+
+def require_writable(
+    results: Path, apart_from: Mapping[str, str | os.PathLike | None]
+) -> None:
+    """Refuses a file that a line could not be added to, before hours of training.
+
+    Args:
+        results: path of it.
+        apart_from: flag -> folder that is read, and must not hold it.
+
+    Raises:
+        DataError: it cannot be written, is no list of results, or would be among data.
+    """
+    files.require_apart({"results": results}, apart_from)
+    files.require_writable(results.parent)
+    read(results)
 
 
 def record(path: Path, line: dict) -> None:

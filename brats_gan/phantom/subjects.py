@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import importlib.util
 import multiprocessing
 import os
 import pathlib
+import secrets
+import shutil
+import signal
+import threading
 from collections.abc import Mapping
 from concurrent import futures
+from multiprocessing import connection
 
 import nibabel
 import numpy as np
@@ -145,10 +152,114 @@ def write_subject(
     """
     name = f"phantom-{seed}-{index:05d}" if seed else f"phantom-{index:05d}"
     folder = pathlib.Path(output_dir) / name
-    paths = [folder / f"{name}_{key}.nii.gz" for key in (*spec.modalities, "seg")]
-    if not all(path.exists() for path in paths):
-        write_volumes(output_dir, name, simulate_subject(index, seed, slices), spec)
+    names = [f"{name}_{key}.nii.gz" for key in (*spec.modalities, "seg")]
+    if not all((folder / each).exists() for each in names):
+        volumes = simulate_subject(index, seed, slices)
+        with _part_of(folder) as part:
+            write_volumes(part, name, volumes, spec)
+            if folder.exists():  # broken off by an older version, or by hand
+                for each in names:
+                    (part / name / each).replace(folder / each)
+            else:
+                (part / name).replace(folder)
     return folder
+
+
+@contextlib.contextmanager
+def _part_of(folder):
+    """A hidden folder beside `folder`, for what is to become it whole or not at all.
+
+    It is locked while it is worked in, so that what a kill left can be told from it.
+    """
+    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
+    try:
+        part.mkdir(parents=True)
+        with _locked(part):
+            yield part
+    except OSError as error:
+        raise files.DataError(
+            f"{folder}: cannot be written ({error.strerror}). {files.remedy(error)}, "
+            "then start the same command again."
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder):
+    """Whether this process alone has a folder; without locks nobody knows: False."""
+    if not files.HAS_LOCKS:
+        yield False
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            files.lock(descriptor, wait=False)
+            alone = True
+        except OSError:
+            alone = False
+        yield alone
+    finally:
+        os.close(descriptor)
+
+
+def _remove_parts(output_dir):
+    """Removes the halves of subjects that processes left which were killed."""
+    for part in pathlib.Path(output_dir).glob(".phantom-*.part"):
+        with contextlib.suppress(OSError), _locked(part) as alone:
+            if alone:
+                shutil.rmtree(part, ignore_errors=True)
+
+
+def _die_with_parent():
+    """Ends a worker as its parent does, however that ends: it waits for work for ever.
+
+    Signals for the whole group, as of a terminal, are for the parent to act on.
+    """
+    sentinel = multiprocessing.parent_process().sentinel
+
+    def watch():
+        connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _workers(processes):
+    """A pool of workers that take no signals of a terminal and do not outlive this."""
+    # Not fork, which would copy the locks of TensorFlow's threads.
+    context = multiprocessing.get_context("spawn")
+    others = {*multiprocessing.active_children()}
+    pool = futures.ProcessPoolExecutor(processes, context, _die_with_parent)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in {*multiprocessing.active_children()} - others:
+            worker.kill()
+        raise
+    finally:
+        pool.shutdown()
+
+
+@contextlib.contextmanager
+def _signals_blocked():
+    """What is started within is deaf to signals, which its parent acts on.
+
+    The parent gets them afterwards, and so leaves no worker half started.
+    """
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, {getattr(signal, name) for name in names}
+    )
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def write_subjects(
@@ -159,7 +270,21 @@ def write_subjects(
     processes: int = 2,
     spec: Spec = BRATS,
 ) -> list[pathlib.Path]:
-    """Writes subjects 1 to `count` with a progress line; returns their folders."""
+    """Writes subjects 1 to `count` with a progress line; returns their folders.
+
+    A subject is there whole or not at all, also after a kill.
+
+    Raises:
+        DataError: the folder cannot be written to, nilearn is missing, or a worker was
+            killed.
+    """
+    files.require_writable(output_dir)
+    if importlib.util.find_spec("nilearn") is None:
+        raise files.DataError(
+            "phantoms are made of the MNI152 atlas that nilearn brings, which is not "
+            "installed. Install it: pip install nilearn"
+        )
+    _remove_parts(output_dir)
     shown, folders = progress.Line(f"phantoms in {output_dir}", "subject"), []
 
     def report(folder):
@@ -172,9 +297,15 @@ def write_subjects(
         for job in jobs:
             report(write_subject(*job))
         return folders
-    # Not fork, which would copy the locks of TensorFlow's threads.
-    context = multiprocessing.get_context("spawn")
-    with futures.ProcessPoolExecutor(processes, context) as pool:
-        for future in [pool.submit(write_subject, *job) for job in jobs]:
-            report(future.result())
+    try:
+        with _workers(processes) as pool:
+            with _signals_blocked():
+                made = [pool.submit(write_subject, *job) for job in jobs]
+            for future in made:
+                report(future.result())
+    except futures.process.BrokenProcessPool as error:
+        raise files.DataError(
+            f"{output_dir}: a process that made subjects was killed, by hand or for "
+            "want of memory. Start the same command again, which goes on."
+        ) from error
     return folders

@@ -12,6 +12,7 @@ from brats_gan.runs.exports import (
     export_fingerprint,
     load_export,
     made_by,
+    require_endpoint,
     revision,
 )
 from brats_gan.runs.folder import (
@@ -23,6 +24,7 @@ from brats_gan.runs.folder import (
     command_of,
     key_flags,
     release,
+    require_startable,
     settings,
     start,
     total_steps,
@@ -30,6 +32,7 @@ from brats_gan.runs.folder import (
 from brats_gan.runs.optimizers import adam, update
 from brats_gan.runs.process import (
     EXIT_BAD_INPUT,
+    EXIT_START_AGAIN,
     RunError,
     Stopped,
     main,
@@ -47,6 +50,7 @@ from brats_gan.runs.training import (
 __all__ = [
     "CHECKPOINT_SECONDS",
     "EXIT_BAD_INPUT",
+    "EXIT_START_AGAIN",
     "LENGTH",
     "LOCK",
     "Command",
@@ -69,6 +73,8 @@ __all__ = [
     "parse_flags",
     "per_call",
     "release",
+    "require_endpoint",
+    "require_startable",
     "restore",
     "revision",
     "save",

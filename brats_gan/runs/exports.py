@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from absl import logging
@@ -142,34 +143,106 @@ def export_fingerprint(run_dir: str | Path, name: str) -> str:
     return digest.hexdigest()
 
 
-def export_description(run_dir: str | Path, name: str) -> dict[str, Any]:
-    """RUN/export/NAME.json, without loading the model; errors as `load_export`."""
+def export_description(
+    run_dir: str | Path, name: str, needed: Mapping[str, type] = MappingProxyType({})
+) -> dict[str, Any]:
+    """RUN/export/NAME.json, without loading the model; errors as `load_export`.
+
+    Args:
+        run_dir, name: of the export.
+        needed: key -> type of what must be in it.
+    """
     target = Path(run_dir) / "export" / name
     path = target.with_suffix(".json")
-    if not target.is_dir() or not path.exists():
+    try:
+        os.stat(target)  # unlike exists(), it tells what is missing from what is closed
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(
             f"{target} does not exist: {run_dir} has not finished training; start its "
             "command again"
-        )
+        ) from error
+    except OSError as error:
+        raise RunError(
+            f"{target} cannot be read: {error.strerror}. {files.remedy(error, 'read')}"
+        ) from error
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        described = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error}); {_MAKE_AGAIN}") from error
+    if not isinstance(described, dict):
+        raise RunError(f"{path} is damaged (no JSON object); {_MAKE_AGAIN}")
+    wrong = [
+        key for key, of in needed.items() if not isinstance(described.get(key), of)
+    ]
+    if wrong:
+        raise RunError(
+            f"{path} does not say {', '.join(wrong)} of the export, or not as it "
+            f"should; {_MAKE_AGAIN}"
+        )
+    return described
 
 
 _MAKE_AGAIN = "start the command of its run again, which writes it anew"
 
 
-def load_export(run_dir: str | Path, name: str) -> tuple[Any, dict[str, Any]]:
+def load_export(
+    run_dir: str | Path, name: str, needed: Mapping[str, type] = MappingProxyType({})
+) -> tuple[Any, dict[str, Any]]:
     """Returns (signatures, description) of RUN/export/NAME.
+
+    Args:
+        run_dir, name: of the export.
+        needed: key -> type of what the description must have.
 
     Raises:
         RunError: the run has no such export, so it has not finished; or it is damaged.
     """
-    description = export_description(run_dir, name)
+    description = export_description(run_dir, name, needed)
     path = Path(run_dir) / "export" / name
     try:
         return tf.saved_model.load(str(path)), description
-    except (OSError, tf.errors.OpError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # of a damaged file TensorFlow raises errors of any kind
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RunError(f"{path} is damaged ({reason}); {_MAKE_AGAIN}") from error
+
+
+def require_endpoint(
+    export: object,
+    path: str | Path,
+    name: str,
+    inputs: Mapping[str, tf.TensorSpec],
+    outputs: Mapping[str, list],
+) -> None:
+    """Refuses a SavedModel that does not take or give what its description says.
+
+    One that was put in the place of another, of another image size for instance, would
+    else fail, or be believed, where it is first called.
+
+    Args:
+        export: as loaded.
+        path: of it, for the message.
+        name: of the endpoint.
+        inputs: name -> tf.TensorSpec, in order.
+        outputs: name -> shape, None where any size will do.
+    """
+    problem, given = None, {}
+    try:
+        function = getattr(export, name).get_concrete_function(*inputs.values())
+        given = function.structured_outputs
+    except (AttributeError, TypeError, ValueError) as error:
+        problem = f"no endpoint {name} of {_shapes(inputs)}: {type(error).__name__}"
+    for key, shape in outputs.items():
+        if problem is None and key not in given:
+            problem = f"{name} gives no {key}"
+        elif problem is None and not given[key].shape.is_compatible_with(shape):
+            problem = f"{name} gives {key} as {list(given[key].shape)}, not {shape}"
+    if problem:
+        raise RunError(
+            f"{path} is not the export that its description beside it is of "
+            f"({problem}); {_MAKE_AGAIN}"
+        )
+
+
+def _shapes(specs):
+    return ", ".join(f"{key} {list(each.shape)}" for key, each in specs.items())

@@ -123,7 +123,15 @@ def command_of(run_dir: str | Path) -> Command:
 
 def _read_flags(path):
     """(script, {flag name: line}) of a flags.txt."""
-    first, *lines = path.read_text().splitlines()
+    try:
+        first, *lines = path.read_text(encoding="utf-8").splitlines()
+        if not first.startswith("# "):
+            raise ValueError("no script named in its first line")
+    except ValueError as error:  # UnicodeDecodeError, and of an empty file, are such
+        raise RunError(
+            f"{path} is damaged: it is empty or no list of flags. Put it back from a "
+            "copy, or choose another folder"
+        ) from error
     by_name = {}
     for line in lines:
         name = line.removeprefix("--").partition("=")[0]
@@ -145,16 +153,47 @@ def settings(run_dir: str | Path) -> dict[str, str]:
     return {name: text(name, line) for name, line in lines.items()}
 
 
+# Folders that `require_startable` has found to be so, and that are not started yet.
+_startable: set[Path] = set()
+
+
+def require_startable(
+    run_dir: str | Path, free: Iterable[str] = (), by: Command | None = None
+) -> None:
+    """Refuses what `start` would refuse, and writes nothing.
+
+    So that data, weights and all else can be looked at before a run begins, and a
+    mistake leaves no folder that then refuses the right command. A run that is there
+    is locked from here on.
+
+    Args:
+        run_dir, free, by: as of `start`.
+
+    Raises:
+        RunError, DataError: see `start`.
+    """
+    run_dir = Path(run_dir)
+    files.require_writable(run_dir)
+    _require_run_or_empty(run_dir)
+    _require_outside_runs(run_dir)
+    if (run_dir / LOCK).exists():
+        _lock(run_dir)
+    _require_same(run_dir, free, by or command())
+    _startable.add(run_dir.resolve())
+
+
 def start(
     run_dir: str | Path, free: Iterable[str] = (), by: Command | None = None
 ) -> Path:
     """Makes or re-enters a run folder; writes flags.txt.
 
+    Call it once nothing is left that could be refused, see `require_startable`.
+
     Args:
         run_dir: folder.
         free: names of flags that may differ when the run goes on, besides PLACES and,
-            where the run has recorded what was in them, COMPARED. Those of LENGTH stay
-            in flags.txt as they were, until `total_steps` has agreed.
+            where the run has recorded what was in them, COMPARED. Of LENGTH,
+            `total_steps` must have agreed.
         by: what makes the run; by default the running script with its flags.
 
     Returns:
@@ -162,15 +201,27 @@ def start(
 
     Raises:
         RunError: the folder belongs to a run with other flags (the difference is
-            shown), holds something that is not a run, or is in use by another process.
+            shown), holds something that is not a run, is inside another run, or is in
+            use by another process.
+        DataError: it cannot be written to.
     """
     run_dir = Path(run_dir)
-    path = run_dir / "flags.txt"
-    _require_run_or_empty(run_dir)
-    alone = _lock(run_dir)
     by = by or command()
+    if run_dir.resolve() not in _startable:
+        require_startable(run_dir, free, by)
+    _startable.discard(run_dir.resolve())
+    alone = _lock(run_dir)
+    _require_same(run_dir, free, by)  # it may have been started since
+    files.remove_parts(run_dir, 0 if alone else files.PART_AGE)
+    _write_flags(run_dir, *by)
+    _commands[run_dir.resolve()] = by
+    return run_dir
+
+
+def _require_same(run_dir, free, by):
+    """RunError where a run is there that another script made, or with other flags."""
+    path = run_dir / "flags.txt"
     script, now = by
-    lines = now
     if path.exists():
         other, before = _read_flags(path)
         if other != script:
@@ -196,13 +247,6 @@ def start(
                 f"{run_dir} holds a run made with other flags:\n"
                 + "\n".join([*changed, remedy])
             )
-        length = LENGTH.intersection(free)
-        lines = {name: line for name, line in now.items() if name not in length}
-        lines |= {name: before[name] for name in length & before.keys()}
-    files.remove_parts(run_dir, 0 if alone else files.PART_AGE)
-    _write_flags(run_dir, script, lines)
-    _commands[run_dir.resolve()] = by
-    return run_dir
 
 
 def _write_flags(run_dir, script, by_name):
@@ -222,10 +266,11 @@ def total_steps(
     first_final: float = 1.0,
     name: str = "steps",
 ) -> int:
-    """Steps of a run, which may be others than when it was begun; updates flags.txt.
+    """Steps of a run, which may be others than when it was begun.
 
     Args:
-        run_dir: of `start`, with LENGTH free.
+        run_dir: folder of the run, which need not exist. `start`, with LENGTH free,
+            then writes what is asked for.
         steps: as many are asked for, or None.
         epochs: passes over the slices, which give the steps otherwise.
         slices: how many there are to train on.
@@ -235,15 +280,22 @@ def total_steps(
         name: of the flag of the steps; that of the passes is "epochs".
 
     Raises:
-        RunError: more steps are done already.
+        RunError: more steps are done already, or the passes are no whole step.
     """
 
     def total(given, passes):
         return int(given or 0) or round(float(passes) * slices / batch_size)
 
-    began_with = settings(run_dir)
-    before = total(began_with.get(name), began_with.get("epochs", 0))
     now = total(steps, epochs)
+    if not now:
+        raise RunError(
+            f"--epochs={epochs:g} of {slices} slices, {batch_size} a step, are no "
+            f"whole step; give more, or --{name}"
+        )
+    before = now
+    if (run_dir / "flags.txt").exists():
+        began_with = settings(run_dir)
+        before = total(began_with.get(name), began_with.get("epochs", 0))
     newest = all_checkpoints(run_dir / "checkpoints")[:1]
     done = int(newest[0].name[len("ckpt-") :]) if newest else 0
     if now < done:
@@ -265,7 +317,6 @@ def total_steps(
             *(run_dir, now, before, done, now, rates[1], rates[0]),
             float(courses[now](now)),
         )
-    _write_flags(run_dir, *command_of(run_dir))
     return now
 
 
@@ -281,7 +332,18 @@ def _require_run_or_empty(run_dir):
         )
 
 
-_locks = {}  # folder -> open file: a lock ends with its process, however that ends
+def _require_outside_runs(run_dir):
+    for above in run_dir.resolve().parents:
+        if (above / "flags.txt").exists():
+            raise RunError(
+                f"{run_dir} is inside the run {above}, whose files would be mixed with "
+                "its own; choose another folder"
+            )
+
+
+# Folder -> (open file, what `_lock` returned): a lock ends with its process, however
+# that ends.
+_locks = {}
 
 
 def _lock(run_dir):
@@ -291,7 +353,9 @@ def _lock(run_dir):
         Whether nobody can have been at work in it: it was free, and there are locks.
     """
     folder = run_dir.resolve()
-    if not files.HAS_LOCKS or folder in _locks:
+    if folder in _locks:
+        return _locks[folder][1]
+    if not files.HAS_LOCKS:
         return False
     with writing(run_dir / LOCK):
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -310,7 +374,7 @@ def _lock(run_dir):
     except OSError as error:  # some network file systems have no locks
         logging.warning("%s: cannot be locked (%s)", run_dir, error.strerror)
         alone = False
-    _locks[folder] = file
+    _locks[folder] = file, alone
     with contextlib.suppress(OSError):  # no room: the lock holds without a name
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
@@ -320,6 +384,6 @@ def _lock(run_dir):
 
 def release(run_dir: str | Path) -> None:
     """Lets other processes have a folder that `start` took, before this one ends."""
-    file = _locks.pop(Path(run_dir).resolve(), None)
+    file, _ = _locks.pop(Path(run_dir).resolve(), (None, False))
     if file is not None:
         file.close()

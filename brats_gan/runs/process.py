@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -17,7 +18,18 @@ from brats_gan import files, shipped
 from brats_gan.lazy import tf
 
 EXIT_BAD_INPUT = 1
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # exit codes 130 and 143
+# ERESTART of Linux: "start me again". Slurm sends such a signal before the time is up,
+# and a job script asks for this code to put the job into the queue once more.
+EXIT_START_AGAIN = 85
+_WARNINGS = ("SIGUSR1", "SIGUSR2")
+# The others end with 128 and their number: 130 for SIGINT, 143 for SIGTERM. Windows has
+# two of them.
+STOP_SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGPIPE", *_WARNINGS)
+    if hasattr(signal, name)
+)
+_SIGPIPE = getattr(signal, "SIGPIPE", None)
 
 
 class RunError(RuntimeError):
@@ -29,6 +41,7 @@ class Stopped(BaseException):
 
     Attributes:
         number: of the signal.
+        exit_code: of a process that it ends.
     """
 
     def __init__(self, number: int, where: str = "") -> None:
@@ -37,34 +50,86 @@ class Stopped(BaseException):
             f"stopped by {name}{where}; start the same command again to go on"
         )
         self.number = number
+        self.exit_code = EXIT_START_AGAIN if name in _WARNINGS else 128 + number
 
 
-def main(run_script: Callable[[list[str]], None]) -> None:
+class _Stream:
+    """stdout or stderr, whose reader may leave: what it would have read is dropped.
+
+    That it left comes as a signal, SIGPIPE, or SIGHUP where it was a terminal.
+    """
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        with self._losing():
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self):
+        with self._losing():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _losing(self):
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+
+def main(run_script: Callable[[list[str]], int | None], commands: bool = False) -> None:
     """Runs `run_script(argv)` under absl; expected errors become one clear message.
 
-    SIGINT and SIGTERM end it with a message and exit code 130 or 143.
+    What it returns is the exit code. A signal of STOP_SIGNALS ends it with a message
+    and an exit code that says which; one that is ignored, as nohup has SIGHUP ignored,
+    stays so. A reader of its output who leaves is SIGPIPE.
+
+    Args:
+        run_script: of a script.
+        commands: whether it takes arguments that are no flags.
     """
 
     def guarded(argv):
-        if argv[1:]:
+        if argv[1:] and not commands:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         logging.use_absl_handler()
         for number in STOP_SIGNALS:
-            signal.signal(number, _stop)
+            # Python itself ignores SIGPIPE: what it began with is not known.
+            if number == _SIGPIPE or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, _stop)
+        sys.stdout, sys.stderr = _Stream(sys.stdout), _Stream(sys.stderr)
         try:
-            run_script(argv)
+            if not commands:
+                _require_text()
+            code = run_script(argv)
+            sys.stdout.flush()
+            return code
         except (files.DataError, RunError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(EXIT_BAD_INPUT)
+            return _say(f"error: {error}", EXIT_BAD_INPUT)
+        except OSError as error:  # where no message of its own is at hand
+            path = error.filename if error.filename is not None else "a file"
+            return _say(
+                f"error: {path}: {error.strerror or error}. "
+                f"{files.remedy(error, 'read and write')}, then start the same command "
+                "again.",
+                EXIT_BAD_INPUT,
+            )
         except Stopped as stopped:
-            print(stopped, file=sys.stderr)
-            sys.exit(128 + stopped.number)
+            return _say(stopped, stopped.exit_code)
         except Exception as error:
             said = _raised_in_a_pipeline(error)
             if said is None:
                 raise
-            print(f"error: {said}", file=sys.stderr)
-            sys.exit(EXIT_BAD_INPUT)
+            return _say(f"error: {said}", EXIT_BAD_INPUT)
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     app.run(guarded, flags_parser=parse_flags)
@@ -77,6 +142,28 @@ def _raised_in_a_pipeline(error):
         r"^\S*DataError: (.*?)\n\n", f"{error}\n\n", re.DOTALL | re.MULTILINE
     )
     return found[-1] if found else None
+
+
+def _say(message, code):
+    """Prints the last words to stderr, whether or not somebody reads them."""
+    if _SIGPIPE is not None:
+        signal.signal(_SIGPIPE, signal.SIG_IGN)
+    print(message, file=sys.stderr)
+    sys.stdout.flush()
+    return code
+
+
+def _require_text():
+    """RunError for a flag that flags.txt and TensorFlow, both UTF-8, could not name."""
+    for name, value in flags.FLAGS.flag_values_dict().items():
+        for each in value if isinstance(value, list) else [value]:
+            try:
+                str(each).encode()
+            except UnicodeEncodeError as error:
+                raise RunError(
+                    f"--{name}={each!a} is not UTF-8. Name a path that is, a link for "
+                    "instance"
+                ) from error
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -102,9 +189,10 @@ def _stop(number, frame):
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[list[int]]:
-    """Yields a list that gathers SIGINT and SIGTERM; a second one stops at once.
+    """Yields a list that gathers STOP_SIGNALS; a second one stops at once.
 
-    In a thread beside the main one, which gets no signals, the list stays empty.
+    Those that are ignored stay so. In a thread beside the main one, which gets no
+    signals, the list stays empty.
     """
     received = []
     if threading.current_thread() is not threading.main_thread():
@@ -112,6 +200,8 @@ def signals_held() -> Iterator[list[int]]:
         return
 
     def hold(number, frame):
+        if received and number == _SIGPIPE:
+            return  # of the message about the first one
         if received:
             _stop(number, frame)
         received.append(number)
@@ -120,7 +210,12 @@ def signals_held() -> Iterator[list[int]]:
             signal.Signals(number).name,
         )
 
-    before = {number: signal.signal(number, hold) for number in STOP_SIGNALS}
+    before = {
+        number: signal.signal(number, hold)
+        for number in STOP_SIGNALS
+        # None: a handler that is not Python's, and could not be put back.
+        if signal.getsignal(number) not in (signal.SIG_IGN, None)
+    }
     try:
         yield received
     finally:

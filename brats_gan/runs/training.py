@@ -14,7 +14,7 @@ from absl import logging
 
 from brats_gan import files, progress
 from brats_gan.lazy import tf
-from brats_gan.runs.checkpoints import restore, save
+from brats_gan.runs.checkpoints import has_begun, restore, save
 from brats_gan.runs.games import Games
 from brats_gan.runs.process import RunError, Stopped, signals_held, writing
 
@@ -137,7 +137,8 @@ def loop(
     Raises:
         RunError: a loss or a weight is not finite (names it, the step and the subjects
             of the batch), no checkpoint is whole, or there is no room to write.
-        Stopped: SIGINT or SIGTERM came. The call was finished and a checkpoint written.
+        Stopped: a signal of STOP_SIGNALS came. The call was finished and a checkpoint
+            written.
     """
     step_variable = tf.Variable(0, dtype=tf.int64, trainable=False)
     checkpoint = tf.train.Checkpoint(step=step_variable, **objects)
@@ -161,7 +162,8 @@ def loop(
     def refuse(broken, step):
         # A batch can be had again, so none need be kept until its losses are looked at.
         if broken:
-            _refuse(broken, step, next(iter(batches(step))), subject_names)
+            kept = has_begun(run_dir)
+            _refuse(broken, step, next(iter(batches(step))), subject_names, kept)
 
     bar, shown_at = None, -np.inf
     interval = 0.5 if sys.stdout.isatty() else progress.EVERY
@@ -327,12 +329,17 @@ def _is_finite(part):
     return bool(tf.reduce_all([tf.reduce_all(each) for each in finite]))
 
 
-def _refuse(broken, step, batch, subject_names):
+def _refuse(broken, step, batch, subject_names, has_checkpoint):
     """Ends the run: `broken` names losses, networks or optimisers."""
     rows = np.unique(np.asarray(batch["subject"]))
     subjects = ", ".join(subject_names[row] for row in rows)
     raise RunError(
         f"step {step}: {', '.join(broken)} is not finite. Subjects of the batch: "
-        f"{subjects}. The last checkpoint is from before this step; try a smaller "
-        "--learning_rate."
+        f"{subjects}. "
+        + (
+            "The last checkpoint is from before this step"
+            if has_checkpoint
+            else "There is no checkpoint yet: the run begins anew"
+        )
+        + "; try a smaller --learning_rate."
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from brats_gan import data, precision, runs
+from brats_gan import data, files, precision, runs
 
 T = TypeVar("T")
 
@@ -38,6 +38,38 @@ def set_up(settings: T, run_dir: str | Path, heaviest: tuple, is_script: bool) -
 
     runs.set_up(settle, settings.seed, bool(settings.deterministic), is_script)
     return settled
+
+
+def require_startable(
+    run_dir: str | Path,
+    source: data.Source,
+    by: runs.Command,
+    free: tuple[str, ...] = (),
+    flag: str = "run_dir",
+    read: dict[str, str | None] | None = None,
+) -> None:
+    """`runs.require_startable`, and the folder is apart from those that are read.
+
+    Args:
+        run_dir, by, free: as of `runs.start`.
+        source: whose folder is read.
+        flag: that names `run_dir`.
+        read: flag -> what else is read, or None where it is not given.
+
+    Raises:
+        RunError, DataError: nothing has been written then.
+    """
+    files.require_apart({flag: run_dir}, {"data_dir": source.data_dir, **(read or {})})
+    runs.require_startable(run_dir, free, by)
+
+
+def start(
+    run_dir: str | Path, split: dict, by: runs.Command, free: tuple[str, ...] = ()
+) -> Path:
+    """`runs.start`, and the run's split.json: the first that a stage writes."""
+    run_dir = runs.start(run_dir, free, by)
+    data.save_split(run_dir / "split.json", split)
+    return run_dir
 
 
 def command(

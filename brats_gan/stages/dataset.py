@@ -80,13 +80,12 @@ def as_trained(source: data.Source, of_maps: dict) -> data.Source:
 
 def find_labels(
     settings: Settings, source: data.Source, output_dir: Path, of_maps: dict, seen: list
-) -> tuple[data.Slices | data.LabelPool, list]:
+) -> tuple[data.Slices | data.LabelPool, list, dict]:
     """Where labels come from: subjects of --data_dir, or a pool beside the weights.
 
-    Writes OUT/split.json.
-
     Returns:
-        data.Slices or data.LabelPool; the subjects to train on and those held out.
+        data.Slices or data.LabelPool; the subjects to train on and those held out; and
+        the split.
 
     Raises:
         RunError: there are no labels, or the models were trained on what is held out.
@@ -105,12 +104,11 @@ def find_labels(
         split = {"seed": None, "train": seen, "test": []}
         if of_run.exists():
             split = data.given_split(of_run)
-        data.save_split(output_dir / "split.json", split)
-        return data.LabelPool(pool, of_maps["image_size"]), ([], [])
+        return data.LabelPool(pool, of_maps["image_size"]), ([], []), split
     if folder is not None and not of_run.exists():
         of_run = None
     read = as_trained(source, of_maps)
-    training, held_out = dataclasses.replace(
+    training, held_out, split = dataclasses.replace(
         read, split=source.split or of_run
     ).subjects(output_dir, strict=bool(source.split) or folder is None)
     names = {subject.name for subject in held_out}
@@ -122,7 +120,7 @@ def find_labels(
             "subjects of that name. Give by --split the split of their run, or start "
             "them from other weights"
         )
-    return read.read(training, of_maps["image_size"]), (training, held_out)
+    return read.read(training, of_maps["image_size"]), (training, held_out), split
 
 
 def draw(group: list[synthesis.Sample], path: Path, spec: Spec) -> None:
@@ -170,17 +168,18 @@ def build(
     by = beginning.command(
         record, SCRIPT, settings, source, without=without, output_dir=output_dir
     )
-    output_dir = runs.start(output_dir, free=("nearest_report",), by=by)
+    output_dir, free = Path(output_dir), ("nearest_report",)
+    beginning.require_startable(output_dir, source, by, free, "output_dir")
     labels = source.data_dir or settings.structural_run
     logging.info("stage 3: %s, with labels of %s", output_dir, labels)
-    slices, sides = find_labels(settings, source, output_dir, of_maps, seen)
-    split = data.load_split(output_dir / "split.json")
+    slices, sides, split = find_labels(settings, source, output_dir, of_maps, seen)
     of_models = of_maps.get("inputs")
     of_models_at = [(settings.structural_run, of_models)] if of_models else []
     is_run = weights.folder_of(settings.structural_run, "structural") is None
     fixed = inputs.fix(
         output_dir,
         as_trained(source, of_maps),
+        split,
         sides,
         slices if source.data_dir else None,
         image_size=of_maps["image_size"],
@@ -188,6 +187,10 @@ def build(
         apart_from=of_models_at,
         exports=trained_models.fingerprints(*of_runs),
     )
+    if settings.nearest_report:  # read now: what is wrong with it is found in time
+        others = as_trained(source, of_maps).read(sides[1], of_maps["image_size"])
+    beginning.start(output_dir, split, by, free)
+    inputs.record(output_dir, fixed)
     rows = make_samples(settings, models, slices, output_dir)
 
     summary = synthetic_dataset.description(
@@ -210,7 +213,6 @@ def build(
         output_dir, kept, slices, float(of_maps["beta"])
     )
     if settings.nearest_report:
-        others = as_trained(source, of_maps).read(sides[1], of_maps["image_size"])
         summary["NearestTraining"] = reports.nearest_report(
             output_dir, slices, others, of_maps["slices"][0]
         )

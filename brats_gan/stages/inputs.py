@@ -21,6 +21,7 @@ Against = tuple[str | Path, dict]  # where a record is, and the record
 def fix(
     run_dir: Path,
     source: data.Source,
+    split: dict,
     sides: tuple[list[io.Subject], list[io.Subject]],
     slices: data.Slices | None,
     held_out: data.Slices | None = None,
@@ -33,12 +34,13 @@ def fix(
 ) -> dict:
     """Compares what a run is given with what it and others were made from.
 
-    The first time, RUN/inputs.json is written; it is never changed, but for data sets
-    that a table asks for later. RUN/split.json must be there.
+    Writes nothing; `record` writes what it returns, once the run is started. That is
+    never changed, but for data sets that a table asks for later.
 
     Args:
         run_dir: Path.
         source: data.Source of the subjects.
+        split: of the run.
         sides: subjects to train on, and held out.
         slices: of the subjects to train on, and of others behind them; None where they
             are not read.
@@ -68,7 +70,7 @@ def fix(
     now = {
         "image_size": image_size,
         "slices": list(source.slices),
-        "split": data.load_split(run_dir / "split.json"),
+        "split": split,
         "subjects": {},
     }
     known = [record for _, record in against if records.comparable(now, record)]
@@ -103,7 +105,6 @@ def fix(
     path = run_dir / records.NAME
     if before is None:
         _require_new(run_dir, now)
-        files.write_json(path, now)
         return now
     if weights.begun(run_dir).get("inputs", digest(before)) != digest(before):
         raise runs.RunError(
@@ -113,8 +114,13 @@ def fix(
     _require_used(run_dir, before, now, sets or {})
     if now["sets"].keys() - before["sets"].keys():
         before = {**before, "sets": {**before["sets"], **now["sets"]}}
-        files.write_json(path, before)
     return before
+
+
+def record(run_dir: Path, fixed: dict) -> None:
+    """Writes RUN/inputs.json: what `fix` returned."""
+    if records.read(run_dir) != fixed:
+        files.write_json(run_dir / records.NAME, fixed)
 
 
 def of_export(fixed: dict) -> dict:

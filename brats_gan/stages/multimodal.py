@@ -181,13 +181,15 @@ def train(
     )
     settings = beginning.set_up(settings, run_dir, heaviest, record is not None)
     by = beginning.command(record, SCRIPT, settings, source, run_dir=run_dir)
-    run_dir = runs.start(run_dir, free=runs.LENGTH, by=by)
+    run_dir = Path(run_dir)
+    beginning.require_startable(run_dir, source, by, runs.LENGTH)
     logging.info("stage 2: %s, trained on %s", run_dir, source.data_dir)
-    training, held_out = source.subjects(run_dir)
+    training, held_out, split = source.subjects(run_dir)
     slices = source.read(training, settings.image_size)
     fixed = inputs.fix(
         run_dir,
         source,
+        split,
         (training, held_out),
         slices,
         image_size=settings.image_size,
@@ -205,6 +207,9 @@ def train(
         first_steps=first_steps,
         inputs=inputs.digest(fixed),
     )
+    beginning.start(run_dir, split, by, runs.LENGTH)
+    inputs.record(run_dir, fixed)
+    weights.record(run_dir, begun)
     options, shown = settings.options(source.spec), shown_batch(slices)
     train_networks(settings, nets, slices, shown, run_dir, steps, first_steps)
 

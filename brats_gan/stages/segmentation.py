@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -193,21 +194,32 @@ def score(
     by = beginning.command(record, SCRIPT, settings, source, run_dir=run_dir)
     # The repeats of a table must all be of one length; a single run may be made longer.
     free = {*FREE, *(() if asked else runs.LENGTH)}
-    run_dir = runs.start(run_dir, free, by)
+    run_dir, synthetic = Path(run_dir), settings.synthetic_dir
+    beside = run_dir if asked else run_dir.parent
+    results = Path(settings.results or beside / "results.jsonl")
+    read = {
+        "synthetic_dir": synthetic,
+        **{f"synthetic_dirs of {k}": v for k, v in settings.test_sets().items()},
+    }
+    beginning.require_startable(run_dir, source, by, free, read=read)
+    tables.require_writable(results, {"data_dir": source.data_dir, **read})
     logging.info(
         "stage 4: %s, scored on held-out subjects of %s", run_dir, source.data_dir
     )
-    synthetic = settings.synthetic_dir
     given = source.split or (synthetic and f"{synthetic}/split.json")
     strict = bool(source.split) or not synthetic_dataset.made_without_data(
         synthetic or ""
     )
     source = dataclasses.replace(source, split=given)
-    real, held_out = source.subjects(run_dir, strict)
-    beside = run_dir if asked else run_dir.parent
-    results = Path(settings.results or beside / "results.jsonl")
+    real, held_out, split = source.subjects(run_dir, strict)
+
+    def start(fixed):
+        beginning.start(run_dir, split, by, free)
+        inputs.record(run_dir, fixed)
+
     if not asked:
-        line = single_run(settings, source, run_dir, results, real, held_out)
+        sides = real, held_out
+        line = single_run(settings, source, run_dir, results, split, sides, start)
         runs.release(run_dir)
         return Scored(run_dir, results, line, [])
     # A row without synthetic data needs none; one that has some must find the same.
@@ -215,8 +227,11 @@ def score(
     used |= {f"synthetic {k}": v for k, v in settings.test_sets().items()}
 
     def settle(slices, held_out_slices):
-        fix_inputs(
-            settings, source, run_dir, (real, held_out), slices, held_out_slices, used
+        start(
+            fix_inputs(
+                *(settings, source, run_dir, split, (real, held_out)),
+                *(slices, held_out_slices, used),
+            )
         )
 
     written = runner.fill_tables(
@@ -243,6 +258,7 @@ def fix_inputs(
     settings: Settings,
     source: data.Source,
     run_dir: Path,
+    split: dict,
     sides: tuple,
     slices: data.Slices | None,
     held_out_slices: data.Slices,
@@ -254,6 +270,7 @@ def fix_inputs(
     return inputs.fix(
         run_dir,
         source,
+        split,
         sides,
         slices,
         held_out_slices,
@@ -270,14 +287,19 @@ def single_run(
     source: data.Source,
     run_dir: Path,
     results: Path,
-    real: list[io.Subject],
-    held_out: list[io.Subject],
+    split: dict,
+    sides: tuple[list[io.Subject], list[io.Subject]],
+    start: Callable[[dict], None],
 ) -> dict:
     """One run on everything there is, with a sheet and an export.
+
+    `start` is called with what `inputs.fix` returned, when nothing is left that could
+    be refused.
 
     Returns:
         Its line of results.
     """
+    real, held_out = sides
     key = (None, run_dir.name, 0)
     train_on = settings.train_on if settings.synthetic_dir else "real"
     sources = real if train_on != "synthetic" else []
@@ -297,7 +319,8 @@ def single_run(
         settings,
         source,
         run_dir,
-        (real, held_out),
+        split,
+        sides,
         real_slices,
         held_out_slices,
         {"synthetic": settings.synthetic_dir if train_on != "real" else None},
@@ -317,9 +340,14 @@ def single_run(
     plan = [mixing.Phase((train_on,), items, iterations)]
     training = settings.training(source.spec)
     segmentors = runner.Segmentors(training, iterations, settings.enhanced)
+    if settings.init_from and not runs.has_begun(run_dir):
+        weights.require_fitting(
+            segmentors.nets, settings.init_from, "segmentation", segmentors.build
+        )
+    start(fixed)
 
     def begin():
-        return weights.begin(
+        begun = weights.begin(
             run_dir,
             "segmentation",
             segmentors.build,
@@ -329,6 +357,8 @@ def single_run(
             spec=source.spec,
             inputs=inputs.digest(fixed),
         )
+        weights.record(run_dir, begun)
+        return begun
 
     begun = segmentors.train(run_dir, slices, plan, settings.seed, begin)
     scores = segmentation.score(segmentors.find, held_out_slices)

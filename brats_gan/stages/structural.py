@@ -130,13 +130,15 @@ def train(
     )
     settings = beginning.set_up(settings, run_dir, heaviest, record is not None)
     by = beginning.command(record, SCRIPT, settings, source, run_dir=run_dir)
-    run_dir = runs.start(run_dir, free=runs.LENGTH, by=by)
+    run_dir = Path(run_dir)
+    beginning.require_startable(run_dir, source, by, runs.LENGTH)
     logging.info("stage 1: %s, trained on %s", run_dir, source.data_dir)
-    training, held_out = source.subjects(run_dir)
+    training, held_out, split = source.subjects(run_dir)
     slices = source.read(training, settings.image_size)
     fixed = inputs.fix(
         run_dir,
         source,
+        split,
         (training, held_out),
         slices,
         image_size=settings.image_size,
@@ -161,6 +163,9 @@ def train(
         spec=source.spec,
         inputs=inputs.digest(fixed),
     )
+    beginning.start(run_dir, split, by, runs.LENGTH)
+    inputs.record(run_dir, fixed)
+    weights.record(run_dir, begun)
     codes = code_bank.Codes(
         networks.map_code_dim(settings.image_size, settings.code_channels)
     )

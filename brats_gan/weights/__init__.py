@@ -20,6 +20,8 @@ from brats_gan.weights.beginnings import (
     find,
     finish,
     initialise,
+    record,
+    require_fitting,
 )
 from brats_gan.weights.folders import (
     LABELS,
@@ -57,6 +59,8 @@ __all__ = [
     "networks",
     "options",
     "read",
+    "record",
+    "require_fitting",
     "variables",
     "write",
 ]

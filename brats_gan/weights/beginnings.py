@@ -109,7 +109,7 @@ def begin(
     spec: Spec = BRATS,
     **fixed: object,
 ) -> dict[str, Any]:
-    """Before a run's first step: loads --init_from, and writes RUN/networks.json.
+    """Before a run's first step: loads --init_from. Writes nothing, see `record`.
 
     A run that goes on loads nothing: its checkpoint has the last word.
 
@@ -124,7 +124,7 @@ def begin(
         fixed: what else holds for all of the run, for RUN/networks.json.
 
     Returns:
-        What RUN/networks.json says.
+        What RUN/networks.json says, or is to say.
 
     Raises:
         RunError, DataError: see `find` and `initialise`.
@@ -163,7 +163,6 @@ def begin(
                 len(seen),
                 ", ".join(seen[:5]),
             )
-    files.write_json(path, description)
     return description
 
 
@@ -175,6 +174,21 @@ def _require_same(stored, stage, spec):
             f"--init_from: {stored.source} is of another specification ({mixed}); give "
             "--spec as its run had it, or leave --init_from out"
         )
+
+
+def record(run_dir: Path, description: Mapping[str, Any]) -> None:
+    """Writes RUN/networks.json: what `begin` returned."""
+    files.write_json(run_dir / "networks.json", description)
+
+
+def require_fitting(
+    nets: Mapping[str, tf.keras.Model],
+    source: str | Path,
+    stage: str,
+    build: Mapping[str, Any],
+) -> None:
+    """RunError, DataError where --init_from=`source` does not fit, see `initialise`."""
+    _fitting(nets, find(source, stage), stage, build)
 
 
 def initialise(
@@ -192,6 +206,24 @@ def initialise(
         RunError: a network that the stage cannot do without has other shapes, or none
             fits. No weight is changed then.
     """
+    fitting, problems = _fitting(nets, stored, stage, build)
+    for name in nets:
+        if name not in problems:
+            logging.info("%s begins anew: %s has none", name, stored.source)
+        elif problems[name]:
+            reason = first_of(problems[name])
+            logging.info("%s begins anew: of %s, %s", name, stored.source, reason)
+    for name in fitting:
+        assign(nets[name], stored.arrays[name])
+    steps = stored.description.get("steps")
+    logging.info(
+        "weights of %s from %s (%s steps)", ", ".join(fitting), stored.source, steps
+    )
+    return fitting
+
+
+def _fitting(nets, stored, stage, build):
+    """(names of the networks that fit, {name: how it differs}); RunError: too few."""
     problems = {
         name: mismatches(net, stored.arrays[name])
         for name, net in nets.items()
@@ -209,19 +241,7 @@ def initialise(
             + "\n".join(shown)
             + f"\n{_remedy(stored, stage, build)}"
         )
-    for name in nets:
-        if name not in problems:
-            logging.info("%s begins anew: %s has none", name, stored.source)
-        elif problems[name]:
-            reason = first_of(problems[name])
-            logging.info("%s begins anew: of %s, %s", name, stored.source, reason)
-    for name in fitting:
-        assign(nets[name], stored.arrays[name])
-    steps = stored.description.get("steps")
-    logging.info(
-        "weights of %s from %s (%s steps)", ", ".join(fitting), stored.source, steps
-    )
-    return fitting
+    return fitting, problems
 
 
 def _remedy(stored, stage, build):
