@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import tensorflow as tf
 
 from brats_gan import data, files, runs
 from brats_gan.data import records
@@ -309,19 +310,22 @@ def test_a_set_that_a_table_asks_for_later_is_recorded_then(root):
 
 
 def test_an_export_of_other_weights_is_refused_and_one_that_moved_is_not(root):
-    def weights(content):
-        path = root / "run/export/structure/variables/variables.data-00000-of-00001"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
+    def weights(value, function):
+        saved = tf.Module()
+        saved.weight = tf.Variable(value)
+        setattr(saved, function, tf.function(lambda: saved.weight, input_signature=[]))
+        tf.saved_model.save(saved, str(root / "run/export/structure"))
 
-    weights(b"one")
+    weights(1.0, "one")
     before = runs.export_fingerprint(root / "run", "structure")
     new = root / "new"
     begin(new, root / "brats2018", exports={"structure": before})
     (root / "run").rename(root / "moved")
     assert runs.export_fingerprint(root / "moved", "structure") == before
     (root / "moved").rename(root / "run")
-    weights(b"two")
+    weights(1.0, "another")  # the same, written anew as another graph
+    assert runs.export_fingerprint(root / "run", "structure") == before
+    weights(2.0, "one")
     after = runs.export_fingerprint(root / "run", "structure")
     with pytest.raises(runs.RunError, match="begun with another structure"):
         begin(new, root / "brats2018", exports={"structure": after})

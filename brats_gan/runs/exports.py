@@ -130,16 +130,21 @@ def made_by(run_dir: str | Path) -> dict[str, Any]:
 def export_fingerprint(run_dir: str | Path, name: str) -> str:
     """Of RUN/export/NAME, wherever it lies: its weights and what it says of itself.
 
-    Not of its graph, which TensorFlow numbers anew each time it is written.
+    Not of its graph, nor of its files: TensorFlow numbers both anew each time they are
+    written, as a finished run does that is started again. Errors as `load_export`.
     """
     described = export_description(run_dir, name)
     told = {k: v for k, v in described.items() if k not in _MADE_BY}
     digest = hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=16)
-    variables = Path(run_dir) / "export" / name / "variables"
-    for path in sorted(variables.glob("variables.data-*")):
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+    path = Path(run_dir) / "export" / name
+    try:
+        reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
+        for key in sorted(reader.get_variable_to_shape_map()):
+            if key != "_CHECKPOINTABLE_OBJECT_GRAPH":
+                digest.update(key.encode() + reader.get_tensor(key).tobytes())
+    except (LookupError, ValueError, tf.errors.OpError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(f"{path} is damaged ({reason}); {_MAKE_AGAIN}") from error
     return digest.hexdigest()
 
 
