@@ -43,9 +43,12 @@ def begin(run, folder, split=None, size=SIZE, **more):
     source = data.Source(
         str(folder), split=split and str(split), slices=(0, 4), cache_dir=cache
     )
-    sides = source.subjects(run)
+    *sides, split = source.subjects(run)
     slices, held_out = (source.read(side, size) for side in sides)
-    return inputs.fix(run, source, sides, slices, held_out, size, **more)
+    fixed = inputs.fix(run, source, split, sides, slices, held_out, size, **more)
+    data.save_split(run / "split.json", split)
+    inputs.record(run, fixed)
+    return fixed
 
 
 def export(run, fixed):

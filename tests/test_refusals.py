@@ -179,11 +179,11 @@ def test_a_folder_of_another_user_is_named_with_its_permission(tmp_path):
         ) as error:
             files.require_writable(tmp_path / "run")
         assert "room" not in str(error.value)
-        with pytest.raises(files.DataError, match="Permission.*you may write there"):
+        with pytest.raises(files.DataError, match="Permission.*may not write there"):
             files.write_atomically(tmp_path / "a.json", b"{}")
-        with pytest.raises(runs.RunError, match="cannot be read: Perm.*you may read"):
+        with pytest.raises(runs.RunError, match="cannot be read: Perm.*may not read"):
             runs.load_export(tmp_path, "net")
-        with pytest.raises(files.DataError, match="cannot be read.*you may read"):
+        with pytest.raises(files.DataError, match="cannot be read.*You may not read"):
             tables.read(tmp_path / "results.jsonl")
 
 

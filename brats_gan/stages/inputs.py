@@ -86,9 +86,9 @@ def fix(
         way = dataclasses.replace(source, slices=tuple(record["slices"]))
         return records.of_slices(way.read(some, record["image_size"]), some)
 
-    records.require_unseen(now, now, "this run", subjects)
     for where, record in against:
         records.require_same(now, record, where, subjects, again)
+    records.require_unseen(now, now, "this run", subjects)
     for where, record in [*against, *apart_from]:
         records.require_unseen(now, record, where, subjects)
 
