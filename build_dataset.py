@@ -9,7 +9,7 @@ import json
 import numpy as np
 from absl import flags
 
-from brats_gan import common_flags, data, runs, structure
+from brats_gan import common_flags, data, runs, structural_map
 from brats_gan.stages import dataset as stage
 
 _DATA = common_flags.data_dir(
@@ -34,7 +34,7 @@ flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string("output_dir", None, "Folder of the data set.")
 flags.DEFINE_integer("samples", 1000, "Sets of four slices to make.", 1)
 flags.DEFINE_float(
-    "mae_threshold", structure.MAE_THRESHOLD, "Largest error of Algorithm 3."
+    "mae_threshold", structural_map.MAE_THRESHOLD, "Largest error of Algorithm 3."
 )
 flags.DEFINE_float(
     "dice_threshold",

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from brats_gan import data, io, losses, runs, structure, weights
+from brats_gan import data, io, losses, runs, structural_map, weights
 from brats_gan import precision as precisions
 from brats_gan import spec as specs
 
@@ -142,7 +142,9 @@ def width():
 
 
 def beta():
-    return flags.DEFINE_float("beta", structure.BETA, "Threshold of Algorithm 1 (D3).")
+    return flags.DEFINE_float(
+        "beta", structural_map.BETA, "Threshold of Algorithm 1 (D3)."
+    )
 
 
 def label_loss():

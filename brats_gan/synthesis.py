@@ -23,7 +23,7 @@ from brats_gan import (
     metrics,
     multimodal,
     structural,
-    structure,
+    structural_map,
     styles,
 )
 from brats_gan.spec import BRATS, Spec, of_description
@@ -160,7 +160,7 @@ def _fitting(candidates, background, seed):
     MASK learnt a brain grown by p; the label must fit the brain itself (D6). Traced:
     operation by operation it takes a fifth of a small sample's time.
     """
-    brain = structure.resize_background(background, -structure.GROWTH)
+    brain = structural_map.resize_background(background, -structural_map.GROWTH)
     return fusion.place_label(candidates, brain, seed)
 
 
@@ -260,7 +260,7 @@ def samples(
     slices: data.Slices | data.LabelPool,
     numbers: Iterable[int],
     seed: int,
-    mae_threshold: float = structure.MAE_THRESHOLD,
+    mae_threshold: float = structural_map.MAE_THRESHOLD,
     dice_threshold: float = 0.95,
     max_tries: int = 50,
     batch_size: int = 16,
@@ -328,8 +328,8 @@ def _attempt(models, slices, batch, seed, batch_size, mae_threshold, lesion_free
         batch, generators, maps.numpy(), backgrounds.numpy(), strict=False
     ):
         f, background = f[..., 0], background[..., 0]
-        mae = structure.filter_error(f, background)
-        background = structure.without_islands(background)
+        mae = structural_map.filter_error(f, background)
+        background = structural_map.without_islands(background)
         healthy = _is_healthy(slices, number, seed, lesion_free)
         label, subject, fitted = _place(slices, background, rng, healthy)
         passed = mae <= mae_threshold and fitted
@@ -357,7 +357,8 @@ def _render(models, attempts, batch_size):
     style = tf.constant(_padded([each.style for each in attempts], batch_size))
     made = models.images(f, tf.cast(label, tf.int32), style).numpy()
     background = _padded([each.background for each in attempts], batch_size)[..., None]
-    brain = structure.resize_background(background, -structure.GROWTH).numpy() < 0.5
+    shrunk = structural_map.resize_background(background, -structural_map.GROWTH)
+    brain = shrunk.numpy() < 0.5
     images = np.where(brain[:, None] & (made >= FAINT), made, 0.0)
     found = models.segment(tf.constant(images, tf.float32)).numpy()
     for attempt, raw, image, label in zip(attempts, made, images, found, strict=False):

@@ -15,7 +15,7 @@ ROWS = """
 lazy files progress shipped
 spec
 addons layers losses schedules code_bank styles parts
-fusion metrics structure figures networks
+fusion metrics structural_map figures networks
 io.streams
 io.headers io.layouts
 io.labels io.metaimage io.nifti

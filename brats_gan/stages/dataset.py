@@ -18,7 +18,7 @@ from brats_gan import (
     progress,
     reports,
     runs,
-    structure,
+    structural_map,
     synthesis,
     synthetic_dataset,
     trained_models,
@@ -41,7 +41,7 @@ class Settings:
     multimodal_run: str
     segmentor_run: str | None = None
     samples: int = 1000
-    mae_threshold: float = structure.MAE_THRESHOLD
+    mae_threshold: float = structural_map.MAE_THRESHOLD
     dice_threshold: float | None = None
     max_tries: int = 50
     filter: bool = True

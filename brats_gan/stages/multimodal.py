@@ -17,7 +17,7 @@ from brats_gan import (
     multimodal,
     precision,
     runs,
-    structure,
+    structural_map,
     styles,
     weights,
 )
@@ -41,7 +41,7 @@ class Settings:
     width: int = 64
     lesion_width: int | None = None
     scheme: str = "multiple"
-    beta: float = structure.BETA
+    beta: float = structural_map.BETA
     learning_rate: float = 5e-4
     precision: str = precision.AUTO
     seed: int = 0
@@ -127,7 +127,7 @@ def draw_translations(
     label = multimodal.merge(batch["label"][:1])
     x = multimodal.merge(batch["x"][:1])
     style = multimodal.merge(batch["style"][:1])
-    f = structure.structural_map(x, options.beta)
+    f = structural_map.structural_map(x, options.beta)
     modality = multimodal.all_modalities(1, options.spec)
 
     def decode(code, to, style):

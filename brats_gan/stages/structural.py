@@ -16,7 +16,7 @@ from brats_gan import (
     precision,
     runs,
     structural,
-    structure,
+    structural_map,
     weights,
 )
 from brats_gan.lazy import tf
@@ -40,7 +40,7 @@ class Settings:
     width: int = 64
     mask_width: int | None = None
     code_channels: int = 4
-    beta: float = structure.BETA
+    beta: float = structural_map.BETA
     map_loss: str = "entropy"
     soft_maps: bool = True
     spectral_norm: bool = True
@@ -96,7 +96,9 @@ def draw_sheet(
     rebuilt = structural.reconstruct(nets, f, found)
     z = tf.random.stateless_normal([f.shape[0], len(found.mean)], [8, 8])
     generated, mask = structural.generate(nets, z, found)
-    filled = [structure.contour_background(each) for each in generated.numpy()[..., 0]]
+    filled = [
+        structural_map.contour_background(each) for each in generated.numpy()[..., 0]
+    ]
     columns = [real["x"], f, rebuilt, background, generated, mask]
     columns = [np.asarray(column)[..., 0] for column in columns] + [filled]
     titles = ["x", "f", "f_r", "mask", "f_g", "mask_g", "m' (Alg. 3)"]
