@@ -24,7 +24,7 @@ class Codes(tf.Module):
         self.codes.scatter_nd_update((rows % self.kept)[:, None], codes)
         self.count.assign_add(tf.shape(codes, tf.int64)[0])
 
-    def draw(self, batch_size, seed):
+    def sample(self, batch_size, seed):
         """[batch_size, code_dim] of the Gaussian with the mean and covariance of those
         kept: the mean, and a random sum of all deviations from it."""
         known = tf.cast(tf.range(self.kept, dtype=tf.int64) < self.count, tf.float32)

@@ -130,7 +130,7 @@ def terms(
     code = mean + tf.exp(0.5 * logvar) * code_n
     # f_g is what D_f judges, so its codes must lie where codes of maps do (D25).
     codes.add(tf.stop_gradient(code))
-    drawn = codes.draw(tf.shape(code)[0], drawn_seed)
+    drawn = codes.sample(tf.shape(code)[0], drawn_seed)
 
     def decoded(codes):
         logits = nets["DC_f"](codes, training=True)

@@ -39,7 +39,7 @@ class Styles(NamedTuple):
     mean: np.ndarray  # [M, K]
     factor: np.ndarray  # [M * K, M * K], lower triangular, of the covariance
 
-    def draw(self, z):
+    def sample(self, z):
         """Styles [B, M, K] of standard normal numbers z [B, M * K]."""
         z = np.clip(z, -LIMIT, LIMIT)
         drawn = self.mean.ravel() + z @ self.factor.T

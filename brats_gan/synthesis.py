@@ -344,7 +344,7 @@ def _style(fitted, rng):
     """One draw of styles.Styles for the modalities of a set (D33)."""
     if fitted is None:
         return np.zeros(0, np.float32)
-    return fitted.draw(rng.standard_normal((1, fitted.mean.size), np.float32))[0]
+    return fitted.sample(rng.standard_normal((1, fitted.mean.size), np.float32))[0]
 
 
 def _render(models, attempts, batch_size):

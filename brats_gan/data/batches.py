@@ -85,7 +85,7 @@ def structural_batches(slices, batch_size, seed, first=0):
     )
 
 
-def draw_labels(slices, rng, count):
+def sample_labels(slices, rng, count):
     """[count, H, W] uint8: labels of random slices, LESION_FREE of them empty."""
     size = slices.image_size
     drawn = np.zeros([count, size, size], np.uint8)
@@ -131,7 +131,7 @@ def multimodal_batches(slices, batch_size, seed, first=0):
         where = slices.index[np.stack(streams, 1)]
         rows = np.stack(streams[:count], 1).ravel()
         x = slices.images(rows, np.tile(np.arange(count), batch_size))
-        candidates = draw_labels(slices, rng, batch_size * CANDIDATES)
+        candidates = sample_labels(slices, rng, batch_size * CANDIDATES)
         return {
             "x": x.reshape(batch_size, count, *plane, 1),
             "label": slices.labels(rows).reshape(batch_size, count, *plane),
@@ -160,24 +160,24 @@ def multimodal_batches(slices, batch_size, seed, first=0):
     )
 
 
-def segmentation_batches(slices, batch_size, seed, first=0, draw=None):
+def segmentation_batches(slices, batch_size, seed, first=0, sample=None):
     """Stage 4: the registered modalities of a slice and their one label.
 
     Yields {"x": [B, M, H, W, 1], "label": [B, H, W] uint8, "subject": [B]}. Real and
     synthetic subjects mix at random when `slices` was made of both.
 
     Args:
-        draw: step -> items [B, 2] of that step (mixing.drawer), where an item with a
+        sample: step -> items [B, 2] of that step (mixing.sampler), where an item with a
             move is scaled, turned, shifted and mirrored by it (Section 3.3); None:
             every slice as it is, once a pass.
     """
 
     def fetch(step):
-        if draw is None:
+        if sample is None:
             rows = shuffled(len(slices), seed, 0, step * batch_size, batch_size)
             moves = np.zeros_like(rows)
         else:
-            rows, moves = draw(step).T
+            rows, moves = sample(step).T
         return {
             "x": slices.images(rows)[..., None],
             "label": slices.labels(rows),
@@ -196,7 +196,7 @@ def segmentation_batches(slices, batch_size, seed, first=0, draw=None):
         },
         first,
     )
-    return batches.map(_without_moves if draw is None else _moved)
+    return batches.map(_without_moves if sample is None else _moved)
 
 
 def _without_moves(batch):

@@ -99,7 +99,7 @@ class Segmentors:
         for name, net in self.nets.items():
             net.set_weights(fresh[name].get_weights())
         self._adam.restart()
-        drawn = mixing.drawer(plan, training.batch_size, seed)
+        drawn = mixing.sampler(plan, training.batch_size, seed)
         run_dir.mkdir(parents=True, exist_ok=True)
         begun = begin()
         files.write_json(run_dir / "samples.json", mixing.described(plan, slices))
