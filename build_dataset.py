@@ -80,7 +80,7 @@ def main(argv):
     shown = ("Samples", "Accepted", "Fallbacks", "LeftOut", "Attempts", "Rejected")
     print(json.dumps({key: summary[key] for key in shown}))
     dice = np.array([float(row["dice"]) for row in rows if row["id"]])
-    print(f"index Dice of the labels found again: mean {dice.mean():.3f}")
+    print(f"index Dice of the predicted labels: mean {dice.mean():.3f}")
     print(f"sheet: {output_dir / 'samples.png'}")
     beside = (
         "slices of registered training subjects" if _DATA.value else "no real slices"

@@ -40,7 +40,7 @@ class Sample(NamedTuple):
     background: np.ndarray  # MASK(f_g) in {0, 1}, 1 outside the brain
     label: np.ndarray  # uint8 0..L-1
     images: np.ndarray  # [M, size, size]
-    found: np.ndarray  # [N, size, size] uint8, what the segmentors see in the images
+    predicted: np.ndarray  # [N, size, size] uint8, labels, by the segmentors
     label_subject: str  # whose label it was before it was moved; "" for an empty one
     tries: int  # attempts, the one that is kept included
     mae: float  # of Algorithm 3
@@ -210,15 +210,15 @@ class _Begun:
     def __init__(self):
         self.sample = None
         self._rejected = dict.fromkeys(REASONS, 0)
-        self._best = None  # (rank, attempt, images, found, dice)
+        self._best = None  # (rank, attempt, images, predicted, dice)
 
-    def consider(self, attempt, images, found, limits):
+    def consider(self, attempt, images, predicted, limits):
         """Takes note of an attempt; returns whether it was the last that is needed.
 
         Raises:
             DataError: it was the last, and none can be kept.
         """
-        dice = float(np.mean([metrics.index_dice(attempt.label, x) for x in found]))
+        dice = float(np.mean([metrics.index_dice(attempt.label, x) for x in predicted]))
         reason = _reason(attempt, images, dice, limits)
         accepted = reason is None
         if not accepted:
@@ -226,7 +226,7 @@ class _Begun:
         rank = (accepted, attempt.mae <= limits.mae_threshold, attempt.passed, dice)
         better = self._best is None or rank > self._best[0]
         if images is not None and better:
-            self._best = (rank, attempt, images, found, dice)
+            self._best = (rank, attempt, images, predicted, dice)
         tries = attempt.attempt + 1
         if not accepted and tries < limits.max_tries:
             return False
@@ -237,14 +237,14 @@ class _Begun:
                 "nothing or has diverged; look at its losses.jsonl, and train it "
                 "longer or anew"
             )
-        _, kept, images, found, dice = self._best
+        _, kept, images, predicted, dice = self._best
         self.sample = Sample(
             number=kept.number,
             structure=kept.f,
             background=kept.background,
             label=kept.label,
             images=images,
-            found=found,
+            predicted=predicted,
             label_subject=kept.label_subject,
             tries=tries,
             mae=kept.mae,
@@ -302,8 +302,8 @@ def samples(
         attempts = _attempt(
             models, slices, batch, seed, batch_size, mae_threshold, lesion_free
         )
-        for attempt, images, found in _render(models, attempts, batch_size):
-            if not begun[attempt.number].consider(attempt, images, found, limits):
+        for attempt, images, predicted in _render(models, attempts, batch_size):
+            if not begun[attempt.number].consider(attempt, images, predicted, limits):
                 # At the front: early samples are finished, and written, before late
                 # ones are begun.
                 again.appendleft((attempt.number, attempt.attempt + 1))
@@ -348,7 +348,7 @@ def _style(fitted, rng):
 
 
 def _render(models, attempts, batch_size):
-    """Generates and segments; yields (attempt, images [M, H, W], found [N, H, W]).
+    """Generates and segments; yields (attempt, images [M, H, W], predicted [N, H, W]).
 
     The images are None where one of them is constant or not finite.
     """
@@ -360,8 +360,10 @@ def _render(models, attempts, batch_size):
     shrunk = structural_map.resize_background(background, -structural_map.GROWTH)
     brain = shrunk.numpy() < 0.5
     images = np.where(brain[:, None] & (made >= FAINT), made, 0.0)
-    found = models.segment(tf.constant(images, tf.float32)).numpy()
-    for attempt, raw, image, label in zip(attempts, made, images, found, strict=False):
+    predicted = models.segment(tf.constant(images, tf.float32)).numpy()
+    for attempt, raw, image, label in zip(
+        attempts, made, images, predicted, strict=False
+    ):
         whole = np.isfinite(raw).all() and (np.ptp(image, axis=(1, 2)) > 0).all()
         image = image[..., 0].astype(np.float32) if whole else None
         yield attempt, image, label.astype(np.uint8)

@@ -74,7 +74,7 @@ def test_good_samples_are_accepted_at_the_first_try(slices):
         assert sample.accepted and sample.dice == pytest.approx(1.0)
         assert sample.mae <= structural_map.MAE_THRESHOLD
         assert sample.tries == 1 + sample.rejected_label
-        np.testing.assert_array_equal(sample.found, np.stack([sample.label] * 4))
+        np.testing.assert_array_equal(sample.predicted, np.stack([sample.label] * 4))
 
 
 def test_open_maps_are_drawn_again(slices):

@@ -123,13 +123,13 @@ def find_labels(
 
 
 def draw(group: list[synthesis.Sample], path: Path, spec: Spec) -> None:
-    """Figure 9: map, mask, label, the slices, and the label found in the last one."""
+    """Figure 9: map, mask, label, slices, and the label predicted in the last one."""
     rows = [
-        [s.structure, s.background, s.label, *s.images, s.found[-1]]
+        [s.structure, s.background, s.label, *s.images, s.predicted[-1]]
         for s in group[:SHOWN]
     ]
-    titles = ["f_g", "mask_g", "label", *spec.modalities, "found"]
-    figures.sheet(rows, titles, path, label_columns=("label", "found"))
+    titles = ["f_g", "mask_g", "label", *spec.modalities, "predicted"]
+    figures.sheet(rows, titles, path, label_columns=("label", "predicted"))
 
 
 def build(

@@ -107,17 +107,18 @@ def largest_first(candidates: tf.Tensor) -> tf.Tensor:
 def draw_generated(
     nets: dict, batch: dict, options: multimodal.Options, path: Path | None = None
 ) -> np.ndarray:
-    """Figure 9 on maps of real slices: map, label, modalities, label found."""
+    """Figure 9 on maps of real slices: map, label, modalities, predicted label."""
     p = multimodal.forward(nets, batch, tf.constant([9, 9]), options)
     images = multimodal.generate(nets, p.f, p.placed, batch["style"], options)
     components = multimodal.lesion_nets(nets)
-    found = lesion_components.segment(components, images, spec=options.spec)
-    found = np.argmax(found, -1)[:, -1]  # of BraTS: FLAIR, which shows all of a lesion
+    predicted = lesion_components.segment(components, images, spec=options.spec)
+    # In the last modality: of BraTS FLAIR, which shows all of a lesion.
+    predicted = np.argmax(predicted, -1)[:, -1]
     of_modalities = tf.unstack(images[..., 0], axis=1)
-    columns = [p.f[..., 0], p.placed, *of_modalities, found]
-    titles = ["f", "label", *options.spec.modalities, "found"]
+    columns = [p.f[..., 0], p.placed, *of_modalities, predicted]
+    titles = ["f", "label", *options.spec.modalities, "predicted"]
     rows = list(zip(*(np.asarray(c) for c in columns), strict=True))
-    return figures.sheet(rows, titles, path, label_columns=("label", "found"))
+    return figures.sheet(rows, titles, path, label_columns=("label", "predicted"))
 
 
 def draw_translations(
