@@ -8,6 +8,7 @@ the script's, because this module disclaims it.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from absl import flags
@@ -35,7 +36,7 @@ STEPS_PER_CALL = (
 class StepsPerCall(flags.ArgumentParser):
     """What --steps_per_call takes: "auto", or a number above 0."""
 
-    def parse(self, argument):
+    def parse(self, argument: str | int) -> str | int:
         if argument == "auto":
             return argument
         if not str(argument).isdecimal() or not int(argument):
@@ -46,29 +47,31 @@ class StepsPerCall(flags.ArgumentParser):
 # --- Data -----------------------------------------------------------------------------
 
 
-def data_dir(help="BraTS folder, see data/README.md."):
+def data_dir(
+    help: str = "BraTS folder, see data/README.md.",
+) -> flags.FlagHolder[str | None]:
     return flags.DEFINE_string("data_dir", None, help)
 
 
-def layout():
+def layout() -> flags.FlagHolder[str | None]:
     return flags.DEFINE_string("layout", None, "Layout of data_dir; default: look.")
 
 
-def split(default="drawn from --split_seed"):
+def split(default: str = "drawn from --split_seed") -> flags.FlagHolder[str | None]:
     return flags.DEFINE_string(
         "split", None, f"A split.json to keep to; default: {default}."
     )
 
 
-def split_seed():
+def split_seed() -> flags.FlagHolder[int]:
     return flags.DEFINE_integer("split_seed", 0, "Seeds the split by subject.")
 
 
-def held_out():
+def held_out() -> flags.FlagHolder[float]:
     return flags.DEFINE_float("held_out", 0.1, "Share of subjects held out.", 0, 1)
 
 
-def slices():
+def slices() -> flags.FlagHolder[str]:
     default = ":".join(map(str, specs.BRATS.slices))
     return flags.DEFINE_string(
         "slices", default, "Axial slices, half-open (D15); with --spec: those it names."
@@ -78,16 +81,16 @@ def slices():
 class SpecParser(flags.ArgumentParser):
     """What --spec takes: a JSON file, or JSON; flags.txt has the JSON."""
 
-    def parse(self, argument):
+    def parse(self, argument: str | specs.Spec) -> specs.Spec:
         if isinstance(argument, specs.Spec):
             return argument
         return specs.parse(argument)
 
-    def flag_type(self):
+    def flag_type(self) -> str:
         return "data specification"
 
 
-def spec():
+def spec() -> flags.FlagHolder[specs.Spec | None]:
     """A flag whose value is a spec.Spec, or None for that of BraTS."""
     return flags.DEFINE(
         SpecParser(),
@@ -99,61 +102,65 @@ def spec():
     )
 
 
-def cache_dir():
+def cache_dir() -> flags.FlagHolder[str | None]:
     return flags.DEFINE_string(
         "cache_dir", None, "Keeps decoded slices for later runs."
     )
 
 
-def check(help="Check the data before the first step."):
+def check(
+    help: str = "Check the data before the first step.",
+) -> flags.FlagHolder[bool]:
     return flags.DEFINE_bool("check", True, help)
 
 
 # --- Training -------------------------------------------------------------------------
 
 
-def run_dir():
+def run_dir() -> flags.FlagHolder[str | None]:
     return flags.DEFINE_string(
         "run_dir", None, "Folder of this run; resumed if it exists."
     )
 
 
-def init_from(of=""):
+def init_from(of: str = "") -> flags.FlagHolder[str | None]:
     return flags.DEFINE_string("init_from", None, f"{of}{weights.INIT_FROM}")
 
 
-def image_size(multiple):
+def image_size(multiple: int) -> flags.FlagHolder[int]:
     """A flag for the side of slices, of which networks ask that it is a multiple."""
     return flags.DEFINE_integer(
         "image_size", 192, f"Pixels a side, a multiple of {multiple}.", multiple
     )
 
 
-def steps():
+def steps() -> flags.FlagHolder[int | None]:
     return flags.DEFINE_integer("steps", None, "Training steps; default: by --epochs.")
 
 
-def learning_rate():
+def learning_rate() -> flags.FlagHolder[float]:
     return flags.DEFINE_float("learning_rate", 5e-4, "Adam's peak rate.")
 
 
-def width():
+def width() -> flags.FlagHolder[int]:
     return flags.DEFINE_integer("width", 64, "Base width n of the networks.", 1)
 
 
-def beta():
+def beta() -> flags.FlagHolder[float]:
     return flags.DEFINE_float(
         "beta", structural_map.BETA, "Threshold of Algorithm 1 (D3)."
     )
 
 
-def label_loss():
+def label_loss() -> flags.FlagHolder[str]:
     return flags.DEFINE_enum(
         "label_loss", "weighted", list(losses.LABEL_LOSSES), "Lesion loss (D12)."
     )
 
 
-def loss_weights(defaults):
+def loss_weights(
+    defaults: Mapping[str, float],
+) -> dict[str, flags.FlagHolder[float]]:
     """{name: flag} of the weights of a stage's losses, {name: default}."""
     return {
         name: flags.DEFINE_float(
@@ -163,22 +170,24 @@ def loss_weights(defaults):
     }
 
 
-def seed(help="Seeds weights, noise and the order of slices."):
+def seed(
+    help: str = "Seeds weights, noise and the order of slices.",
+) -> flags.FlagHolder[int]:
     return flags.DEFINE_integer("seed", 0, help)
 
 
-def precision():
+def precision() -> flags.FlagHolder[str]:
     return flags.DEFINE_enum(
         "precision", precisions.AUTO, precisions.CHOICES, precisions.HELP
     )
 
 
-def deterministic():
+def deterministic() -> flags.FlagHolder[bool | None]:
     # Not False, or flags.txt of a run from before there was this flag would not fit.
     return flags.DEFINE_bool("deterministic", None, DETERMINISTIC)
 
 
-def checkpoint_seconds():
+def checkpoint_seconds() -> flags.FlagHolder[float]:
     return flags.DEFINE_float(
         "checkpoint_seconds",
         runs.CHECKPOINT_SECONDS,
@@ -186,7 +195,7 @@ def checkpoint_seconds():
     )
 
 
-def steps_per_call():
+def steps_per_call() -> flags.FlagHolder[str | int]:
     return flags.DEFINE(
         StepsPerCall(),
         "steps_per_call",

@@ -68,10 +68,13 @@ class Models(NamedTuple):
     """The trained stages, as functions of batched tensors."""
 
     code_dim: int
-    structure: callable  # code [B, code_dim] -> f, background [B, H, W, 1]
-    images: callable  # f [B, H, W, 1], label [B, H, W], style -> [B, M, H, W, 1]
-    segment: callable  # [B, M, H, W, 1] -> labels [B, N, H, W], N is M or 1
-    styles: object = None  # styles.Styles to draw from; None: images needs no style
+    # code [B, code_dim] -> f, background [B, H, W, 1]
+    structure: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+    # f [B, H, W, 1], label [B, H, W], style -> [B, M, H, W, 1]
+    images: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+    # [B, M, H, W, 1] -> labels [B, N, H, W], N is M or 1
+    segment: Callable[[tf.Tensor], tf.Tensor]
+    styles: styles.Styles | None = None  # to sample from; None: images needs none
     spec: Spec = BRATS
 
 

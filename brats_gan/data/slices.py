@@ -1,5 +1,7 @@
 """Slices of subjects, each decoded once and kept raw in a cache folder."""
 
+from __future__ import annotations
+
 import atexit
 import concurrent.futures
 import functools
@@ -8,8 +10,10 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -22,7 +26,9 @@ LEVELS = 65535  # a cached intensity of 1.0, as uint16
 _NPY_HEADER = 128  # bytes before the values of a .npy file, for headers of our length
 
 
-def preprocessing(image_size, slices=None, spec: Spec = BRATS):
+def preprocessing(
+    image_size: int | None, slices: Sequence[int] | None = None, spec: Spec = BRATS
+) -> dict[str, Any]:
     """What an export must say for its input to be made the same way (D1, D15)."""
     return {
         "modalities": spec.modalities,
@@ -50,11 +56,11 @@ class Slices:
 
     def __init__(
         self,
-        subjects,
-        image_size=None,
-        slices=None,
-        cache_dir=None,
-    ):
+        subjects: Sequence[io.Subject],
+        image_size: int | None = None,
+        slices: tuple[int, int] | None = None,
+        cache_dir: str | os.PathLike | None = None,
+    ) -> None:
         """Decodes what the cache does not hold yet, with a progress bar.
 
         Args:
@@ -109,7 +115,7 @@ class Slices:
         self.index = np.array(index)
         self.lesions = np.array(lesions, int)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.index)
 
     def _cached(self, subject, image_size, slices):
@@ -132,11 +138,15 @@ class Slices:
         return images_path, label_path
 
     @functools.cached_property
-    def styles(self):
+    def styles(self) -> np.ndarray:
         """[subjects, M, K] float32: the style of each modality of each (D33)."""
         return np.stack([_style(*paths) for paths in self._files])
 
-    def images(self, positions, modalities=None):
+    def images(
+        self,
+        positions: Sequence[int] | np.ndarray,
+        modalities: Sequence[int] | np.ndarray | None = None,
+    ) -> np.ndarray:
         """[N, M, H, W] uint16 of some slices; [N, H, W] given a modality for each."""
         size, count = self.image_size, self.spec.num_modalities
         if modalities is None:
@@ -153,11 +163,15 @@ class Slices:
             _read_into(image, self._files[subject][0], number * count + modality)
         return images
 
-    def intensities(self, positions, modalities=None):
+    def intensities(
+        self,
+        positions: Sequence[int] | np.ndarray,
+        modalities: Sequence[int] | np.ndarray | None = None,
+    ) -> np.ndarray:
         """`images` as float32 in [0, 1]."""
         return self.images(positions, modalities).astype(np.float32) / LEVELS
 
-    def labels(self, positions):
+    def labels(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         """[N, H, W] uint8 of some slices."""
         labels = _empty((len(positions), *[self.image_size] * 2), np.uint8)
         for position, label in zip(positions, labels, strict=True):

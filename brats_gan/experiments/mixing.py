@@ -109,7 +109,9 @@ def phases(items: dict, mode: str, iterations: int) -> list[Phase]:
     ]
 
 
-def sampler(plan: list[Phase], batch_size: int, seed: int) -> Callable:
+def sampler(
+    plan: list[Phase], batch_size: int, seed: int
+) -> Callable[[int], np.ndarray]:
     """Returns step -> items [batch_size, 2] of that step.
 
     Within a phase every sample comes once a pass, each pass in an order of its own.

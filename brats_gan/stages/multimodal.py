@@ -68,7 +68,7 @@ class Settings:
     ramp: float = multimodal.RAMP
     weights: dict[str, float] = field(default_factory=dict)  # others: by default
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         whole = beginning.all_weights(self.weights, multimodal.WEIGHTS)
         object.__setattr__(self, "weights", whole)
         object.__setattr__(self, "deterministic", self.deterministic or None)

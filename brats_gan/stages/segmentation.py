@@ -69,7 +69,7 @@ class Settings:
     keep_checkpoints: bool = False
     results: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("table", "experiment", "synthetic_dirs"):
             object.__setattr__(self, name, tuple(map(str, getattr(self, name))))
         object.__setattr__(self, "deterministic", self.deterministic or None)

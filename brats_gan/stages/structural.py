@@ -55,7 +55,7 @@ class Settings:
     steps_per_call: int | str = "auto"
     weights: dict[str, float] = field(default_factory=dict)  # others: by default
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         whole = beginning.all_weights(self.weights, structural.WEIGHTS)
         object.__setattr__(self, "weights", whole)
         object.__setattr__(self, "deterministic", self.deterministic or None)
