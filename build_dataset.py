@@ -9,7 +9,7 @@ import json
 import numpy as np
 from absl import flags
 
-from brats_gan import common_flags, data, runs, structure
+from brats_gan import common_flags, data, runs, structural_map
 from brats_gan.stages import dataset as stage
 
 _DATA = common_flags.data_dir(
@@ -35,7 +35,7 @@ _OUTPUT = flags.DEFINE_string("output_dir", None, "Folder of the data set.")
 # 50 samples a volume, whose number has five digits.
 common_flags.count("samples", 1000, "Sets of four slices to make.", 4_999_950)
 common_flags.number(
-    "mae_threshold", structure.MAE_THRESHOLD, "Largest error of Algorithm 3.", 0, 1
+    "mae_threshold", structural_map.MAE_THRESHOLD, "Largest error of Algorithm 3.", 0, 1
 )
 common_flags.number(
     "dice_threshold",
@@ -83,7 +83,7 @@ def main(argv):
     shown = ("Samples", "Accepted", "Fallbacks", "LeftOut", "Attempts", "Rejected")
     print(json.dumps({key: summary[key] for key in shown}))
     dice = np.array([float(row["dice"]) for row in rows if row["id"]])
-    print(f"index Dice of the labels found again: mean {dice.mean():.3f}")
+    print(f"index Dice of the predicted labels: mean {dice.mean():.3f}")
     print(f"sheet: {output_dir / 'samples.png'}")
     beside = (
         "slices of registered training subjects" if _DATA.value else "no real slices"

@@ -102,7 +102,7 @@ def forward(models, count, with_segmentors=False):
         code = rng.standard_normal([batch, models.code_dim], np.float32)
         f, _ = models.structure(tf.constant(code))
         z = rng.standard_normal([batch, models.styles.mean.size], np.float32)
-        made = models.images(f, label, tf.constant(models.styles.draw(z)))
+        made = models.images(f, label, tf.constant(models.styles.sample(z)))
         if with_segmentors:
             made = models.segment(made)
         made.numpy()

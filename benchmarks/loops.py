@@ -19,7 +19,7 @@ from brats_gan import (
     networks,
     runs,
     spec,
-    structure,
+    structural_map,
 )
 
 FOUR = range(spec.BRATS.num_modalities)
@@ -62,10 +62,10 @@ def terms(nets, batch, seed, options=multimodal.Options()):  # noqa: B008 - immu
 
     # Stage 2b: a map and a label that fits.
     source = batch["source"]
-    f = tf.stop_gradient(structure.structural_map(source, options.beta))
+    f = tf.stop_gradient(structural_map.structural_map(source, options.beta))
     if options.lesion_removal:
         f = fusion.remove_lesion(f, batch["source_label"])
-    background = structure.background(source, 0)
+    background = structural_map.background(source, 0)
     outside = background if options.placement_test else tf.zeros_like(background)
     placed, _, _ = fusion.place_label(batch["candidates"], outside, place_seed)
     no_lesion = tf.logical_and(placed == 0, batch["source_label"] == 0)
@@ -79,7 +79,7 @@ def terms(nets, batch, seed, options=multimodal.Options()):  # noqa: B008 - immu
     code_gi = [EC(x_g[i], training=True) for i in FOUR]
     maps, codes_s = [], []
     for i in FOUR:
-        f_i = tf.stop_gradient(structure.structural_map(x[i], options.beta))
+        f_i = tf.stop_gradient(structural_map.structural_map(x[i], options.beta))
         code_s = EC_R(multimodal.fuse(f_i, label[i], options), training=True)
         x_s = decode(code_s, index[i], label[i], f_i)
         maps.append(f_i)
@@ -97,7 +97,7 @@ def terms(nets, batch, seed, options=multimodal.Options()):  # noqa: B008 - immu
         add("d_category_generated", category)
         add("category_generated", category)
         add("code_generated", losses.difference(code_g, code_gi[i]))
-        f_g = structure.structural_map(x_g[i], options.beta)
+        f_g = structural_map.structural_map(x_g[i], options.beta)
         add("structure", losses.difference(f * no_lesion, f_g * no_lesion))
         add("background", losses.squared(x_g[i] * background))
         for j in FOUR:

@@ -7,7 +7,7 @@ Needs no judge and nothing random.
 import numpy as np
 import tensorflow as tf
 
-from brats_gan import fusion, spec, structure, synthesis
+from brats_gan import fusion, spec, structural_map, synthesis
 
 WINDOW = 7  # pixels, of the Gaussian window of the SSIM
 SOURCE = spec.BRATS.modalities.index("t1")  # the contrast that the maps are taken from
@@ -39,10 +39,10 @@ def made_from(generate, images, labels, styles, beta, batch_size=16):
         )
         x, label = tf.constant(x, tf.float32), tf.constant(label, tf.int32)
         style = tf.constant(style, tf.float32)
-        f = fusion.remove_lesion(structure.structural_map(x, beta), label)
+        f = fusion.remove_lesion(structural_map.structural_map(x, beta), label)
         made = generate(f, label, style).numpy()[..., 0]
-        outside = structure.resize_background(
-            structure.background(x), -structure.GROWTH
+        outside = structural_map.resize_background(
+            structural_map.background(x), -structural_map.GROWTH
         )
         brain = outside.numpy()[:, None, ..., 0] < 0.5
         finished = np.where(brain & (made >= synthesis.FAINT), made, 0.0)

@@ -17,7 +17,7 @@ import tensorflow as tf
 from absl import app, flags
 from scipy import stats
 
-from brats_gan import figures, io, phantom, spec, structure
+from brats_gan import figures, io, phantom, spec, structural_map
 
 _REAL = flags.DEFINE_string("real_dir", None, "In any layout.", required=True)
 _PHANTOM = flags.DEFINE_string(
@@ -67,7 +67,7 @@ def describe(images, labels):
         numbers[f"fluid / white, {name}"] = fluid / white
         if lesion.any():
             numbers[f"lesion / white, {name}"] = np.median(image[lesion]) / white
-        f = structure.structural_map(tf.constant(image[..., None])).numpy()[..., 0]
+        f = structural_map.structural_map(tf.constant(image[..., None])).numpy()[..., 0]
         numbers[f"density of f, {name}"] = f[brain].mean()
         slope = np.hypot(
             image[:, 1:, 1:] - image[:, :-1, 1:], image[:, 1:, 1:] - image[:, 1:, :-1]

@@ -30,7 +30,7 @@ from brats_gan import (
     runs,
     spec,
     structural,
-    structure,
+    structural_map,
     synthesis,
 )
 
@@ -101,12 +101,12 @@ def real_maps(slices, count, beta, seed):
     f = np.concatenate(
         [
             fusion.remove_lesion(
-                structure.structural_map(tf.constant(x[part]), beta), labels[part]
+                structural_map.structural_map(tf.constant(x[part]), beta), labels[part]
             )
             for part in np.array_split(np.arange(count), -(-count // 200))
         ]
     )
-    background = batched(structure.background, x, 200)
+    background = batched(structural_map.background, x, 200)
     return Maps(f[..., 0], background[..., 0], groups_of(slices, rows))
 
 
@@ -168,8 +168,8 @@ def score_maps(table, run_dir, export, made, real, known):
             **map_shape.shape_rows(f),
         }
         if background is not None:
-            errors = list(map(structure.filter_error, f, background))
-            accepted = np.mean(np.array(errors) <= structure.MAE_THRESHOLD)
+            errors = list(map(structural_map.filter_error, f, background))
+            accepted = np.mean(np.array(errors) <= structural_map.MAE_THRESHOLD)
             nearest = map_shape.dice_of_maps(flat, vectors).max(1).mean()
             rows[side].update({"acceptance": accepted, "nearest Dice": nearest})
     for name in rows["made"]:
@@ -239,9 +239,9 @@ def real_structure(slices, beta):
     def maps(code):
         rows = np.abs(code.numpy()[:, 0] * 1e6).astype(int)
         x = tf.constant(slices.intensities(rows % len(slices), rows % 4)[..., None])
-        f = structure.structural_map(x, beta)
+        f = structural_map.structural_map(x, beta)
         f = fusion.remove_lesion(f, slices.labels(rows % len(slices)))
-        return f, structure.background(x)
+        return f, structural_map.background(x)
 
     return maps
 

@@ -95,7 +95,7 @@ def expected(folder):
     generator = weights.networks(slices, multimodal.GENERATOR_SIDE)
     options = weights.options(slices)
     fitted = synthesis.styles_of(slices.description)
-    style = fitted.draw(rng.standard_normal((SAMPLES, fitted.mean.size), np.float32))
+    style = fitted.sample(rng.standard_normal((SAMPLES, fitted.mean.size), np.float32))
     images = multimodal.generate(generator, f, label, style, options)
     for index, name in enumerate(spec.BRATS.modalities):
         made[name] = images[:, index]

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from brats_gan import figures, io, spec, structure
+from brats_gan import figures, io, spec, structural_map
 
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "PNG to write.", required=True)
@@ -28,9 +28,9 @@ def main(argv):
         middle = volume[len(volume) // 2]
         for channel in range(4):
             x = tf.constant(middle[None, ..., channel : channel + 1])
-            f = np.asarray(structure.structural_map(x))[0, ..., 0]
-            outside = np.asarray(structure.background(x))[0, ..., 0]
-            contour = structure.contour_background(f)
+            f = np.asarray(structural_map.structural_map(x))[0, ..., 0]
+            outside = np.asarray(structural_map.background(x))[0, ..., 0]
+            contour = structural_map.contour_background(f)
             rows.append([middle[..., channel], f, outside, contour])
     titles = ["x", "f (Alg. 1)", "mask (Alg. 2)", "m' (Alg. 3)"]
     names = [f"{s.name} {m}" for s in subjects for m in spec.BRATS.modalities]
@@ -40,12 +40,13 @@ def main(argv):
     for beta in map(float, _BETAS.value):
         for channel, name in enumerate(spec.BRATS.modalities):
             x = tf.constant(np.concatenate(images)[..., channel : channel + 1])
-            f = np.asarray(structure.structural_map(x, beta))[..., 0]
-            outside = np.asarray(structure.background(x))[..., 0]
+            f = np.asarray(structural_map.structural_map(x, beta))[..., 0]
+            outside = np.asarray(structural_map.background(x))[..., 0]
             errors = [
-                structure.filter_error(*each) for each in zip(f, outside, strict=True)
+                structural_map.filter_error(*each)
+                for each in zip(f, outside, strict=True)
             ]
-            closed = np.mean(np.array(errors) <= structure.MAE_THRESHOLD)
+            closed = np.mean(np.array(errors) <= structural_map.MAE_THRESHOLD)
             density = f[np.asarray(x)[..., 0] > 0].mean()
             print(
                 f"{beta:.2f}   {name:8}  {closed:6.2f}  {np.median(errors):10.3f}"

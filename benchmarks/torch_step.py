@@ -23,7 +23,7 @@ from brats_gan import (
     multimodal,
     networks,
     spec,
-    structure,
+    structural_map,
     styles,
 )
 
@@ -304,8 +304,8 @@ def _scale_to_unit(edges):
     return torch.where(span > 0, (edges - low) / span.clamp_min(1e-30), 0.0)
 
 
-def structural_map(x, beta):
-    """Algorithm 1, as structure.structural_map."""
+def extract_map(x, beta):
+    """Algorithm 1, as structural_map.structural_map."""
     with torch.autocast("cpu", enabled=False):
         edges = _sobel(x.float())
     f1 = _scale_to_unit(edges.amin(1, True))
@@ -313,7 +313,7 @@ def structural_map(x, beta):
     f1 = f1.mean((1, 2, 3), True) - f1
     f2 = f2 - f2.mean((1, 2, 3), True)
     margin = torch.maximum(f1, f2) - beta
-    soft = torch.sigmoid(margin / structure.TEMPERATURE)
+    soft = torch.sigmoid(margin / structural_map.TEMPERATURE)
     return soft + ((margin > 0).float() - soft).detach()
 
 
@@ -435,7 +435,7 @@ def terms(nets, batch, draws, options):
     four = range(COUNT)
 
     with torch.no_grad():
-        f, f_x = structural_map(torch.cat([source, x]), options.beta).split(
+        f, f_x = extract_map(torch.cat([source, x]), options.beta).split(
             [batch_size, rows]
         )
         source_label = batch["source_label"]
@@ -502,7 +502,7 @@ def terms(nets, batch, draws, options):
     same_map = x_g[(origin // COUNT * COUNT)[None] + targets].flatten(0, 1)
     had_lesion = source_label.repeat_interleave(COUNT, 0)
     no_lesion = ((placed_rows == 0) & (had_lesion == 0))[:, None].float()
-    f_g = structural_map(x_g, options.beta)
+    f_g = extract_map(x_g, options.beta)
     guided = x_g
     if options.guidance_blur:
         guided = x_g + draws["share"] * (gaussian_blur(x_g) - x_g)

@@ -1,5 +1,9 @@
 """Where the codes of training maps lie, step by step (D25)."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 KEPT = 512  # codes of training maps from which new ones are drawn
@@ -12,19 +16,21 @@ class Codes(tf.Module):
     too few to know how: these are kept from step to step, and in the checkpoint.
     """
 
-    def __init__(self, code_dim, kept=KEPT):
+    def __init__(self, code_dim: int, kept: int = KEPT) -> None:
         super().__init__()
         self.kept = kept
         self.codes = tf.Variable(tf.zeros([kept, code_dim]), trainable=False)
         self.count = tf.Variable(0, dtype=tf.int64, trainable=False)
 
-    def add(self, codes):
+    def add(self, codes: tf.Tensor) -> None:
         """Takes in [B, code_dim]; the oldest give way."""
         rows = self.count + tf.range(tf.shape(codes)[0], dtype=tf.int64)
         self.codes.scatter_nd_update((rows % self.kept)[:, None], codes)
         self.count.assign_add(tf.shape(codes, tf.int64)[0])
 
-    def draw(self, batch_size, seed):
+    def sample(
+        self, batch_size: int | tf.Tensor, seed: tf.Tensor | Sequence[int]
+    ) -> tf.Tensor:
         """[batch_size, code_dim] of the Gaussian with the mean and covariance of those
         kept: the mean, and a random sum of all deviations from it."""
         known = tf.cast(tf.range(self.kept, dtype=tf.int64) < self.count, tf.float32)

@@ -8,11 +8,12 @@ the script's, because this module disclaims it.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from absl import flags
 
-from brats_gan import data, io, losses, runs, structure, weights
+from brats_gan import data, io, losses, runs, structural_map, weights
 from brats_gan import precision as precisions
 from brats_gan import spec as specs
 
@@ -46,25 +47,25 @@ MOST_EPOCHS = 1e6
 class Number(flags.FloatParser):
     """A number within bounds, both of which belong to it; not-a-number is beyond."""
 
-    def is_outside_bounds(self, val):
+    def is_outside_bounds(self, val: float) -> bool:
         return not self.lower_bound <= val <= self.upper_bound
 
 
 class Multiple(flags.IntegerParser):
     """A whole number within bounds that is a multiple of the lower one."""
 
-    def is_outside_bounds(self, val):
+    def is_outside_bounds(self, val: int) -> bool:
         return super().is_outside_bounds(val) or val % self.lower_bound != 0
 
     @property
-    def syntactic_help(self):
+    def syntactic_help(self) -> str:
         return (
             f"a multiple of {self.lower_bound} from {self.lower_bound} to "
             f"{self.upper_bound}"
         )
 
     @syntactic_help.setter
-    def syntactic_help(self, value):
+    def syntactic_help(self, value: str) -> None:
         pass  # the parent's words leave out what the number is a multiple of
 
 
@@ -73,7 +74,7 @@ class StepsPerCall(flags.ArgumentParser):
 
     lower_bound, upper_bound = 1, 1_000_000
 
-    def parse(self, argument):
+    def parse(self, argument: str | int) -> str | int:
         if argument == "auto":
             return argument
         if not str(argument).isdecimal() or not int(argument):
@@ -106,30 +107,32 @@ def count(
 # --- Data -----------------------------------------------------------------------------
 
 
-def data_dir(help="BraTS folder, see data/README.md."):
+def data_dir(
+    help: str = "BraTS folder, see data/README.md.",
+) -> flags.FlagHolder[str | None]:
     return flags.DEFINE_string("data_dir", None, help)
 
 
-def layout():
+def layout() -> flags.FlagHolder[str | None]:
     return flags.DEFINE_string("layout", None, "Layout of data_dir; default: look.")
 
 
-def split(default="drawn from --split_seed"):
+def split(default: str = "drawn from --split_seed") -> flags.FlagHolder[str | None]:
     return flags.DEFINE_string(
         "split", None, f"A split.json to keep to; default: {default}."
     )
 
 
-def split_seed():
+def split_seed() -> flags.FlagHolder[int]:
     # random.Random takes -1 for 1.
     return count("split_seed", 0, "Seeds the split by subject.", MOST_SEED, 0)
 
 
-def held_out():
+def held_out() -> flags.FlagHolder[float]:
     return number("held_out", 0.1, "Share of subjects held out.", 0, 1)
 
 
-def slices():
+def slices() -> flags.FlagHolder[str]:
     default = ":".join(map(str, specs.BRATS.slices))
     return flags.DEFINE_string(
         "slices", default, "Axial slices, half-open (D15); with --spec: those it names."
@@ -139,16 +142,16 @@ def slices():
 class SpecParser(flags.ArgumentParser):
     """What --spec takes: a JSON file, or JSON; flags.txt has the JSON."""
 
-    def parse(self, argument):
+    def parse(self, argument: str | specs.Spec) -> specs.Spec:
         if isinstance(argument, specs.Spec):
             return argument
         return specs.parse(argument)
 
-    def flag_type(self):
+    def flag_type(self) -> str:
         return "data specification"
 
 
-def spec():
+def spec() -> flags.FlagHolder[specs.Spec | None]:
     """A flag whose value is a spec.Spec, or None for that of BraTS."""
     return flags.DEFINE(
         SpecParser(),
@@ -160,7 +163,7 @@ def spec():
     )
 
 
-def cache_dir():
+def cache_dir() -> flags.FlagHolder[str | None]:
     return flags.DEFINE_string(
         "cache_dir",
         None,
@@ -169,24 +172,26 @@ def cache_dir():
     )
 
 
-def check(help="Check the data before the first step."):
+def check(
+    help: str = "Check the data before the first step.",
+) -> flags.FlagHolder[bool]:
     return flags.DEFINE_bool("check", True, help)
 
 
 # --- Training -------------------------------------------------------------------------
 
 
-def run_dir():
+def run_dir() -> flags.FlagHolder[str | None]:
     return flags.DEFINE_string(
         "run_dir", None, "Folder of this run; resumed if it exists."
     )
 
 
-def init_from(of=""):
+def init_from(of: str = "") -> flags.FlagHolder[str | None]:
     return flags.DEFINE_string("init_from", None, f"{of}{weights.INIT_FROM}")
 
 
-def image_size(multiple):
+def image_size(multiple: int) -> flags.FlagHolder[int]:
     """A flag for the side of slices, of which networks ask that it is a multiple."""
     return flags.DEFINE(
         Multiple(multiple, MOST_PIXELS),
@@ -197,41 +202,51 @@ def image_size(multiple):
     )
 
 
-def steps():
+def steps() -> flags.FlagHolder[int | None]:
     return count("steps", None, "Training steps; default: by --epochs.", MOST_STEPS)
 
 
-def epochs(default, help="Passes over the slices, without --steps."):
+def epochs(
+    default: float, help: str = "Passes over the slices, without --steps."
+) -> flags.FlagHolder[float]:
     return number("epochs", default, help, 1e-3, MOST_EPOCHS)
 
 
-def batch_size(default, help):
+def batch_size(default: int, help: str) -> flags.FlagHolder[int]:
     return count("batch_size", default, help, MOST_SLICES)
 
 
-def learning_rate(default=5e-4, help="Adam's peak rate."):
+def learning_rate(
+    default: float = 5e-4, help: str = "Adam's peak rate."
+) -> flags.FlagHolder[float]:
     return number("learning_rate", default, help, 1e-9, 1)
 
 
-def width(name="width", default=64, help="Base width n of the networks."):
+def width(
+    name: str = "width",
+    default: int | None = 64,
+    help: str = "Base width n of the networks.",
+) -> flags.FlagHolder[int | None]:
     return count(name, default, help, MOST_WIDTH)
 
 
-def beta():
-    return number("beta", structure.BETA, "Threshold of Algorithm 1 (D3).", 0, 1)
+def beta() -> flags.FlagHolder[float]:
+    return number("beta", structural_map.BETA, "Threshold of Algorithm 1 (D3).", 0, 1)
 
 
-def input_noise(default, help):
+def input_noise(default: float, help: str) -> flags.FlagHolder[float]:
     return number("input_noise", default, help, 0, 1)
 
 
-def label_loss():
+def label_loss() -> flags.FlagHolder[str]:
     return flags.DEFINE_enum(
         "label_loss", "weighted", list(losses.LABEL_LOSSES), "Lesion loss (D12)."
     )
 
 
-def loss_weights(defaults):
+def loss_weights(
+    defaults: Mapping[str, float],
+) -> dict[str, flags.FlagHolder[float]]:
     """{name: flag} of the weights of a stage's losses, {name: default}."""
     return {
         name: number(
@@ -241,22 +256,24 @@ def loss_weights(defaults):
     }
 
 
-def seed(help="Seeds weights, noise and the order of slices."):
+def seed(
+    help: str = "Seeds weights, noise and the order of slices.",
+) -> flags.FlagHolder[int]:
     return count("seed", 0, help, MOST_SEED, 0)
 
 
-def precision():
+def precision() -> flags.FlagHolder[str]:
     return flags.DEFINE_enum(
         "precision", precisions.AUTO, precisions.CHOICES, precisions.HELP
     )
 
 
-def deterministic():
+def deterministic() -> flags.FlagHolder[bool | None]:
     # Not False, or flags.txt of a run from before there was this flag would not fit.
     return flags.DEFINE_bool("deterministic", None, DETERMINISTIC)
 
 
-def checkpoint_seconds():
+def checkpoint_seconds() -> flags.FlagHolder[float]:
     return number(
         "checkpoint_seconds",
         runs.CHECKPOINT_SECONDS,
@@ -266,7 +283,7 @@ def checkpoint_seconds():
     )
 
 
-def steps_per_call():
+def steps_per_call() -> flags.FlagHolder[str | int]:
     return flags.DEFINE(
         StepsPerCall(),
         "steps_per_call",

@@ -1,11 +1,14 @@
 """Keras builders, one per network symbol of the paper; layer tables as the authors'.
 
 `width` is the paper's base width n (64 there). Code maps are a quarter of the image's
-side. No normalisation on output convolutions, He-normal weights and a true leaky ReLU
-in discriminators are D11; the conditional norm is D16, the label modulation D19, where
-DC has no norm D29, the discriminators' spectral norm D31, the modulation by the map D32
-and the style D33. Output layers compute in float32 under any precision policy.
+side. Discriminators are PatchGANs. Output convolutions without normalisation, He-normal
+weights and a true leaky ReLU in discriminators are D11. DC has conditional instance
+normalisation (D16) but in its last blocks (D29), SPADE-style modulation by the label
+(D19) and by the map (D32), and a style (D33); the discriminators' spectral norm is D31.
+Output layers compute in float32 under any precision policy.
 """
+
+from __future__ import annotations
 
 import tensorflow as tf
 
@@ -23,19 +26,14 @@ layers = tf.keras.layers
 def _conv(
     x, filters, kernel=3, strides=1, bias=False, dtype=None, name=None, doubled=False
 ):
-    options = {
-        "use_bias": bias,
-        "kernel_initializer": "he_normal",
-        "dtype": dtype,
-        "name": name,
-    }
+    options = {"kernel_initializer": "he_normal", "dtype": dtype, "name": name}
     if doubled:
-        return ResizeConv2D(filters, **options)(x)
-    return layers.Conv2D(filters, kernel, strides, "same", **options)(x)
+        return ResizeConv2D(filters, use_bias=bias, **options)(x)
+    return layers.Conv2D(filters, kernel, strides, "same", use_bias=bias, **options)(x)
 
 
 def _block(x, filters, strides=1, norm=True, doubled=False):
-    """Conv 3x3, instance norm, ReLU; doubled: of the image made twice as large."""
+    """Conv 3x3, instance norm, ReLU; doubled: the image is enlarged twofold first."""
     x = _conv(x, filters, strides=strides, bias=not norm, doubled=doubled)
     if norm:
         x = instance_norm()(x)
@@ -43,7 +41,7 @@ def _block(x, filters, strides=1, norm=True, doubled=False):
 
 
 def _spectral_block(x, filters, kernel, strides):
-    """Conv with spectral norm, LeakyReLU(0.2): a block that sees amplitude (D31)."""
+    """Conv with spectral norm, LeakyReLU(0.2): this block keeps amplitude (D31)."""
     x = SpectralConv2D(filters, kernel, strides, kernel_initializer="he_normal")(x)
     return layers.LeakyReLU(0.2)(x)
 
@@ -64,8 +62,10 @@ def _output(x, channels, activation=None, name=None):
     return layers.Activation(activation, dtype="float32")(x)
 
 
-def build_encoder(size, width=64, channels=1, name="EC"):
-    """EC, EC_R, EC_l and the encoder of MASK: image -> code.
+def build_encoder(
+    size: int, width: int = 64, channels: int = 1, name: str = "EC"
+) -> tf.keras.Model:
+    """Builds EC, EC_R, EC_l and the encoder of MASK: image -> code.
 
     [B, size, size, channels] -> [B, size / 4, size / 4, 8 * width].
     """
@@ -95,8 +95,14 @@ def _decoder_trunk(x, width, block):
     return block(x, width, 2, False, True)
 
 
-def build_decoder(code_size, width=64, channels=1, activation=None, name="DC_l"):
-    """DC_l and the decoder of MASK: code -> maps of `channels` channels.
+def build_decoder(
+    code_size: int,
+    width: int = 64,
+    channels: int = 1,
+    activation: str | None = None,
+    name: str = "DC_l",
+) -> tf.keras.Model:
+    """Builds DC_l and the decoder of MASK: code -> maps of `channels` channels.
 
     [B, code_size, code_size, 8 * width] -> [B, 4 * code_size, 4 * code_size, channels].
     """
@@ -109,28 +115,36 @@ def build_decoder(code_size, width=64, channels=1, activation=None, name="DC_l")
     return tf.keras.Model(code, _output(x, channels, activation), name=name)
 
 
-def heaviest_convolution(size, width, images):
+def heaviest_convolution(
+    size: int, width: int, images: int
+) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]]:
     """(images, kernel), shapes of the heaviest convolution of encoder and decoder.
 
-    Of 4n channels at half of the size, 3x3. The blocks of 2n channels at full size and
-    of 8n at a quarter take as many products, but are fewer; doublings take 8/9 of them
-    and a border. DC_f has it too. The first of DC has 4 channels more than 8n: a little
-    heavier, but no shape to judge a machine by.
+    It is the one of 4n channels at half of the size, 3x3, which DC_f has too. Blocks of
+    2n channels at full size and of 8n at a quarter take as many products, but there are
+    fewer; those that double take 8/9 as many. The first of DC has M channels more than
+    8n: a little heavier, but no shape to judge a machine by.
     """
     side, channels = size // 2, 4 * width
     return (images, side, side, channels), (3, 3, channels, channels)
 
 
-def build_segmentor(size, width=64, channels=1, name="SEG", labels=BRATS.num_labels):
-    """SEG = EC_l then DC_l: [B, size, size, channels] -> logits [B, size, size, L]."""
+def build_segmentor(
+    size: int,
+    width: int = 64,
+    channels: int = 1,
+    name: str = "SEG",
+    labels: int = BRATS.num_labels,
+) -> tf.keras.Model:
+    """Builds SEG of EC_l and DC_l: [B, size, size, channels] -> logits [..., L]."""
     image = tf.keras.Input((size, size, channels))
     code = build_encoder(size, width, channels, name="EC_l")(image)
     logits = build_decoder(size // 4, width, labels)(code)
     return tf.keras.Model(image, logits, name=name)
 
 
-def build_mask(size, width=64, name="MASK"):
-    """MASK: map -> probability of being outside the brain.
+def build_mask(size: int, width: int = 64, name: str = "MASK") -> tf.keras.Model:
+    """Builds MASK: map -> probability of being outside the brain.
 
     [B, size, size, 1] -> [B, size, size, 1] in [0, 1].
     """
@@ -143,16 +157,18 @@ def build_mask(size, width=64, name="MASK"):
 CODE_STRIDE = 8  # pixels of the map a cell of its code (D26)
 
 
-def map_code_dim(size, code_channels):
+def map_code_dim(size: int, code_channels: int) -> int:
     """Length of the flat code of a map of this size."""
     return (size // CODE_STRIDE) ** 2 * code_channels
 
 
-def build_map_encoder(size, width=64, code_channels=4, name="EC_f"):
-    """EC_f: map -> mean and log-variance of its code, both [B, code_dim].
+def build_map_encoder(
+    size: int, width: int = 64, code_channels: int = 4, name: str = "EC_f"
+) -> tf.keras.Model:
+    """Builds EC_f: map -> mean and log-variance of its code, both [B, code_dim].
 
-    [B, size, size, 1] in {0, 1}; size a multiple of CODE_STRIDE. The code is a grid of
-    code_channels numbers a cell, flattened (D26).
+    [B, size, size, 1] in {0, 1}; size a multiple of CODE_STRIDE. The code is a grid,
+    code_channels numbers in each cell, flattened (D26).
     """
     x = f = tf.keras.Input((size, size, 1))
     x = _block(x, width)
@@ -171,8 +187,10 @@ def build_map_encoder(size, width=64, code_channels=4, name="EC_f"):
     return tf.keras.Model(f, [mean, logvar], name=name)
 
 
-def build_map_decoder(size, width=64, code_channels=4, name="DC_f"):
-    """DC_f: code -> logit of an edge at each pixel. No norm layers (D17).
+def build_map_decoder(
+    size: int, width: int = 64, code_channels: int = 4, name: str = "DC_f"
+) -> tf.keras.Model:
+    """Builds DC_f: code -> logit of an edge at each pixel. No norm layers (D17).
 
     [B, code_dim] -> [B, size, size, 1].
     """
@@ -190,12 +208,14 @@ def build_map_decoder(size, width=64, code_channels=4, name="DC_f"):
 MATCHED = 3  # layers of D_f that a rebuilt map is compared in (D30)
 
 
-def build_map_discriminator(size, width=64, spectral=True, name="D_f"):
-    """D_f: map -> patch scores [B, size / 16, size / 16, 1], and its first layers.
+def build_map_discriminator(
+    size: int, width: int = 64, spectral: bool = True, name: str = "D_f"
+) -> tf.keras.Model:
+    """Builds D_f, a PatchGAN: map -> patch scores [B, size / 16, size / 16, 1].
 
-    The outputs of the first MATCHED blocks come along for feature matching (D30).
-    spectral: spectral norm and 4 x 4 kernels (D31); False: the authors' layers, with an
-    instance norm, which cannot see amplitude.
+    The outputs of the first MATCHED blocks follow the scores, for feature matching
+    (D30). spectral: spectral norm and 4 x 4 kernels (D31); False: the authors' layers,
+    with instance normalisation, which removes amplitude.
     """
     x = f = tf.keras.Input((size, size, 1))
     features = []
@@ -213,8 +233,10 @@ def build_map_discriminator(size, width=64, spectral=True, name="D_f"):
     return tf.keras.Model(f, [score, *features[:MATCHED]], name=name)
 
 
-def build_map_code_discriminator(size, width=64, code_channels=4, name="FD_f"):
-    """FD_f: code [B, code_dim], seen as the grid it is -> patch scores."""
+def build_map_code_discriminator(
+    size: int, width: int = 64, code_channels: int = 4, name: str = "FD_f"
+) -> tf.keras.Model:
+    """Builds FD_f: code [B, code_dim], as the grid that it is -> patch scores."""
     side = size // CODE_STRIDE
     code = tf.keras.Input((map_code_dim(size, code_channels),))
     x = layers.Reshape((side, side, code_channels))(code)
@@ -227,14 +249,14 @@ def build_map_code_discriminator(size, width=64, code_channels=4, name="FD_f"):
 def _conditional_block(
     x, filters, condition, maps, norm=True, doubled=False, style=None
 ):
-    """Conv 3x3, instance norm, a gain and offset for each modality (D16), ReLU.
+    """Conv 3x3, conditional instance normalisation (D16), SPADE-style modulation, ReLU.
 
     condition: [B, M] one-hot, or None for a gain and offset that all modalities share.
-    maps: [B, h, w, .] or None; given, a 3x3 convolution of it adds to gain and
-    offset at every pixel (D19).
+    maps: [B, h, w, .] or None; of these, 3x3 convolutions compute a gain and offset for
+    every pixel (D19).
     style: [B, .] or None; given, it adds to gain and offset of the image (D33).
     norm: False leaves the instance norm out (D29).
-    doubled: the convolution is of the image made twice as large.
+    doubled: the image is enlarged twofold before the convolution.
     """
     x = _conv(x, filters, bias=condition is None and not norm, doubled=doubled)
     if condition is not None:
@@ -245,12 +267,10 @@ def _conditional_block(
         if style is not None:
             # Zero weights at the start, as for the maps below.
             by_style = {"kernel_initializer": "zeros", **per_modality}
-            gain = layers.Add(dtype="float32")(
-                [gain, layers.Dense(filters, **by_style)(style)]
-            )
-            offset = layers.Add(dtype="float32")(
-                [offset, layers.Dense(filters, **by_style)(style)]
-            )
+            more_gain = layers.Dense(filters, **by_style)(style)
+            gain = layers.Add(dtype="float32")([gain, more_gain])
+            more_offset = layers.Dense(filters, **by_style)(style)
+            offset = layers.Add(dtype="float32")([offset, more_offset])
         if norm:
             x = conditional_instance_norm()([x, gain, offset])
         else:
@@ -260,39 +280,32 @@ def _conditional_block(
     elif norm:
         x = instance_norm()(x)
     if maps is not None:
-        # Zero weights at the start: an unlearnt label leaves the image alone.
-        local_gain = layers.Conv2D(
-            filters, 3, padding="same", kernel_initializer="zeros"
-        )
-        local_offset = layers.Conv2D(
-            filters, 3, padding="same", kernel_initializer="zeros"
-        )
-        x = layers.Add(dtype="float32")(
-            [
-                x,
-                layers.Multiply(dtype="float32")([x, local_gain(maps)]),
-                local_offset(maps),
-            ]
-        )
+        # Zero weights at the start: maps change nothing until this is trained.
+        by_pixel = {"padding": "same", "kernel_initializer": "zeros"}
+        gain = layers.Conv2D(filters, 3, **by_pixel)(maps)
+        offset = layers.Conv2D(filters, 3, **by_pixel)(maps)
+        scaled = layers.Multiply(dtype="float32")([x, gain])
+        x = layers.Add(dtype="float32")([x, scaled, offset])
     return layers.ReLU()(x)
 
 
 def build_conditional_decoder(
-    code_size,
-    width=64,
-    conditional_norm=True,
-    label_modulation=True,
-    map_modulation=True,
-    style_numbers=0,
-    name="DC",
+    code_size: int,
+    width: int = 64,
+    conditional_norm: bool = True,
+    label_modulation: bool = True,
+    map_modulation: bool = True,
+    style_numbers: int = 0,
+    name: str = "DC",
     spec: Spec = BRATS,
-):
-    """DC: code, modality and maps -> MRI slice of that modality.
+) -> tf.keras.Model:
+    """Builds DC: code, modality and maps -> MRI slice of that modality.
 
-    The modality enters as a one-hot map beside the code (the paper) and as a gain and
-    offset in every block (D16); the maps of the lesion (D19) and the structural map
-    (D32) at the last block of the last two resolutions and the output; the style in
-    every block (D33). Blocks of the image's size have no norm (D29).
+    The modality enters as a one-hot map beside the code (the paper) and by conditional
+    instance normalisation in every block (D16); the maps of the lesion (D19) and the
+    structural map (D32) by SPADE-style modulation in the last block of the last two
+    resolutions and at the output; the style in every block (D33). Blocks at the image's
+    size have no norm (D29).
 
     Inputs: code [B, code_size, code_size, 8 * width]; condition [B, M] one-hot; maps
     [B, size, size, N], where size = 4 * code_size and N is num_maps of the two
@@ -314,14 +327,10 @@ def build_conditional_decoder(
         inputs.append(style)
 
     def block(x, filters, level, first, last):
+        of_modality = condition if conditional_norm else None
+        modulation = by_level.get(level) if last else None
         return _conditional_block(
-            x,
-            filters,
-            condition if conditional_norm else None,
-            by_level.get(level) if last else None,
-            norm=level < 2,
-            doubled=first,
-            style=style,
+            x, filters, of_modality, modulation, level < 2, doubled=first, style=style
         )
 
     beside = layers.Reshape((1, 1, spec.num_modalities))(condition)
@@ -330,8 +339,8 @@ def build_conditional_decoder(
     x = _decoder_trunk(x, width, block)
     logits = _output(x, 1)
     if count:
-        # And straight to the output: the intensity of each class in each modality. Of
-        # the pixel itself: rims are one or two pixels from what they enclose.
+        # A 1x1 convolution adds the intensity of each class to the output; it takes the
+        # pixel alone, since rims are one or two pixels from what they enclose.
         straight = layers.Conv2D(1, 1, kernel_initializer="zeros", dtype="float32")
         logits = layers.Add(dtype="float32")([logits, straight(maps)])
     image = layers.Activation("sigmoid", dtype="float32")(logits)
@@ -339,7 +348,7 @@ def build_conditional_decoder(
 
 
 def num_lesion_maps(spec: Spec = BRATS) -> int:
-    """A map for each lesion class and modality (D19)."""
+    """How many maps the lesion has: one for each class and modality (D19)."""
     return (spec.num_labels - 1) * spec.num_modalities
 
 
@@ -349,16 +358,20 @@ def num_maps(label_modulation: bool, map_modulation: bool, spec: Spec = BRATS) -
 
 
 def build_discriminator(
-    size, width=64, categories=BRATS.num_modalities, spectral=True, name="D"
-):
-    """D: slice -> real/fake scores and category scores, patch maps.
+    size: int,
+    width: int = 64,
+    categories: int = BRATS.num_modalities,
+    spectral: bool = True,
+    name: str = "D",
+) -> tf.keras.Model:
+    """Builds D, a PatchGAN: slice -> real/fake scores and category scores of patches.
 
     [B, size, size, 1] -> [B, size / s, size / s, 1], [B, size / s, size / s,
     categories]. categories is 1 for the paper's regression (D10).
 
     spectral: spectral norm in the trunk and the score, 4 x 4 kernels at stride 2, which
-    cover all pixels alike, and s = 8 (D31); False: the authors' layers, s = 16, with an
-    instance norm after each.
+    cover all pixels alike, and s = 8 (D31); False: the authors' layers, s = 16, each
+    with instance normalisation.
     """
     x = image = tf.keras.Input((size, size, 1))
     if spectral:
@@ -375,8 +388,10 @@ def build_discriminator(
     return tf.keras.Model(image, [score, category], name=name)
 
 
-def build_code_discriminator(code_size, width=64, name="FD"):
-    """FD: code [B, code_size, code_size, 8 * width] -> patch scores."""
+def build_code_discriminator(
+    code_size: int, width: int = 64, name: str = "FD"
+) -> tf.keras.Model:
+    """Builds FD: code [B, code_size, code_size, 8 * width] -> patch scores."""
     x = code = tf.keras.Input((code_size, code_size, 8 * width))
     for kernel, strides in ((7, 2), (5, 2), (3, 1), (3, 1)):
         x = _leaky_block(x, width, kernel, strides)

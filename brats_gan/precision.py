@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +45,9 @@ SECONDS = 0.3  # after which the rounds end
 HOPELESS = 3.0
 
 
+Shape = tuple[int, int, int, int]  # of images or of a kernel
+
+
 class Choice(NamedTuple):
     """What was measured and chosen.
 
@@ -55,11 +59,11 @@ class Choice(NamedTuple):
     """
 
     precision: str
-    seconds: dict
-    images: tuple
-    kernel: tuple
+    seconds: dict[str, float]
+    images: Shape
+    kernel: Shape
 
-    def __str__(self):
+    def __str__(self) -> str:
         times = ", ".join(f"{1e3 * s:.1f} ms in {n}" for n, s in self.seconds.items())
         return (
             f"{self.precision}, measured: a convolution of {list(self.images)} by "
@@ -68,7 +72,10 @@ class Choice(NamedTuple):
 
 
 def settle(
-    asked: str, run_dir: str | Path, deterministic: bool, convolution: tuple
+    asked: str,
+    run_dir: str | Path,
+    deterministic: bool,
+    convolution: tuple[Shape, Shape],
 ) -> str:
     """The precision of this run.
 
@@ -127,7 +134,7 @@ def _checked(value, source):
     return value
 
 
-def choose(images: tuple, kernel: tuple) -> Choice:
+def choose(images: Shape, kernel: Shape) -> Choice:
     """The precision in which a convolution and its gradients are fastest here.
 
     A coarser one must be MARGIN times as fast as what is before it in PRECISIONS, which
@@ -158,7 +165,9 @@ def has_gpu() -> bool:
     return bool(tf.config.list_logical_devices("GPU"))
 
 
-def measure(precisions, images, kernel):
+def measure(
+    precisions: Iterable[str], images: Shape, kernel: Shape
+) -> dict[str, list[float]]:
     """Seconds of a convolution and its gradients, by precision; float32 is the first.
 
     Interleaved, so that all see the same machine. Calls of the first round, which also
@@ -192,7 +201,9 @@ def measure(precisions, images, kernel):
     return {name: each[1:] or each for name, each in seconds.items()}
 
 
-def convolution(precision, images, kernel):
+def convolution(
+    precision: str, images: Shape, kernel: Shape
+) -> Callable[[], np.float32]:
     """A function that computes the convolution and its gradients, and waits for them.
 
     As in a step under that policy: weights, and the norms before and after, are
@@ -213,7 +224,7 @@ def convolution(precision, images, kernel):
     return call
 
 
-def part_of(images, kernel, operations):
+def part_of(images: Shape, kernel: Shape, operations: float) -> tuple[Shape, Shape]:
     """Fewer images, then a smaller square of one, until it takes few operations.
 
     Never less than 8 x 8 pixels, or all there are. (images, kernel) -> the same.

@@ -12,7 +12,7 @@ import itertools
 
 import numpy as np
 
-from brats_gan import metrics, structure
+from brats_gan import metrics, structural_map
 from brats_gan.lazy import tf
 
 SHIFTS = (1, 2, 4)  # pixels
@@ -21,7 +21,7 @@ SHIFTS = (1, 2, 4)  # pixels
 def edges(images: np.ndarray, beta: float) -> np.ndarray:
     """Algorithm 1 of every contrast: [N, 4, H, W] in [0, 1] -> the same in {0, 1}."""
     flat = tf.constant(images.reshape(-1, *images.shape[2:], 1), tf.float32)
-    return structure.structural_map(flat, beta).numpy().reshape(images.shape)
+    return structural_map.structural_map(flat, beta).numpy().reshape(images.shape)
 
 
 def agreement(maps: np.ndarray) -> float:

@@ -57,11 +57,15 @@ def make_train_step(
     return train_step
 
 
-def score(find: Callable, slices: data.Slices, whole_subjects: bool = True) -> dict:
+def score(
+    predict: Callable[[np.ndarray], tf.Tensor],
+    slices: data.Slices,
+    whole_subjects: bool = True,
+) -> dict:
     """Scores of every slice, as the paper, and of every subject, as the field (D13).
 
     Args:
-        find: x [b, M, H, W, 1] -> labels [b, N, H, W], N is M or 1, as in
+        predict: x [b, M, H, W, 1] -> labels [b, N, H, W], N is M or 1, as in
             lesion_components.segment.
         slices: data.Slices to score on.
         whole_subjects: False where the slices of a volume do not belong together.
@@ -75,8 +79,8 @@ def score(find: Callable, slices: data.Slices, whole_subjects: bool = True) -> d
     spec, pixel = slices.spec, slices.spec.crop / slices.image_size
     by_slice, volumes = [], {}
     for x, labels, subjects in data.in_order(slices, 16):
-        found = find(x).numpy()  # [b, N, H, W]
-        for label, answers, subject in zip(labels, found, subjects, strict=True):
+        predicted = predict(x).numpy()  # [b, N, H, W]
+        for label, answers, subject in zip(labels, predicted, subjects, strict=True):
             by_slice.append(_scores(label, answers, (pixel, pixel), spec))
             volumes.setdefault(int(subject), []).append((label, answers))
     scores = {"by_slice": _mean(by_slice), "by_subject": None}

@@ -5,7 +5,10 @@ package, where setup.py puts them, so that nothing of ours but `brats_gan` is at
 level of site-packages.
 """
 
+from __future__ import annotations
+
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
@@ -16,13 +19,13 @@ CONFIGS = (_PACKAGE if CHECKOUT is None else CHECKOUT) / "configs"
 _FLAGFILE = ("--flagfile", "-flagfile")
 
 
-def flagfiles():
+def flagfiles() -> list[str]:
     """Names of the flagfiles that come with the package: "demo/structural", ..."""
     paths = (path.relative_to(CONFIGS) for path in CONFIGS.glob("*/*.flags"))
     return sorted(path.with_suffix("").as_posix() for path in paths)
 
 
-def flagfiles_help():
+def flagfiles_help() -> str:
     """What --help says of them."""
     return textwrap.fill(
         "Flagfiles that come with the package, for --flagfile=NAME: "
@@ -32,7 +35,7 @@ def flagfiles_help():
     )
 
 
-def flagfile(name):
+def flagfile(name: str) -> str:
     """The file that --flagfile=`name` means, as text.
 
     A file of the user's goes first. Then "demo/structural", "demo/structural.flags" and
@@ -45,7 +48,7 @@ def flagfile(name):
     return str(CONFIGS / f"{asked}.flags") if asked in flagfiles() else name
 
 
-def with_flagfiles(argv):
+def with_flagfiles(argv: Iterable[str]) -> list[str]:
     """`argv` with the names of flagfiles that come with the package as their paths."""
     arguments, result, value_next = list(argv), [], False
     for number, argument in enumerate(arguments):

@@ -47,7 +47,7 @@ class Spec:
     image_weights: tuple[float, ...] = ()
     label_weights: tuple[float, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         def settle(name, value):
             object.__setattr__(self, name, value)
 
@@ -115,7 +115,7 @@ class Spec:
                     f"{name}: {list(weights)} are no {len(self.labels)} numbers above 0"
                 )
 
-    def __hash__(self):  # equal ones have equal names; a dict has no hash
+    def __hash__(self) -> int:  # equal ones have equal names; a dict has no hash
         return hash((self.modalities, self.labels, self.slices, self.crop, self.field))
 
     @property
@@ -139,7 +139,7 @@ class Spec:
         }
         return {**listed, "regions": regions}
 
-    def __str__(self):
+    def __str__(self) -> str:
         """As the flag --spec takes it, in one line; `parse` reads it."""
         return json.dumps(self.as_dict())
 

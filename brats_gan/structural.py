@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from brats_gan import code_bank, fusion, losses, networks, runs, structure
+from brats_gan import code_bank, fusion, losses, networks, runs, structural_map
 from brats_gan.lazy import tf
 from brats_gan.parts import over_parts
 
@@ -35,7 +35,7 @@ DISCRIMINATOR_SIDE = ("D_f", "FD_f")
 class Options(NamedTuple):
     """What a run chooses beside the weights; each is a flag of train_structural.py."""
 
-    beta: float = structure.BETA
+    beta: float = structural_map.BETA
     map_loss: str = "entropy"  # or "squared", see losses.reconstruction_f (D27)
     soft_maps: bool = True  # D30: DC_f and D_f learn from f before its threshold
     input_noise: float = 0.05  # sd of the noise on what D_f sees
@@ -85,13 +85,16 @@ def variables(nets: dict, side: tuple[str, ...]) -> list[tf.Variable]:
     return [v for n in side if n in nets for v in nets[n].trainable_variables]
 
 
-def extract(batch: dict, beta: float = structure.BETA) -> tuple[tf.Tensor, tf.Tensor]:
+def extract(
+    batch: dict, beta: float = structural_map.BETA
+) -> tuple[tf.Tensor, tf.Tensor]:
     """f without its lesion, and the mask of Algorithm 2, of a batch of stage 1.
 
     {"x": [B, H, W, 1], "label": [B, H, W]} -> two of [B, H, W, 1] in {0, 1}.
     """
-    f = tf.stop_gradient(structure.structural_map(batch["x"], beta))
-    return fusion.remove_lesion(f, batch["label"]), structure.background(batch["x"])
+    f = tf.stop_gradient(structural_map.structural_map(batch["x"], beta))
+    background = structural_map.background(batch["x"])
+    return fusion.remove_lesion(f, batch["label"]), background
 
 
 def terms(
@@ -114,7 +117,9 @@ def terms(
     f, background = extract(batch, options.beta)
     shown = f
     if options.soft_maps:
-        soft = tf.stop_gradient(structure.soft_structural_map(batch["x"], options.beta))
+        soft = tf.stop_gradient(
+            structural_map.soft_structural_map(batch["x"], options.beta)
+        )
         shown = fusion.remove_lesion(soft, batch["label"])
     mean, logvar = nets["EC_f"](f, training=True)
     code_seed, prior_seed, drawn_seed, noise_seed = tf.unstack(
@@ -125,7 +130,7 @@ def terms(
     code = mean + tf.exp(0.5 * logvar) * code_n
     # f_g is what D_f judges, so its codes must lie where codes of maps do (D25).
     codes.add(tf.stop_gradient(code))
-    drawn = codes.draw(tf.shape(code)[0], drawn_seed)
+    drawn = codes.sample(tf.shape(code)[0], drawn_seed)
 
     def decoded(codes):
         logits = nets["DC_f"](codes, training=True)

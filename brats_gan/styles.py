@@ -5,6 +5,9 @@ training volumes, told to DC beside the modality, and drawn from its distributio
 the training subjects when slices are made: one draw for the four modalities of a set.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +19,7 @@ LIMIT = 2.0  # of the standard normal numbers a style is drawn from
 SHRINKAGE = 0.1  # share of what is taken as independent in the covariance of styles
 
 
-def measure(volume, label):
+def measure(volume: np.ndarray, label: np.ndarray) -> np.ndarray:
     """The style of one modality of one subject.
 
     Args:
@@ -39,7 +42,7 @@ class Styles(NamedTuple):
     mean: np.ndarray  # [M, K]
     factor: np.ndarray  # [M * K, M * K], lower triangular, of the covariance
 
-    def draw(self, z):
+    def sample(self, z: np.ndarray) -> np.ndarray:
         """Styles [B, M, K] of standard normal numbers z [B, M * K]."""
         z = np.clip(z, -LIMIT, LIMIT)
         drawn = self.mean.ravel() + z @ self.factor.T
@@ -47,14 +50,14 @@ class Styles(NamedTuple):
         return np.sort(drawn.reshape(-1, *self.mean.shape), -1).astype(np.float32)
 
 
-def from_json(fitted):
+def from_json(fitted: Mapping[str, Sequence[Sequence[float]]]) -> Styles:
     """Styles of the lists that an export's JSON holds."""
     return Styles(
         np.asarray(fitted["mean"], np.float32), np.asarray(fitted["factor"], np.float32)
     )
 
 
-def fit(styles):
+def fit(styles: np.ndarray) -> Styles:
     """Styles of the subjects' own: [N, M, K] -> Styles.
 
     The modalities of a subject are drawn together, as they are seen together; a

@@ -23,7 +23,7 @@ from brats_gan import (
     metrics,
     multimodal,
     structural,
-    structure,
+    structural_map,
     styles,
 )
 from brats_gan.spec import BRATS, Spec, of_description
@@ -40,7 +40,7 @@ class Sample(NamedTuple):
     background: np.ndarray  # MASK(f_g) in {0, 1}, 1 outside the brain
     label: np.ndarray  # uint8 0..L-1
     images: np.ndarray  # [M, size, size]
-    found: np.ndarray  # [N, size, size] uint8, what the segmentors see in the images
+    predicted: np.ndarray  # [N, size, size] uint8, labels, by the segmentors
     label_subject: str  # whose label it was before it was moved; "" for an empty one
     tries: int  # attempts, the one that is kept included
     mae: float  # of Algorithm 3
@@ -68,10 +68,13 @@ class Models(NamedTuple):
     """The trained stages, as functions of batched tensors."""
 
     code_dim: int
-    structure: callable  # code [B, code_dim] -> f, background [B, H, W, 1]
-    images: callable  # f [B, H, W, 1], label [B, H, W], style -> [B, M, H, W, 1]
-    segment: callable  # [B, M, H, W, 1] -> labels [B, N, H, W], N is M or 1
-    styles: object = None  # styles.Styles to draw from; None: images needs no style
+    # code [B, code_dim] -> f, background [B, H, W, 1]
+    structure: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+    # f [B, H, W, 1], label [B, H, W], style -> [B, M, H, W, 1]
+    images: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+    # [B, M, H, W, 1] -> labels [B, N, H, W], N is M or 1
+    segment: Callable[[tf.Tensor], tf.Tensor]
+    styles: styles.Styles | None = None  # to sample from; None: images needs none
     spec: Spec = BRATS
 
 
@@ -162,7 +165,7 @@ def _fitting(candidates, background, seed):
     MASK learnt a brain grown by p; the label must fit the brain itself (D6). Traced:
     operation by operation it takes a fifth of a small sample's time.
     """
-    brain = structure.resize_background(background, -structure.GROWTH)
+    brain = structural_map.resize_background(background, -structural_map.GROWTH)
     return fusion.place_label(candidates, brain, seed)
 
 
@@ -212,15 +215,15 @@ class _Begun:
     def __init__(self):
         self.sample = None
         self._rejected = dict.fromkeys(REASONS, 0)
-        self._best = None  # (rank, attempt, images, found, dice)
+        self._best = None  # (rank, attempt, images, predicted, dice)
 
-    def consider(self, attempt, images, found, limits):
+    def consider(self, attempt, images, predicted, limits):
         """Takes note of an attempt; returns whether it was the last that is needed.
 
         Raises:
             DataError: it was the last, and none can be kept.
         """
-        dice = float(np.mean([metrics.index_dice(attempt.label, x) for x in found]))
+        dice = float(np.mean([metrics.index_dice(attempt.label, x) for x in predicted]))
         reason = _reason(attempt, images, dice, limits)
         accepted = reason is None
         if not accepted:
@@ -228,7 +231,7 @@ class _Begun:
         rank = (accepted, attempt.mae <= limits.mae_threshold, attempt.passed, dice)
         better = self._best is None or rank > self._best[0]
         if images is not None and better:
-            self._best = (rank, attempt, images, found, dice)
+            self._best = (rank, attempt, images, predicted, dice)
         tries = attempt.attempt + 1
         if not accepted and tries < limits.max_tries:
             return False
@@ -239,14 +242,14 @@ class _Begun:
                 "nothing or has diverged; look at its losses.jsonl, and train it "
                 "longer or anew"
             )
-        _, kept, images, found, dice = self._best
+        _, kept, images, predicted, dice = self._best
         self.sample = Sample(
             number=kept.number,
             structure=kept.f,
             background=kept.background,
             label=kept.label,
             images=images,
-            found=found,
+            predicted=predicted,
             label_subject=kept.label_subject,
             tries=tries,
             mae=kept.mae,
@@ -262,7 +265,7 @@ def samples(
     slices: data.Slices | data.LabelPool,
     numbers: Iterable[int],
     seed: int,
-    mae_threshold: float = structure.MAE_THRESHOLD,
+    mae_threshold: float = structural_map.MAE_THRESHOLD,
     dice_threshold: float = 0.95,
     max_tries: int = 50,
     batch_size: int = 16,
@@ -304,8 +307,8 @@ def samples(
         attempts = _attempt(
             models, slices, batch, seed, batch_size, mae_threshold, lesion_free
         )
-        for attempt, images, found in _render(models, attempts, batch_size):
-            if not begun[attempt.number].consider(attempt, images, found, limits):
+        for attempt, images, predicted in _render(models, attempts, batch_size):
+            if not begun[attempt.number].consider(attempt, images, predicted, limits):
                 # At the front: early samples are finished, and written, before late
                 # ones are begun.
                 again.appendleft((attempt.number, attempt.attempt + 1))
@@ -330,8 +333,8 @@ def _attempt(models, slices, batch, seed, batch_size, mae_threshold, lesion_free
         batch, generators, maps.numpy(), backgrounds.numpy(), strict=False
     ):
         f, background = f[..., 0], background[..., 0]
-        mae = structure.filter_error(f, background)
-        background = structure.without_islands(background)
+        mae = structural_map.filter_error(f, background)
+        background = structural_map.without_islands(background)
         healthy = _is_healthy(slices, number, seed, lesion_free)
         label, subject, fitted = _place(slices, background, rng, healthy)
         passed = mae <= mae_threshold and fitted
@@ -346,24 +349,24 @@ def _style(fitted, rng):
     """One draw of styles.Styles for the modalities of a set (D33)."""
     if fitted is None:
         return np.zeros(0, np.float32)
-    return fitted.draw(rng.standard_normal((1, fitted.mean.size), np.float32))[0]
+    return fitted.sample(rng.standard_normal((1, fitted.mean.size), np.float32))[0]
 
 
 def masked(images: tf.Tensor, background: tf.Tensor) -> tf.Tensor:
     """Generated slices as a data set has them: 0 outside the brain, and where faint.
 
     Args:
-        images: [B, 4, H, W, 1].
+        images: [B, M, H, W, 1].
         background: [B, H, W, 1] in {0, 1} of MASK, without islands. MASK learnt a brain
             grown by p, which is taken back (D6).
     """
-    brain = structure.resize_background(background, -structure.GROWTH) < 0.5
+    brain = structural_map.resize_background(background, -structural_map.GROWTH) < 0.5
     shown = brain[:, None] & (images >= FAINT)
     return tf.where(shown, images, tf.zeros_like(images))
 
 
 def _render(models, attempts, batch_size):
-    """Generates and segments; yields (attempt, images [M, H, W], found [N, H, W]).
+    """Generates and segments; yields (attempt, images [M, H, W], predicted [N, H, W]).
 
     The images are None where one of them is constant or not finite.
     """
@@ -373,9 +376,11 @@ def _render(models, attempts, batch_size):
     made = models.images(f, tf.cast(label, tf.int32), style)
     background = _padded([each.background for each in attempts], batch_size)[..., None]
     images = masked(made, tf.constant(background))
-    found = models.segment(images).numpy()
+    predicted = models.segment(images).numpy()
     made, images = made.numpy(), images.numpy()
-    for attempt, raw, image, label in zip(attempts, made, images, found, strict=False):
+    for attempt, raw, image, label in zip(
+        attempts, made, images, predicted, strict=False
+    ):
         whole = np.isfinite(raw).all() and (np.ptp(image, axis=(1, 2)) > 0).all()
         image = image[..., 0].astype(np.float32) if whole else None
         yield attempt, image, label.astype(np.uint8)

@@ -177,7 +177,7 @@ def test_segmentation_batches_are_registered(slices):
 
 
 def test_drawn_labels_are_of_the_pool_and_some_are_empty(slices):
-    drawn = data.draw_labels(slices, np.random.default_rng(0), 200)
+    drawn = data.sample_labels(slices, np.random.default_rng(0), 200)
     pool = {label.tobytes() for label in slices.labels(slices.lesions)}
     empty = [not label.any() for label in drawn]
     assert 0.03 < np.mean(empty) < 0.2  # LESION_FREE is 0.1

@@ -65,11 +65,11 @@ def test_a_row_trains_on_what_was_worked_out_by_hand(number):
     assert set(EXPECTED) == set(tables.TABLE2)
     made = plan(number)
     assert sum(phase.steps for phase in made) == ITERATIONS
-    draw = mixing.drawer(made, 1, seed=3)
+    sample = mixing.sampler(made, 1, seed=3)
     step = 0
     for phase, (counts, steps) in zip(made, EXPECTED[number], strict=True):
         assert phase.steps == steps and set(phase.sources) == set(counts)
-        drawn = [tuple(draw(step + k)[0].tolist()) for k in range(steps)]
+        drawn = [tuple(sample(step + k)[0].tolist()) for k in range(steps)]
         step += steps
         # Passes are whole: nothing comes again before everything has come.
         times = collections.Counter(drawn)
@@ -115,9 +115,9 @@ def test_too_few_synthetic_samples_is_an_error_that_says_how_many_to_make():
 
 
 def test_batches_do_not_straddle_the_change_of_source():
-    draw = mixing.drawer(plan(24), 4, seed=0)
+    sample = mixing.sampler(plan(24), 4, seed=0)
     for step, expected in ((99, "real"), (100, "synthetic"), (199, "synthetic")):
-        assert {source(item) for item in draw(step).tolist()} == {expected}
+        assert {source(item) for item in sample(step).tolist()} == {expected}
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_batches_hold_real_slices_as_they_are_and_enhanced_ones_moved(slices):
     items = np.array([[3, 0], [3, 17], [5, 0]])
 
     def batch():
-        batches = data.segmentation_batches(slices, 3, 0, draw=lambda step: items)
+        batches = data.segmentation_batches(slices, 3, 0, sample=lambda step: items)
         return {name: value.numpy() for name, value in next(iter(batches)).items()}
 
     made = batch()

@@ -11,7 +11,7 @@ from brats_gan import (
     multimodal,
     runs,
     segmentation,
-    structure,
+    structural_map,
 )
 
 SIZE, WIDTH, BATCH = 32, 4, 2
@@ -91,7 +91,7 @@ def looped_terms(nets, batch):
     x = [batch["x"][:, i] for i in four]
     labels = [batch["label"][:, i] for i in four]
     code = [EC(x[i], training=True) for i in four]
-    f = structure.structural_map(batch["source"])
+    f = structural_map.structural_map(batch["source"])
     f = f * tf.cast(batch["source_label"] == 0, tf.float32)[..., None]
     outside = 1.0 - tf.cast(batch["source"] > 0, tf.float32)
     place_seed = tf.random.experimental.stateless_split(SEED, 4)[0]
@@ -103,7 +103,7 @@ def looped_terms(nets, batch):
     add("d_code_generated", losses.squared(FD(code_g)), 1)
     add("code_adversarial", losses.squared(FD(code_g) - 1.0), 1)
 
-    maps = [structure.structural_map(image) for image in x]
+    maps = [structural_map.structural_map(image) for image in x]
     for i in four:
         f_i = maps[i] * tf.cast(labels[i] == 0, tf.float32)[..., None]
         code_s = EC_R(fusion.fuse(f_i, labels[i]), training=True)
@@ -127,7 +127,7 @@ def looped_terms(nets, batch):
         x_r = decode(code[i], i, labels[i], maps[i])
         add("reconstruction", losses.image_distance(x[i], x_r, labels[i]), 4)
         add("code_generated", losses.difference(code_g, code_gi[i]), 4)
-        f_g = structure.structural_map(x_g[i])
+        f_g = structural_map.structural_map(x_g[i])
         add("structure", losses.difference(f * no_lesion, f_g * no_lesion), 4)
         add("background", losses.squared(x_g[i] * outside), 4)
 
@@ -205,7 +205,7 @@ def test_labels_leave_the_brain_only_without_the_placement_test(nets, batch):
 
 
 def test_edges_inside_the_label_make_no_difference_to_what_is_generated(nets, batch):
-    f = structure.structural_map(batch["source"])
+    f = structural_map.structural_map(batch["source"])
     label = batch["source_label"]
     inside = tf.cast(label > 0, tf.float32)[..., None]
     one, other = (
@@ -421,7 +421,7 @@ def test_merge_and_split_are_inverse_and_put_modalities_side_by_side():
 
 
 def test_generated_images_depend_on_the_label(nets, batch):
-    f = structure.structural_map(batch["source"])
+    f = structural_map.structural_map(batch["source"])
     label, style = batch["source_label"], batch["style"]
     with_lesion = multimodal.generate(nets, f, label, style)
     without = multimodal.generate(nets, f, tf.zeros_like(label), style)
@@ -430,7 +430,7 @@ def test_generated_images_depend_on_the_label(nets, batch):
 
 
 def test_generated_images_depend_on_the_style_of_their_own_modality_only(nets, batch):
-    f = structure.structural_map(batch["source"])
+    f = structural_map.structural_map(batch["source"])
     style = batch["style"].numpy()
     one = multimodal.generate(nets, f, batch["source_label"], tf.constant(style))
     style[:, 2] += 1.0

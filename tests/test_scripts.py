@@ -24,7 +24,7 @@ from brats_gan import (
     runs,
     spec,
     structural,
-    structure,
+    structural_map,
     styles,
     weights,
 )
@@ -181,7 +181,7 @@ def test_the_structure_export_gives_the_numbers_of_the_live_model(chain, tmp_pat
     split = data.load_split(root / "structural/split.json")
     subjects = {s.name: s for s in io.find_subjects(root / "brats2015")}
     slices = data.Slices([subjects[name] for name in split["train"]], 32, (1, 5))
-    known = stage_1.known_maps(slices, structure.BETA, stage_1.FITTED)
+    known = stage_1.known_maps(slices, structural_map.BETA, stage_1.FITTED)
     found = structural.fit(nets, known)
     f, background = structural.generate(nets, tf.constant(code), found)
     np.testing.assert_array_equal(made["structure"], f)

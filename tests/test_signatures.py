@@ -10,7 +10,7 @@ from brats_gan import (
     signatures,
     spec,
     structural,
-    structure,
+    structural_map,
     styles,
     synthesis,
 )
@@ -125,10 +125,12 @@ def test_the_masked_slices_are_those_that_stage_3_writes(exports, inputs):
     raw = call(exports["generator"], "generate_in_style", inputs["generate_in_style"])
     raw = np.stack([raw[name] for name in spec.BRATS.modalities], 1)
     filled = np.stack(
-        [structure.without_islands(x[..., 0]) for x in values["background"]]
+        [structural_map.without_islands(x[..., 0]) for x in values["background"]]
     )
     # By hand: a brain that is 2.5 pixels smaller on each side, and nothing faint.
-    shrunk = structure.resize_background(filled[..., None], -structure.GROWTH).numpy()
+    shrunk = structural_map.resize_background(
+        filled[..., None], -structural_map.GROWTH
+    ).numpy()
     expected = np.where((shrunk[:, None] < 0.5) & (raw >= 0.02), raw, 0)
     masked = call(exports["generator"], "generate_masked", values)
     masked = np.stack([masked[name] for name in spec.BRATS.modalities], 1)

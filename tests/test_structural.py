@@ -159,7 +159,7 @@ def test_drawn_codes_have_the_mean_and_covariance_of_those_kept():
     codes = code_bank.Codes(3, kept=512)  # not all of it is filled
     codes.add(code[:250])
     codes.add(code[250:])
-    drawn = codes.draw(20000, SEED).numpy()
+    drawn = codes.sample(20000, SEED).numpy()
     np.testing.assert_allclose(drawn.mean(0), code.mean(0), atol=0.05)
     np.testing.assert_allclose(np.cov(drawn.T), np.cov(code.T), atol=0.1)
 
@@ -174,7 +174,7 @@ def test_of_the_codes_the_newest_are_kept():
 def test_from_a_single_code_only_itself_is_drawn():
     codes = code_bank.Codes(2, kept=8)
     codes.add(tf.constant([[1.0, -2.0]]))
-    np.testing.assert_allclose(codes.draw(3, SEED), [[1.0, -2.0]] * 3)
+    np.testing.assert_allclose(codes.sample(3, SEED), [[1.0, -2.0]] * 3)
 
 
 def test_without_soft_maps_what_is_learnt_is_the_hard_map(nets, batch):

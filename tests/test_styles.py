@@ -24,7 +24,7 @@ def test_drawn_styles_have_the_mean_and_spread_of_the_subjects_and_go_together()
     brightness = rng.normal(1.0, 0.5, [200, 1, 1])
     known = np.array([[[-1.0, 0.0]], [[0.0, 1.0]]]).reshape(2, 2) + brightness
     fitted = styles.fit(known)
-    drawn = fitted.draw(rng.standard_normal((20000, 4)))
+    drawn = fitted.sample(rng.standard_normal((20000, 4)))
     np.testing.assert_allclose(drawn.mean(0), [[0.0, 1.0], [1.0, 2.0]], atol=0.1)
     assert abs(drawn[:, 0, 0].std() - 0.5) < 0.1
     assert np.corrcoef(drawn[:, 0, 0], drawn[:, 1, 1])[0, 1] > 0.8
@@ -32,13 +32,13 @@ def test_drawn_styles_have_the_mean_and_spread_of_the_subjects_and_go_together()
 
 def test_one_subject_is_drawn_as_it_is():
     known = np.array([[[0.1, 0.2], [0.3, 0.4]]])
-    drawn = styles.fit(known).draw(np.full([1, 4], 5.0))
+    drawn = styles.fit(known).sample(np.full([1, 4], 5.0))
     np.testing.assert_allclose(drawn, known, atol=0.01)
 
 
 def test_quantiles_of_a_drawn_style_do_not_cross():
     fitted = styles.Styles(np.zeros([1, 3], np.float32), np.eye(3, dtype=np.float32))
-    drawn = fitted.draw(np.array([[1.0, -1.0, 0.5]]))
+    drawn = fitted.sample(np.array([[1.0, -1.0, 0.5]]))
     np.testing.assert_array_equal(drawn, [[[-1.0, 0.5, 1.0]]])
 
 

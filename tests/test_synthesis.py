@@ -10,7 +10,7 @@ from brats_gan import (
     io,
     manifest,
     spec,
-    structure,
+    structural_map,
     styles,
     synthesis,
     synthetic_dataset,
@@ -73,9 +73,9 @@ def test_good_samples_are_accepted_at_the_first_try(slices):
     assert [sample.number for sample in made] == list(range(6))
     for sample in made:
         assert sample.accepted and sample.dice == pytest.approx(1.0)
-        assert sample.mae <= structure.MAE_THRESHOLD
+        assert sample.mae <= structural_map.MAE_THRESHOLD
         assert sample.tries == 1 + sample.rejected_label
-        np.testing.assert_array_equal(sample.found, np.stack([sample.label] * 4))
+        np.testing.assert_array_equal(sample.predicted, np.stack([sample.label] * 4))
 
 
 def test_open_maps_are_drawn_again(slices):
@@ -163,8 +163,8 @@ def test_another_seed_makes_other_samples(slices):
 
 
 def test_lesions_lie_inside_the_brain_and_background_is_zero(slices):
-    brain = structure.resize_background(
-        tf.constant(1 - disc(27), tf.float32)[None, ..., None], -structure.GROWTH
+    brain = structural_map.resize_background(
+        tf.constant(1 - disc(27), tf.float32)[None, ..., None], -structural_map.GROWTH
     )
     outside = np.asarray(brain)[0, ..., 0] > 0.5
     for sample in make(stand_ins(), slices, range(10)):

@@ -1,11 +1,14 @@
 """tf.data pipelines: slices -> batches of each stage (Sections 3.1, 3.3)."""
 
+from __future__ import annotations
+
 import functools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from brats_gan import fusion, styles
-from brats_gan.data.slices import LEVELS
+from brats_gan.data.slices import LEVELS, Slices
 from brats_gan.lazy import tf
 
 CANDIDATES = 8  # labels offered for placement at each training step
@@ -17,7 +20,7 @@ def _order(count, seed, stream, epoch):
     return np.random.default_rng([seed, stream, epoch]).permutation(count)
 
 
-def shuffled(count, seed, stream, first, length):
+def shuffled(count: int, seed: int, stream: int, first: int, length: int) -> np.ndarray:
     """Positions first .. first + length of an endless stream of shuffled passes.
 
     Each pass over `count` items has an order of its own, drawn from (seed, stream,
@@ -56,7 +59,9 @@ def _batches(fetch, signature, first):
     return steps.map(typed, num_parallel_calls=4, deterministic=True).prefetch(4)
 
 
-def structural_batches(slices, batch_size, seed, first=0):
+def structural_batches(
+    slices: Slices, batch_size: int, seed: int, first: int = 0
+) -> tf.data.Dataset:
     """Stage 1: slices of a random modality each, with their labels.
 
     Yields {"x": [B, H, W, 1] in [0, 1], "label": [B, H, W] uint8, "subject": [B]}.
@@ -85,7 +90,7 @@ def structural_batches(slices, batch_size, seed, first=0):
     )
 
 
-def draw_labels(slices, rng, count):
+def sample_labels(slices: Slices, rng: np.random.Generator, count: int) -> np.ndarray:
     """[count, H, W] uint8: labels of random slices, LESION_FREE of them empty."""
     size = slices.image_size
     drawn = np.zeros([count, size, size], np.uint8)
@@ -96,7 +101,9 @@ def draw_labels(slices, rng, count):
     return drawn
 
 
-def multimodal_batches(slices, batch_size, seed, first=0):
+def multimodal_batches(
+    slices: Slices, batch_size: int, seed: int, first: int = 0
+) -> tf.data.Dataset:
     """Stage 2: each modality from a stream of its own, so nothing is registered.
 
     No example holds a slice twice, where there are enough.
@@ -131,7 +138,7 @@ def multimodal_batches(slices, batch_size, seed, first=0):
         where = slices.index[np.stack(streams, 1)]
         rows = np.stack(streams[:count], 1).ravel()
         x = slices.images(rows, np.tile(np.arange(count), batch_size))
-        candidates = draw_labels(slices, rng, batch_size * CANDIDATES)
+        candidates = sample_labels(slices, rng, batch_size * CANDIDATES)
         return {
             "x": x.reshape(batch_size, count, *plane, 1),
             "label": slices.labels(rows).reshape(batch_size, count, *plane),
@@ -160,24 +167,30 @@ def multimodal_batches(slices, batch_size, seed, first=0):
     )
 
 
-def segmentation_batches(slices, batch_size, seed, first=0, draw=None):
+def segmentation_batches(
+    slices: Slices,
+    batch_size: int,
+    seed: int,
+    first: int = 0,
+    sample: Callable[[int], np.ndarray] | None = None,
+) -> tf.data.Dataset:
     """Stage 4: the registered modalities of a slice and their one label.
 
     Yields {"x": [B, M, H, W, 1], "label": [B, H, W] uint8, "subject": [B]}. Real and
     synthetic subjects mix at random when `slices` was made of both.
 
     Args:
-        draw: step -> items [B, 2] of that step (mixing.drawer), where an item with a
+        sample: step -> items [B, 2] of that step (mixing.sampler), where an item with a
             move is scaled, turned, shifted and mirrored by it (Section 3.3); None:
             every slice as it is, once a pass.
     """
 
     def fetch(step):
-        if draw is None:
+        if sample is None:
             rows = shuffled(len(slices), seed, 0, step * batch_size, batch_size)
             moves = np.zeros_like(rows)
         else:
-            rows, moves = draw(step).T
+            rows, moves = sample(step).T
         return {
             "x": slices.images(rows)[..., None],
             "label": slices.labels(rows),
@@ -196,7 +209,7 @@ def segmentation_batches(slices, batch_size, seed, first=0, draw=None):
         },
         first,
     )
-    return batches.map(_without_moves if draw is None else _moved)
+    return batches.map(_without_moves if sample is None else _moved)
 
 
 def _without_moves(batch):
@@ -223,7 +236,9 @@ def _moved(batch):
     return {"x": x, "label": label, "subject": batch["subject"]}
 
 
-def in_order(slices, batch_size):
+def in_order(
+    slices: Slices, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """All slices once, in order, as NumPy: for scoring.
 
     Yields x [b, M, H, W, 1] float32, label [b, H, W] uint8, subject [b], b <=

@@ -1,7 +1,11 @@
 """A pool of lesion labels, where there are no subjects with any."""
 
+from __future__ import annotations
+
+import os
 import zipfile
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,7 +22,7 @@ class LabelPool:
 
     spec = BRATS
 
-    def __init__(self, path, image_size=BRATS.crop):
+    def __init__(self, path: str | os.PathLike, image_size: int = BRATS.crop) -> None:
         """Reads an .npz: "label" [N, H, H] uint8, and "subject" and "slice" [N], where
         each comes from.
 
@@ -55,6 +59,6 @@ class LabelPool:
         self.lesions = np.arange(len(rows))
         self.image_size = image_size
 
-    def labels(self, positions):
+    def labels(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         """[N, H, W] uint8 of some labels."""
         return self._label[np.asarray(positions)]

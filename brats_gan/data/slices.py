@@ -1,11 +1,15 @@
 """Slices of subjects, each decoded once and kept raw in a cache folder."""
 
+from __future__ import annotations
+
 import concurrent.futures
 import functools
 import hashlib
 import math
 import os
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -18,7 +22,9 @@ from brats_gan.spec import BRATS, Spec
 LEVELS = 65535  # a cached intensity of 1.0, as uint16
 
 
-def preprocessing(image_size, slices=None, spec: Spec = BRATS):
+def preprocessing(
+    image_size: int | None, slices: Sequence[int] | None = None, spec: Spec = BRATS
+) -> dict[str, Any]:
     """What an export must say for its input to be made the same way (D1, D15)."""
     return {
         "modalities": spec.modalities,
@@ -46,11 +52,11 @@ class Slices:
 
     def __init__(
         self,
-        subjects,
-        image_size=None,
-        slices=None,
-        cache_dir=None,
-    ):
+        subjects: Sequence[io.Subject],
+        image_size: int | None = None,
+        slices: tuple[int, int] | None = None,
+        cache_dir: str | os.PathLike | None = None,
+    ) -> None:
         """Decodes what the cache does not hold yet, with a progress bar.
 
         Args:
@@ -111,7 +117,7 @@ class Slices:
         self.index = np.array(index)
         self.lesions = np.array(lesions, int)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.index)
 
     def _prepared(self, subject):
@@ -198,7 +204,7 @@ class Slices:
         return target
 
     @functools.cached_property
-    def styles(self):
+    def styles(self) -> np.ndarray:
         """[subjects, M, K] float32: the style of each modality of each (D33)."""
         return np.stack([self._style(subject) for subject in range(len(self.names))])
 
@@ -220,7 +226,11 @@ class Slices:
         cache.write(path, np.stack(measured), axes=0)
         return np.stack(measured)
 
-    def images(self, positions, modalities=None):
+    def images(
+        self,
+        positions: Sequence[int] | np.ndarray,
+        modalities: Sequence[int] | np.ndarray | None = None,
+    ) -> np.ndarray:
         """[N, M, H, W] uint16 of some slices; [N, H, W] given a modality for each."""
         size, count = self.image_size, self.spec.num_modalities
         if modalities is None:
@@ -237,11 +247,15 @@ class Slices:
             self._read_into(image, subject, "images", number * count + modality)
         return images
 
-    def intensities(self, positions, modalities=None):
+    def intensities(
+        self,
+        positions: Sequence[int] | np.ndarray,
+        modalities: Sequence[int] | np.ndarray | None = None,
+    ) -> np.ndarray:
         """`images` as float32 in [0, 1]."""
         return self.images(positions, modalities).astype(np.float32) / LEVELS
 
-    def labels(self, positions):
+    def labels(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         """[N, H, W] uint8 of some slices."""
         labels = _empty((len(positions), *[self.image_size] * 2), np.uint8)
         for position, label in zip(positions, labels, strict=True):

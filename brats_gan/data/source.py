@@ -25,7 +25,7 @@ class Source:
     check: bool = True  # all headers and labels first
     spec: Spec = BRATS
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "spec", self.spec or BRATS)
         object.__setattr__(self, "slices", tuple(self.slices or self.spec.slices))
 

@@ -109,20 +109,22 @@ def phases(items: dict, mode: str, iterations: int) -> list[Phase]:
     ]
 
 
-def drawer(plan: list[Phase], batch_size: int, seed: int) -> Callable:
+def sampler(
+    plan: list[Phase], batch_size: int, seed: int
+) -> Callable[[int], np.ndarray]:
     """Returns step -> items [batch_size, 2] of that step.
 
     Within a phase every sample comes once a pass, each pass in an order of its own.
     """
     starts = np.cumsum([0, *(phase.steps for phase in plan)])
 
-    def draw(step):
+    def sample(step):
         number = int(np.searchsorted(starts[1:-1], step, "right"))
         items = plan[number].items
         first = (step - int(starts[number])) * batch_size
         return items[data.shuffled(len(items), seed, number, first, batch_size)]
 
-    return draw
+    return sample
 
 
 def described(plan: list[Phase], slices: data.Slices) -> dict:

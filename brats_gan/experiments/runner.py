@@ -48,7 +48,7 @@ class Segmentors:
 
     Attributes:
         nets: networks by name.
-        find: x [b, M, H, W, 1] -> labels [b, N, H, W], see lesion_components.segment.
+        predict: x [b, M, H, W, 1] -> labels [b, N, H, W], as segmentation.score asks.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Segmentors:
             augment,
             training.spec,
         )
-        self.find = tf.function(
+        self.predict = tf.function(
             lambda x: tf.argmax(
                 lesion_components.segment(self.nets, x, spec=training.spec), -1
             ),
@@ -99,7 +99,7 @@ class Segmentors:
         for name, net in self.nets.items():
             net.set_weights(fresh[name].get_weights())
         self._adam.restart()
-        drawn = mixing.drawer(plan, training.batch_size, seed)
+        drawn = mixing.sampler(plan, training.batch_size, seed)
         run_dir.mkdir(parents=True, exist_ok=True)
         begun = begin()
         files.write_json(run_dir / "samples.json", mixing.described(plan, slices))
@@ -254,7 +254,7 @@ def fill_tables(
         segmentors.train(folder, slices, plans[name], of_repeat)
         test_set = name if table == 1 else "real"
         scores = segmentation.score(
-            segmentors.find, scored_on[test_set], test_set == "real"
+            segmentors.predict, scored_on[test_set], test_set == "real"
         )
         key = (table, name, repeat)
         line = result(*(key, training, folder, of_repeat, plans[name], scores, run_dir))

@@ -1,9 +1,14 @@
 """Labels: how each year of BraTS numbers them, to ours and back."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
 import numpy as np
 
 from brats_gan.files import DataError, read_json
-from brats_gan.io.layouts import small_number
+from brats_gan.io.layouts import Subject, small_number
 from brats_gan.spec import BRATS, Spec
 
 # Label in the file -> index in BRATS.labels. From 2017 on, label 1 is necrosis together
@@ -28,7 +33,7 @@ _MSD_LABELS = (
 )
 
 
-def label_map(subject):
+def label_map(subject: Subject) -> dict[int, int]:
     """Label in the subject's file -> index in its spec.labels; for MSD by dataset.json.
 
     The years of BraTS number their labels in ways of their own. Labels of another Spec
@@ -59,7 +64,11 @@ def label_map(subject):
     return mapping
 
 
-def to_ours(stored, mapping, source="labels"):
+def to_ours(
+    stored: np.ndarray,
+    mapping: Mapping[int, int],
+    source: str | os.PathLike = "labels",
+) -> np.ndarray:
     """Labels as stored, of any dtype and shape -> indices in spec.labels, uint8.
 
     `source` is the file an error names.
@@ -92,7 +101,12 @@ def to_ours(stored, mapping, source="labels"):
     return ours
 
 
-def from_ours(labels, mapping, source="labels", spec: Spec = BRATS):
+def from_ours(
+    labels: np.ndarray,
+    mapping: Mapping[int, int],
+    source: str | os.PathLike = "labels",
+    spec: Spec = BRATS,
+) -> np.ndarray:
     """The inverse of `to_ours`: indices in spec.labels -> labels of a layout, uint8."""
     inverse = {ours: stored for stored, ours in mapping.items()}
     missing = sorted({int(v) for v in np.unique(labels)} - set(inverse))

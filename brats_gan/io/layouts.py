@@ -1,7 +1,10 @@
 """Folder layouts: how each year of BraTS names the files of a subject."""
 
+from __future__ import annotations
+
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,13 +49,16 @@ class Subject(NamedTuple):
 
     name: str
     layout: str
-    images: dict  # modality -> (Path, channel of a 4-D file or None)
+    # Of each modality the file, and the channel where that is 4-D.
+    images: dict[str, tuple[Path, int | None]]
     label: Path | None
     prepared: bool = False
     spec: Spec = BRATS
 
 
-def find_subjects(data_dir, layout=None, spec: Spec = BRATS):
+def find_subjects(
+    data_dir: str | os.PathLike, layout: str | None = None, spec: Spec = BRATS
+) -> list[Subject]:
     """Lists the subjects below a folder, sorted by name.
 
     Args:
@@ -69,7 +75,7 @@ def find_subjects(data_dir, layout=None, spec: Spec = BRATS):
     return subjects
 
 
-def first_of(problems, limit=20):
+def first_of(problems: Sequence[tuple[str, str]], limit: int = 20) -> str:
     """Messages of the first (subject, message) pairs, one a line; each names a file."""
     lines = [message for _, message in problems[:limit]]
     if len(problems) > limit:
@@ -77,7 +83,9 @@ def first_of(problems, limit=20):
     return "\n".join(lines)
 
 
-def survey(data_dir, layout=None, spec: Spec = BRATS):
+def survey(
+    data_dir: str | os.PathLike, layout: str | None = None, spec: Spec = BRATS
+) -> tuple[list[Subject], list[tuple[str, str]]]:
     """As `find_subjects`, but only a folder that is wrong as a whole raises.
 
     Returns:
@@ -315,7 +323,7 @@ def _msd_subjects(folder, spec):
     return subjects, problems
 
 
-def small_number(path, text):
+def small_number(path: str | os.PathLike, text: object) -> int:
     """0 to 255 from a JSON file; DataError names the file."""
     whole = isinstance(text, int | str) and re.fullmatch("[0-9]{1,3}", str(text))
     if not whole or int(text) > 255:
@@ -323,7 +331,7 @@ def small_number(path, text):
     return int(text)
 
 
-def images_by_file(subject):
+def images_by_file(subject: Subject) -> dict[Path, list[tuple[str, int | None]]]:
     """File -> list of (modality, channel) it holds, so that each is decoded once."""
     files = {}
     for modality, (path, channel) in subject.images.items():

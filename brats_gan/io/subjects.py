@@ -1,6 +1,10 @@
 """Subjects: from volumes to what the networks see, and slices placed back."""
 
+from __future__ import annotations
+
+import os
 import re
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
@@ -8,15 +12,15 @@ import SimpleITK as sitk
 from absl import logging
 
 from brats_gan.files import DataError
-from brats_gan.io.headers import require_same_grid
+from brats_gan.io.headers import Grid, require_same_grid
 from brats_gan.io.labels import label_map, to_ours
-from brats_gan.io.layouts import images_by_file
+from brats_gan.io.layouts import Subject, images_by_file
 from brats_gan.io.volumes import load_channels
 from brats_gan.lazy import ndimage
 from brats_gan.spec import BRATS
 
 
-def parse_slices(text):
+def parse_slices(text: str) -> tuple[int, int]:
     """The flag "55:105" -> (55, 105)."""
     match = re.fullmatch(r"(\d+):(\d+)", text.strip())
     if not match or int(match[1]) >= int(match[2]):
@@ -24,7 +28,12 @@ def parse_slices(text):
     return int(match[1]), int(match[2])
 
 
-def read_subject(subject, slices=None, image_size=None, labels=True):
+def read_subject(
+    subject: Subject,
+    slices: tuple[int, int] | None = None,
+    image_size: int | None = None,
+    labels: bool = True,
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Reads one subject as the networks see it (D1).
 
     Negative voxels are resampling overshoot and become 0. Each volume is divided by the
@@ -102,7 +111,7 @@ def _load_modalities(subject, slices):
     return {modality: loaded[modality] for modality in subject.spec.modalities}, first
 
 
-def without_noise(volumes):
+def without_noise(volumes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Modality -> [S, H, W], with zeros outside the head instead of noise (D35).
 
     What is brighter than Otsu's threshold in any modality, its largest piece, with its
@@ -125,7 +134,9 @@ def _bright(volume):
     return sitk.GetArrayFromImage(dark) == 0
 
 
-def silhouette(path, modality, volume):
+def silhouette(
+    path: str | os.PathLike, modality: str, volume: np.ndarray
+) -> np.ndarray:
     """[S, H, W] in range -> [H, W] bool, where any slice is positive.
 
     DataError where the voxels are of no use: not finite, all zero, constant.
@@ -200,7 +211,7 @@ def _repeat(slices, factor):
     return slices.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def resize_nearest(slices, size):
+def resize_nearest(slices: np.ndarray, size: int) -> np.ndarray:
     """[S, H, H] -> [S, size, size], the value at the centre of each new pixel."""
     height = slices.shape[1]
     if size == height:
@@ -209,7 +220,9 @@ def resize_nearest(slices, size):
     return slices[:, index[:, None], index]
 
 
-def load_label(subject, slices, grid):
+def load_label(
+    subject: Subject, slices: tuple[int, int] | None, grid: Grid
+) -> np.ndarray:
     """Label of a subject as indices in its spec.labels, [S, H, W] uint8.
 
     `grid` is that of its images, which the label has to share.
@@ -219,7 +232,12 @@ def load_label(subject, slices, grid):
     return to_ours(stored.transpose(2, 0, 1), label_map(subject), subject.label)
 
 
-def place_back(slices_hw, field=BRATS.field, crop=BRATS.crop, label=False):
+def place_back(
+    slices_hw: np.ndarray,
+    field: int = BRATS.field,
+    crop: int = BRATS.crop,
+    label: bool = False,
+) -> np.ndarray:
     """[S, size, size] -> [S, field, field]: enlarged to the crop, zeros around it.
 
     Where `crop` is a multiple of the size, each pixel is repeated, so that

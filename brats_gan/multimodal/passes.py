@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from brats_gan import fusion, networks, structure
+from brats_gan import fusion, networks, structural_map
 from brats_gan.lazy import tf
 from brats_gan.multimodal.settings import Options
 from brats_gan.parts import over_parts
@@ -182,13 +182,15 @@ def forward(
     # brain.
     source = batch["source"]
     maps = over_parts(
-        lambda images: tf.stop_gradient(structure.structural_map(images, options.beta)),
+        lambda images: tf.stop_gradient(
+            structural_map.structural_map(images, options.beta)
+        ),
         {"source": source, "x": x},
     )
     f, f_x = maps["source"], maps["x"]
     if options.lesion_removal:
         f = fusion.remove_lesion(f, batch["source_label"])
-    background = structure.background(source, 0)
+    background = structural_map.background(source, 0)
     # Where there is no outside, the first candidate fits, wherever it lands.
     outside = background if options.placement_test else tf.zeros_like(background)
     placed, _, _ = fusion.place_label(batch["candidates"], outside, place_seed)

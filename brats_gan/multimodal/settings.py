@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from brats_gan import fusion, structure
+from brats_gan import fusion, structural_map
 from brats_gan.spec import BRATS, Spec
 
 # Weights of the terms each side is trained on, by their names in losses.py (D9).
@@ -64,7 +64,7 @@ class Options(NamedTuple):
     All but `spec`, which is the data's.
     """
 
-    beta: float = structure.BETA
+    beta: float = structural_map.BETA
     all_pairs: bool = False  # D18: every ordered pair each step, or two drawn ones
     image_norm: str = "absolute"  # or "squared", see losses.image_distance (D9)
     category: str = "entropy"  # or "regression" (D10)

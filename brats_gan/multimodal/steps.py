@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from brats_gan import addons, lesion_components, losses, runs, structure
+from brats_gan import addons, lesion_components, losses, runs, structural_map
 from brats_gan.lazy import tf
 from brats_gan.multimodal.nets import lesion_nets, variables
 from brats_gan.multimodal.passes import (
@@ -124,7 +124,7 @@ def lesion_terms(nets: dict, p: Pass, blur_seed: tf.Tensor, options: Options) ->
     no_lesion = tf.logical_and(tf.cast(placed, tf.int32) == 0, source_label == 0)
     no_lesion = tf.cast(no_lesion, tf.float32)[..., None]
     f = tf.repeat(p.f, count, 0)
-    f_g = structure.structural_map(p.x_g, options.beta)
+    f_g = structural_map.structural_map(p.x_g, options.beta)
     background = tf.repeat(p.background, count, 0)
 
     components = lesion_nets(nets)
@@ -181,7 +181,7 @@ def first_terms(
     style = merge(batch["style"])
     spec = options.spec
     modality = all_modalities(x.shape[0] // spec.num_modalities, spec)
-    f = tf.stop_gradient(structure.structural_map(x, options.beta))
+    f = tf.stop_gradient(structural_map.structural_map(x, options.beta))
     code_s = nets["EC_R"](fuse(f, label, options), training=True)
     code = nets["EC"](x, training=True)
     made = over_parts(

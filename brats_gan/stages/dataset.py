@@ -20,7 +20,7 @@ from brats_gan import (
     progress,
     reports,
     runs,
-    structure,
+    structural_map,
     synthesis,
     synthetic_dataset,
     trained_models,
@@ -44,7 +44,7 @@ class Settings:
     multimodal_run: str
     segmentor_run: str | None = None
     samples: int = 1000
-    mae_threshold: float = structure.MAE_THRESHOLD
+    mae_threshold: float = structural_map.MAE_THRESHOLD
     dice_threshold: float | None = None
     max_tries: int = 50
     filter: bool = True
@@ -124,13 +124,13 @@ def find_labels(
 
 
 def draw(group: list[synthesis.Sample], path: Path, spec: Spec) -> None:
-    """Figure 9: map, mask, label, the slices, and the label found in the last one."""
+    """Figure 9: map, mask, label, slices, and the label predicted in the last one."""
     rows = [
-        [s.structure, s.background, s.label, *s.images, s.found[-1]]
+        [s.structure, s.background, s.label, *s.images, s.predicted[-1]]
         for s in group[:SHOWN]
     ]
-    titles = ["f_g", "mask_g", "label", *spec.modalities, "found"]
-    figures.sheet(rows, titles, path, label_columns=("label", "found"))
+    titles = ["f_g", "mask_g", "label", *spec.modalities, "predicted"]
+    figures.sheet(rows, titles, path, label_columns=("label", "predicted"))
 
 
 def build(

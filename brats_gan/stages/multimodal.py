@@ -19,7 +19,7 @@ from brats_gan import (
     precision,
     runs,
     signatures,
-    structure,
+    structural_map,
     styles,
     synthesis,
     weights,
@@ -44,7 +44,7 @@ class Settings:
     width: int = 64
     lesion_width: int | None = None
     scheme: str = "multiple"
-    beta: float = structure.BETA
+    beta: float = structural_map.BETA
     learning_rate: float = 5e-4
     precision: str = precision.AUTO
     seed: int = 0
@@ -71,7 +71,7 @@ class Settings:
     ramp: float = multimodal.RAMP
     weights: dict[str, float] = field(default_factory=dict)  # others: by default
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         whole = beginning.all_weights(self.weights, multimodal.WEIGHTS)
         object.__setattr__(self, "weights", whole)
         object.__setattr__(self, "deterministic", self.deterministic or None)
@@ -110,17 +110,18 @@ def largest_first(candidates: tf.Tensor) -> tf.Tensor:
 def draw_generated(
     nets: dict, batch: dict, options: multimodal.Options, path: Path | None = None
 ) -> np.ndarray:
-    """Figure 9 on maps of real slices: map, label, modalities, label found."""
+    """Figure 9 on maps of real slices: map, label, modalities, predicted label."""
     p = multimodal.forward(nets, batch, tf.constant([9, 9]), options)
     images = multimodal.generate(nets, p.f, p.placed, batch["style"], options)
     components = multimodal.lesion_nets(nets)
-    found = lesion_components.segment(components, images, spec=options.spec)
-    found = np.argmax(found, -1)[:, -1]  # of BraTS: FLAIR, which shows all of a lesion
+    predicted = lesion_components.segment(components, images, spec=options.spec)
+    # In the last modality: of BraTS FLAIR, which shows all of a lesion.
+    predicted = np.argmax(predicted, -1)[:, -1]
     of_modalities = tf.unstack(images[..., 0], axis=1)
-    columns = [p.f[..., 0], p.placed, *of_modalities, found]
-    titles = ["f", "label", *options.spec.modalities, "found"]
+    columns = [p.f[..., 0], p.placed, *of_modalities, predicted]
+    titles = ["f", "label", *options.spec.modalities, "predicted"]
     rows = list(zip(*(np.asarray(c) for c in columns), strict=True))
-    return figures.sheet(rows, titles, path, label_columns=("label", "found"))
+    return figures.sheet(rows, titles, path, label_columns=("label", "predicted"))
 
 
 def draw_translations(
@@ -130,7 +131,7 @@ def draw_translations(
     label = multimodal.merge(batch["label"][:1])
     x = multimodal.merge(batch["x"][:1])
     style = multimodal.merge(batch["style"][:1])
-    f = structure.structural_map(x, options.beta)
+    f = structural_map.structural_map(x, options.beta)
     modality = multimodal.all_modalities(1, options.spec)
 
     def decode(code, to, style):
@@ -345,7 +346,7 @@ def export(
     gives what stage 3 writes of it: 0 outside the brain, and where it is faint.
     """
     size, spec = settings.image_size, options.spec
-    fill_islands = structure.fill_islands  # below, `structure` is the input
+    fill_islands = structural_map.fill_islands
 
     @functools.partial(tf.function, autograph=False)  # one trace for all of them
     def made(structure, label, style):

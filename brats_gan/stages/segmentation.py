@@ -70,7 +70,7 @@ class Settings:
     keep_checkpoints: bool = False
     results: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("table", "experiment", "synthetic_dirs"):
             object.__setattr__(self, name, tuple(map(str, getattr(self, name))))
         object.__setattr__(self, "deterministic", self.deterministic or None)
@@ -114,16 +114,18 @@ class Scored(NamedTuple):
 
 
 def draw(nets: dict, slices: data.Slices, path: Path) -> None:
-    """The held-out slices with the largest lesions: images, label, what was found."""
+    """The held-out slices with the largest lesions: images, label, prediction."""
     lesion = [np.count_nonzero(slices.labels([row])) for row in range(len(slices))]
     rows = sorted(np.argsort(lesion)[-40::7])[:SHOWN]
     x = slices.intensities(rows)
-    found = lesion_components.segment(nets, tf.constant(x[..., None]), spec=slices.spec)
-    found = np.argmax(found, -1)[:, -1]
+    predicted = lesion_components.segment(
+        nets, tf.constant(x[..., None]), spec=slices.spec
+    )
+    predicted = np.argmax(predicted, -1)[:, -1]
     label = slices.labels(rows)
-    cells = [[*x[i], label[i], found[i]] for i in range(len(rows))]
-    titles = [*slices.spec.modalities, "label", "found"]
-    figures.sheet(cells, titles, path, label_columns=("label", "found"))
+    cells = [[*x[i], label[i], predicted[i]] for i in range(len(rows))]
+    titles = [*slices.spec.modalities, "label", "predicted"]
+    figures.sheet(cells, titles, path, label_columns=("label", "predicted"))
 
 
 def wanted(settings: Settings) -> list[tuple]:
@@ -361,7 +363,7 @@ def single_run(
         return begun
 
     begun = segmentors.train(run_dir, slices, plan, settings.seed, begin)
-    scores = segmentation.score(segmentors.find, held_out_slices)
+    scores = segmentation.score(segmentors.predict, held_out_slices)
     nets = segmentors.nets
     draw(nets, held_out_slices, run_dir / "segmentation.png")
     description = {

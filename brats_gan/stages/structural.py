@@ -17,7 +17,7 @@ from brats_gan import (
     runs,
     signatures,
     structural,
-    structure,
+    structural_map,
     weights,
 )
 from brats_gan.lazy import tf
@@ -41,7 +41,7 @@ class Settings:
     width: int = 64
     mask_width: int | None = None
     code_channels: int = 4
-    beta: float = structure.BETA
+    beta: float = structural_map.BETA
     map_loss: str = "entropy"
     soft_maps: bool = True
     spectral_norm: bool = True
@@ -56,7 +56,7 @@ class Settings:
     steps_per_call: int | str = "auto"
     weights: dict[str, float] = field(default_factory=dict)  # others: by default
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         whole = beginning.all_weights(self.weights, structural.WEIGHTS)
         object.__setattr__(self, "weights", whole)
         object.__setattr__(self, "deterministic", self.deterministic or None)
@@ -97,7 +97,9 @@ def draw_sheet(
     rebuilt = structural.reconstruct(nets, f, found)
     z = tf.random.stateless_normal([f.shape[0], len(found.mean)], [8, 8])
     generated, mask = structural.generate(nets, z, found)
-    filled = [structure.contour_background(each) for each in generated.numpy()[..., 0]]
+    filled = [
+        structural_map.contour_background(each) for each in generated.numpy()[..., 0]
+    ]
     columns = [real["x"], f, rebuilt, background, generated, mask]
     columns = [np.asarray(column)[..., 0] for column in columns] + [filled]
     titles = ["x", "f", "f_r", "mask", "f_g", "mask_g", "m' (Alg. 3)"]
