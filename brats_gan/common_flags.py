@@ -8,6 +8,7 @@ the script's, because this module disclaims it.
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any, TypeVar
 
 from absl import flags
@@ -46,18 +47,49 @@ class StepsPerCall(flags.ArgumentParser):
 # --- Data -----------------------------------------------------------------------------
 
 
+class FolderParser(flags.ArgumentParser):
+    """What flags of folders and files take: a path, whose ~ is the home folder.
+
+    A shell leaves it alone behind the = of a flag.
+    """
+
+    def parse(self, argument):
+        return os.path.expanduser(argument) if argument else argument
+
+    def flag_type(self):
+        return "path"
+
+
+def path(name, help):
+    """A flag whose value is a path, without a default."""
+    serializer = flags.ArgumentSerializer()
+    return flags.DEFINE(FolderParser(), name, None, help, serializer=serializer)
+
+
 def data_dir(help="BraTS folder, see data/README.md."):
-    return flags.DEFINE_string("data_dir", None, help)
+    return path("data_dir", help)
 
 
 def layout():
     return flags.DEFINE_string("layout", None, "Layout of data_dir; default: look.")
 
 
-def split(default="drawn from --split_seed"):
-    return flags.DEFINE_string(
-        "split", None, f"A split.json to keep to; default: {default}."
+def labels():
+    """The flags --labels, --merge_labels and --drop_labels."""
+    flags.DEFINE_string(
+        "labels",
+        None,
+        f"What the numbers in label files mean: {', '.join(io.CONVENTIONS)}; default: "
+        "by names of files (data/README.md).",
     )
+    flags.DEFINE_string(
+        "merge_labels", None, "Read labels in files as others: 3:1,255:1."
+    )
+    flags.DEFINE_string("drop_labels", None, "Read labels in files as 0: 4,5.")
+
+
+def split(default="drawn from --split_seed"):
+    return path("split", f"A split.json to keep to; default: {default}.")
 
 
 def split_seed():
@@ -100,9 +132,7 @@ def spec():
 
 
 def cache_dir():
-    return flags.DEFINE_string(
-        "cache_dir", None, "Keeps decoded slices for later runs."
-    )
+    return path("cache_dir", "Keeps decoded slices for later runs.")
 
 
 def check(help="Check the data before the first step."):
@@ -113,13 +143,11 @@ def check(help="Check the data before the first step."):
 
 
 def run_dir():
-    return flags.DEFINE_string(
-        "run_dir", None, "Folder of this run; resumed if it exists."
-    )
+    return path("run_dir", "Folder of this run; resumed if it exists.")
 
 
 def init_from(of=""):
-    return flags.DEFINE_string("init_from", None, f"{of}{weights.INIT_FROM}")
+    return path("init_from", f"{of}{weights.INIT_FROM}")
 
 
 def image_size(multiple):

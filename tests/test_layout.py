@@ -17,9 +17,12 @@ spec
 addons layers losses schedules code_bank styles parts
 fusion metrics structure figures networks
 io.streams
-io.headers io.layouts
-io.labels io.metaimage io.nifti
+io.headers io.names io.conventions
+io.metaimage io.nifti io.bids io.content
 io.volumes
+io.nnunet io.collections
+io.layouts
+io.labels
 io.subjects
 io
 io.checks io.convert
@@ -169,8 +172,6 @@ HINTS_TO_COME = (
     "data.label_pool",
     "data.slices",
     "data.source",
-    "io.labels",
-    "io.layouts",
     "io.subjects",
     "networks",
     "precision",

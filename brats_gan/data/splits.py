@@ -24,6 +24,7 @@ def split_subjects(
     held_out: float = 0.1,
     strict: bool = True,
     spec: Spec = BRATS,
+    labelling: io.Labelling = io.AS_NAMED,
 ) -> tuple[list[io.Subject], list[io.Subject]]:
     """Finds the subjects of a folder and splits them, once for a run.
 
@@ -41,6 +42,7 @@ def split_subjects(
         held_out: share of the subjects to hold out, where the split is drawn.
         strict: False draws a split where `given` is of other subjects.
         spec: of the data.
+        labelling: how the labels are to be read.
 
     Returns:
         Subjects to train on, subjects held out: lists of io.Subject.
@@ -48,9 +50,9 @@ def split_subjects(
     Raises:
         DataError: the folder is not usable, or the split names other subjects.
     """
-    subjects = io.find_subjects(data_dir, layout, spec)
+    subjects = io.find_subjects(data_dir, layout, spec, labelling)
     if check:
-        checks.require_usable(data_dir, layout, slices, spec)
+        checks.require_usable(data_dir, layout, slices, spec, labelling)
     path = run_dir / "split.json"
     if path.exists() or given:
         source = path if path.exists() else Path(given)

@@ -15,7 +15,7 @@ from absl import flags, logging
 
 from brats_gan import files, schedules
 from brats_gan.runs.checkpoints import all_checkpoints
-from brats_gan.runs.process import RunError, writing
+from brats_gan.runs.process import RunError, require_plain, writing
 from brats_gan.spec import BRATS
 
 # Flags that may differ when a run goes on: where things are, not what is computed.
@@ -147,9 +147,11 @@ def start(
         The folder, a Path.
 
     Raises:
-        RunError: the folder belongs to a run with other flags (the difference is
-            shown), holds something that is not a run, or is in use by another process.
+        RunError: TensorFlow would not find its files by its name; the folder belongs to
+            a run with other flags (the difference is shown), holds something that is
+            not a run, or is in use by another process.
     """
+    require_plain(run_dir)
     run_dir = Path(run_dir)
     path = run_dir / "flags.txt"
     _require_run_or_empty(run_dir)
