@@ -17,21 +17,20 @@ _DATA = common_flags.data_dir(
     "pretrained, which brings labels."
 )
 common_flags.layout()
+common_flags.labels()
 common_flags.split("that of --structural_run")
-flags.DEFINE_string(
+common_flags.path(
     "structural_run",
-    None,
     "Run of train_structural.py, or a folder of weights, or `pretrained`.",
 )
-flags.DEFINE_string(
+common_flags.path(
     "multimodal_run",
-    None,
     "Run of train_multimodal.py, or a folder of weights, or `pretrained`.",
 )
-flags.DEFINE_string(
-    "segmentor_run", None, "Run whose segmentor filters; default: --multimodal_run."
+common_flags.path(
+    "segmentor_run", "Run whose segmentor filters; default: --multimodal_run."
 )
-_OUTPUT = flags.DEFINE_string("output_dir", None, "Folder of the data set.")
+_OUTPUT = common_flags.path("output_dir", "Folder of the data set.")
 # 50 samples a volume, whose number has five digits.
 common_flags.count("samples", 1000, "Sets of four slices to make.", 4_999_950)
 common_flags.number(

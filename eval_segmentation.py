@@ -29,8 +29,9 @@ common_flags.count(
     "repeats", 4, "Runs of each row, seeds --seed and up (Section 3.4).", 1_000_000
 )
 common_flags.layout()
+common_flags.labels()
 common_flags.spec()
-flags.DEFINE_string("synthetic_dir", None, "Output of build_dataset.py.")
+common_flags.path("synthetic_dir", "Output of build_dataset.py.")
 flags.DEFINE_list(
     "synthetic_dirs",
     [],
@@ -94,9 +95,8 @@ flags.DEFINE_bool(
     False,
     "Keep the weights of finished repeats; those of row 1 are kept for Table 1.",
 )
-flags.DEFINE_string(
+common_flags.path(
     "results",
-    None,
     "File of results; default: results.jsonl, in run_dir for tables, else beside it.",
 )
 flags.mark_flags_as_required(["data_dir", "run_dir"])

@@ -27,14 +27,15 @@ from absl import app, flags
 from brats_gan import common_flags, files, io, progress, runs
 from brats_gan.spec import BRATS, Spec
 
-_DATA = flags.DEFINE_string("data_dir", None, "Folder to check or to convert.")
-_OUTPUT = flags.DEFINE_string("output_dir", None, "Folder that convert, phantom write.")
+_DATA = common_flags.data_dir("Folder to check or to convert.")
+_OUTPUT = common_flags.path("output_dir", "Folder that convert, phantom write.")
 _LAYOUT = flags.DEFINE_enum(
     "layout",
     None,
     io.LAYOUTS,
     "Of --data_dir; recognised by its files if not given.",
 )
+common_flags.labels()
 _SPEC = common_flags.spec()
 _SLICES = common_flags.slices()
 _JSON = flags.DEFINE_bool("json", False, "check prints JSON instead of the table.")
@@ -54,20 +55,29 @@ def check(
     layout: str | None,
     slices: tuple[int, int],
     spec: Spec,
+    labelling: io.Labelling,
     as_json: bool,
 ) -> int:
     from brats_gan.io import checks
 
     shown = progress.Line(f"checking {data_dir}", "subject")
-    report = checks.check(data_dir, layout, slices, progress=shown, spec=spec)
+    report = checks.check(
+        data_dir, layout, slices, progress=shown, spec=spec, labelling=labelling
+    )
     print(json.dumps(report.as_dict(), indent=2) if as_json else report.as_text())
     return 0 if report.usable else 1
 
 
-def convert(data_dir: str, output_dir: str, layout: str | None, spec: Spec) -> int:
+def convert(
+    data_dir: str,
+    output_dir: str,
+    layout: str | None,
+    spec: Spec,
+    labelling: io.Labelling,
+) -> int:
     from brats_gan.io import convert
 
-    done, problems = convert.convert(data_dir, output_dir, layout, spec)
+    done, problems = convert.convert(data_dir, output_dir, layout, spec, labelling)
     for name, message in problems:
         print(f"error: {name}: {message}", file=sys.stderr)
     print(f"{len(done)} of {len(done) + len(problems)} subjects are in {output_dir}")
@@ -122,15 +132,17 @@ def main(argv):
         if not flag.value:
             raise app.UsageError(f"{command} needs --{flag.name}.")
     spec = _SPEC.value or BRATS
+    source = common_flags.source()
+    read = (_LAYOUT.value, spec, source.labelling)
     if command == "check":
-        slices = common_flags.source().slices
-        return check(_DATA.value, _LAYOUT.value, slices, spec, _JSON.value)
+        layout, *how = read
+        return check(_DATA.value, layout, source.slices, *how, _JSON.value)
     if command == "cache":
         return cache(_CACHE.value, _CLEAR.value)
     files.require_writable(_OUTPUT.value)
     if command == "convert":
         files.require_apart({"output_dir": _OUTPUT.value}, {"data_dir": _DATA.value})
-        return convert(_DATA.value, _OUTPUT.value, _LAYOUT.value, spec)
+        return convert(_DATA.value, _OUTPUT.value, *read)
     return phantom(_OUTPUT.value, _SUBJECTS.value, _SEED.value, spec)
 
 

@@ -8,6 +8,7 @@ the script's, because this module disclaims it.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -107,20 +108,51 @@ def count(
 # --- Data -----------------------------------------------------------------------------
 
 
+class FolderParser(flags.ArgumentParser):
+    """What flags of folders and files take: a path, whose ~ is the home folder.
+
+    A shell leaves it alone behind the = of a flag.
+    """
+
+    def parse(self, argument: str) -> str:
+        return os.path.expanduser(argument) if argument else argument
+
+    def flag_type(self) -> str:
+        return "path"
+
+
+def path(name: str, help: str) -> flags.FlagHolder[str | None]:
+    """A flag whose value is a path, without a default."""
+    serializer = flags.ArgumentSerializer()
+    return flags.DEFINE(FolderParser(), name, None, help, serializer=serializer)
+
+
 def data_dir(
     help: str = "BraTS folder, see data/README.md.",
 ) -> flags.FlagHolder[str | None]:
-    return flags.DEFINE_string("data_dir", None, help)
+    return path("data_dir", help)
 
 
 def layout() -> flags.FlagHolder[str | None]:
     return flags.DEFINE_string("layout", None, "Layout of data_dir; default: look.")
 
 
-def split(default: str = "drawn from --split_seed") -> flags.FlagHolder[str | None]:
-    return flags.DEFINE_string(
-        "split", None, f"A split.json to keep to; default: {default}."
+def labels() -> None:
+    """The flags --labels, --merge_labels and --drop_labels."""
+    flags.DEFINE_string(
+        "labels",
+        None,
+        f"What the numbers in label files mean: {', '.join(io.CONVENTIONS)}; default: "
+        "by names of files (data/README.md).",
     )
+    flags.DEFINE_string(
+        "merge_labels", None, "Read labels in files as others: 3:1,255:1."
+    )
+    flags.DEFINE_string("drop_labels", None, "Read labels in files as 0: 4,5.")
+
+
+def split(default: str = "drawn from --split_seed") -> flags.FlagHolder[str | None]:
+    return path("split", f"A split.json to keep to; default: {default}.")
 
 
 def split_seed() -> flags.FlagHolder[int]:
@@ -164,9 +196,8 @@ def spec() -> flags.FlagHolder[specs.Spec | None]:
 
 
 def cache_dir() -> flags.FlagHolder[str | None]:
-    return flags.DEFINE_string(
+    return path(
         "cache_dir",
-        None,
         "Keeps decoded slices for later runs; default: $BRATS_GAN_CACHE, else "
         "brats_gan in the user's folder for caches.",
     )
@@ -182,13 +213,11 @@ def check(
 
 
 def run_dir() -> flags.FlagHolder[str | None]:
-    return flags.DEFINE_string(
-        "run_dir", None, "Folder of this run; resumed if it exists."
-    )
+    return path("run_dir", "Folder of this run; resumed if it exists.")
 
 
 def init_from(of: str = "") -> flags.FlagHolder[str | None]:
-    return flags.DEFINE_string("init_from", None, f"{of}{weights.INIT_FROM}")
+    return path("init_from", f"{of}{weights.INIT_FROM}")
 
 
 def image_size(multiple: int) -> flags.FlagHolder[int]:

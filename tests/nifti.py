@@ -28,6 +28,13 @@ _FILES_2015 = {
     "flair": "MR_Flair",
     "seg": "OT",
 }
+_FILES_BIDS = {
+    "t1": "T1w",
+    "t2": "T2w",
+    "t1ce": "ce-gadolinium_T1w",
+    "flair": "FLAIR",
+    "seg": "dseg",
+}
 _MSD_NAMES = {"t1": "T1w", "t2": "T2w", "t1ce": "t1gd", "flair": "FLAIR"}
 
 
@@ -142,6 +149,8 @@ def write_subject(
     volumes = {m: image.astype(dtype or np.int16) for m, image in images.items()}
     if label:
         volumes["seg"] = stored[ours]
+    if layout == "nnunet":
+        return _write_nnunet(folder, name, volumes, axes, extension or ".nii.gz")
     if layout == "msd":
         return _write_msd(folder, name, volumes, axes, extension or ".nii.gz", channels)
     files = {}
@@ -152,9 +161,33 @@ def write_subject(
         elif layout == "brats2023":
             end = f"{_FILES_2023[role]}{extension or '.nii.gz'}"
             path = folder / name / f"{name}-{end}"
+        elif layout == "bids":
+            end = f"{_FILES_BIDS[role]}{extension or '.nii.gz'}"
+            path = folder / f"sub-{name}" / "anat" / f"sub-{name}_{end}"
         else:
             path = folder / name / f"{name}_{role}{extension or '.nii.gz'}"
         files[role] = write_volume(path, volume, axes)
+    return files
+
+
+def _write_nnunet(folder, name, volumes, axes, extension):
+    order = ("t2", "t1ce", "flair", "t1")  # as no other layout has
+    files = {}
+    for role, volume in volumes.items():
+        if role == "seg":
+            path = folder / "labelsTr" / f"{name}{extension}"
+        else:
+            end = f"{order.index(role):04d}{extension}"
+            path = folder / "imagesTr" / f"{name}_{end}"
+        files[role] = write_volume(path, volume, axes)
+    names = {"t1": "T1", "t2": "T2", "t1ce": "T1ce", "flair": "Flair"}
+    description = {
+        "channel_names": {str(i): names[m] for i, m in enumerate(order)},
+        "labels": {"background": 0, "edema": 1, "non-enhancing": 2, "enhancing": 3},
+        "numTraining": 1,
+        "file_ending": extension,
+    }
+    (folder / "dataset.json").write_text(json.dumps(description))
     return files
 
 

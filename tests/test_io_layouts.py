@@ -19,7 +19,8 @@ def test_each_layout_is_recognised_and_sorted_by_name(layout, tmp_path):
     nifti.write_subject(tmp_path, "B", SHAPE, 1, layout)
     files = nifti.write_subject(tmp_path, "A", SHAPE, 0, layout)
     subjects = io.find_subjects(tmp_path)
-    assert [subject.name for subject in subjects] == ["A", "B"]
+    before = "sub-" * (layout == "bids")
+    assert [subject.name for subject in subjects] == [f"{before}A", f"{before}B"]
     assert subjects[0].layout == layout
     assert {m: path for m, (path, _) in subjects[0].images.items()} == {
         m: files[m] for m in spec.BRATS.modalities

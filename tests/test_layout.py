@@ -17,9 +17,12 @@ spec
 addons layers losses schedules code_bank styles parts
 fusion metrics structural_map figures networks signatures
 io.streams
-io.headers io.layouts
-io.labels io.metaimage io.nifti io.twins
+io.headers io.names io.conventions
+io.metaimage io.nifti io.bids io.content
 io.volumes
+io.nnunet io.collections
+io.layouts
+io.labels io.twins
 io.subjects
 io
 io.checks io.convert

@@ -287,6 +287,8 @@ def _content_key(subject, image_size, slices):
     digest.update(repr((subject.prepared, spec.crop)).encode())
     if not spec.zero_background or spec.labels != BRATS.labels:
         digest.update(repr((spec.zero_background, spec.labels)).encode())
+    if subject.labelling != io.AS_NAMED:
+        digest.update(repr(subject.labelling).encode())
     sources = [subject.images[name] for name in spec.modalities]
     if subject.label is not None:
         sources.append((subject.label, None))

@@ -24,10 +24,18 @@ class Source:
     cache_dir: str | None = None  # None: that of the user, see data.cache
     check: bool = True  # all headers and labels first
     spec: Spec = BRATS
+    labels: str | None = None  # one of io.CONVENTIONS; None: by names of files
+    merge_labels: str | None = None  # see io.labelling
+    drop_labels: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "spec", self.spec or BRATS)
         object.__setattr__(self, "slices", tuple(self.slices or self.spec.slices))
+
+    @property
+    def labelling(self) -> io.Labelling:
+        """How the labels are to be read; DataError names what cannot be understood."""
+        return io.labelling(self.labels, self.merge_labels, self.drop_labels)
 
     def subjects(
         self, run_dir: Path, strict: bool = True
@@ -44,6 +52,7 @@ class Source:
             held_out=self.held_out,
             strict=strict,
             spec=self.spec,
+            labelling=self.labelling,
         )
 
     def read(self, subjects: list[io.Subject], image_size: int) -> Slices:

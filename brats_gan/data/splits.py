@@ -26,6 +26,7 @@ def find_split(
     held_out: float = 0.1,
     strict: bool = True,
     spec: Spec = BRATS,
+    labelling: io.Labelling = io.AS_NAMED,
 ) -> tuple[list[io.Subject], list[io.Subject], dict]:
     """Finds the subjects of a folder and splits them; writes nothing.
 
@@ -43,6 +44,7 @@ def find_split(
         held_out: share of the subjects to hold out, where the split is drawn.
         strict: False draws a split where `given` is of other subjects.
         spec: of the data.
+        labelling: how the labels are to be read.
 
     Returns:
         Subjects to train on, subjects held out: lists of io.Subject; and the split,
@@ -52,9 +54,9 @@ def find_split(
         DataError: the folder is not usable, or the split names other subjects, or none
             to train on, or is not what the run began with.
     """
-    subjects = io.find_subjects(data_dir, layout, spec)
+    subjects = io.find_subjects(data_dir, layout, spec, labelling)
     if check:
-        checks.require_usable(data_dir, layout, slices, spec)
+        checks.require_usable(data_dir, layout, slices, spec, labelling)
     path = run_dir / "split.json"
     own, split = own_split(run_dir), None
     if given and (own is None or Path(given).exists()):  # it may have been moved since

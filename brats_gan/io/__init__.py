@@ -8,6 +8,7 @@ Axes: a volume is [H, W, S] in LPS, so rows run anterior to posterior, columns r
 left and slices foot to head, as in the raw BraTS arrays.
 """
 
+from brats_gan.io.conventions import AS_NAMED, CONVENTIONS, Labelling, labelling
 from brats_gan.io.headers import (
     Grid,
     Header,
@@ -17,10 +18,17 @@ from brats_gan.io.headers import (
     require_same_grid,
     require_slices,
 )
-from brats_gan.io.labels import LABEL_MAPS, from_ours, label_map, to_ours
+from brats_gan.io.labels import (
+    LABEL_MAPS,
+    ambiguities,
+    from_ours,
+    label_map,
+    to_ours,
+)
 from brats_gan.io.layouts import (
     LAYOUTS,
     Subject,
+    explore,
     find_subjects,
     first_of,
     images_by_file,
@@ -33,23 +41,30 @@ from brats_gan.io.subjects import (
     parse_slices,
     place_back,
     read_subject,
+    require_lesions,
     resize_nearest,
     silhouette,
 )
 from brats_gan.io.volumes import load_channels, load_volume, read_header
 
 __all__ = [
+    "AS_NAMED",
+    "CONVENTIONS",
     "IMAGE_SLOPE",
     "LABEL_MAPS",
     "LAYOUTS",
     "Grid",
     "Header",
+    "Labelling",
     "Subject",
+    "ambiguities",
+    "explore",
     "find_subjects",
     "first_of",
     "from_ours",
     "images_by_file",
     "label_map",
+    "labelling",
     "load_channels",
     "load_label",
     "load_volume",
@@ -61,6 +76,7 @@ __all__ = [
     "read_subject",
     "reading",
     "require_channel",
+    "require_lesions",
     "require_same_grid",
     "require_slices",
     "resize_nearest",

@@ -16,10 +16,10 @@ import nibabel as nib
 import numpy as np
 
 from brats_gan import files, io
+from brats_gan.io import content
 from brats_gan.io.twins import twins
 from brats_gan.spec import BRATS, Spec
 
-_MIN_OVERLAP = 0.9  # Dice of two silhouettes; 0.83 for a brain with its axes swapped
 _MAX_OUTSIDE = 0.1  # part of a lesion that may lie where no modality shows brain
 
 
@@ -48,6 +48,7 @@ class Report:
     slices: tuple[int, int]
     quick: bool
     spec: Spec = BRATS
+    labelling: io.Labelling = io.AS_NAMED
     subjects: list[SubjectReport] = dataclasses.field(default_factory=list)
     # Both are of (subject, message).
     problems: list[tuple[str, str]] = dataclasses.field(default_factory=list)
@@ -100,6 +101,7 @@ def check(
     quick: bool = False,
     progress: Callable[[int, int], None] | None = None,
     spec: Spec = BRATS,
+    labelling: io.Labelling = io.AS_NAMED,
 ) -> Report:
     """Looks at every subject of a folder, and raises nothing about the data.
 
@@ -111,18 +113,20 @@ def check(
             a subject; otherwise every voxel of every file is decoded.
         progress: called with (subjects done, subjects) now and then.
         spec: what the data is to hold.
+        labelling: how the labels are to be read.
 
     Returns:
         A `Report`.
     """
     slices = tuple(slices or spec.slices)
-    report = Report(str(data_dir), layout, slices, quick, spec)
+    report = Report(str(data_dir), layout, slices, quick, spec, labelling)
     try:
-        subjects, problems = io.survey(data_dir, layout, spec)
+        subjects, problems, notes = io.explore(data_dir, layout, spec, labelling)
     except files.DataError as error:
         report.problems.append(("", str(error)))
         return report
     report.problems += problems
+    report.notes += notes
     if subjects:
         report.layout = subjects[0].layout
     seen = {}  # digest of an image -> (subject, modality) it was first met as
@@ -141,9 +145,10 @@ def require_usable(
     layout: str | None = None,
     slices: tuple[int, int] | None = None,
     spec: Spec = BRATS,
+    labelling: io.Labelling = io.AS_NAMED,
 ) -> Report:
     """The quick check as training scripts run it: DataError with every problem."""
-    report = check(data_dir, layout, slices, quick=True, spec=spec)
+    report = check(data_dir, layout, slices, quick=True, spec=spec, labelling=labelling)
     if not report.usable:
         raise files.DataError(
             f"{io.first_of(report.problems)}\n"
@@ -190,17 +195,25 @@ class _Check:
 
     def headers(self):
         """Reads and compares the headers of the images; returns the first `Grid`."""
-        first = None
-        for path, channel in self.subject.images.values():
+        first, apart = None, []
+        for modality, (path, channel) in self.subject.images.items():
             with self.noting():
                 header = io.read_header(path)
                 io.require_channel(path, header, channel)
                 grid = io.lps_grid(path, header)
                 io.require_slices(path, grid.shape[2], self.slices)
                 if first is None:
-                    first = grid
+                    first, named = grid, modality
                     self.describe(header, grid)
-                io.require_same_grid(first, grid)
+                if grid.shape != first.shape:
+                    apart.append((modality, grid))
+                else:
+                    io.require_same_grid(first, grid)
+        if len(apart) > 1:  # raw scans: one problem of the subject
+            self.problem(content.unregistered([(named, first), *apart]))
+        elif apart:
+            with self.noting():
+                io.require_same_grid(first, apart[0][1])
         return first
 
     def describe(self, header, grid):
@@ -246,7 +259,7 @@ class _Check:
     def voxels(self, label):
         """Decodes every voxel of the images."""
         self.found.negative, self.found.nonfinite = {}, {}
-        silhouettes, brain = {}, False
+        shown, places, brain = {}, {}, False
         for path, wanted in io.images_by_file(self.subject).items():
             with self.noting():
                 channels = [channel for _, channel in wanted]
@@ -257,15 +270,16 @@ class _Check:
                     in_range = volume[self.span()]
                     brain |= in_range > 0
                     with self.noting():
-                        shown = io.silhouette(path, modality, in_range)
-                        silhouettes[modality] = (path, shown)
+                        outline = io.silhouette(path, modality, in_range)
+                        shown[modality] = content.kept(in_range, outline)
+                        places[modality] = path
         if self.failed:
             return
         blank = _voxels(~brain.any((1, 2)))
         self.found.blank_slices = blank
         if blank:
             self.note(f"{_count(blank, 'slice')} in range without brain; left out.")
-        self.compare_silhouettes(silhouettes)
+        self.compare(shown, places)
         if label is not None:
             self.compare_label(label[self.span()] > 0, brain)
 
@@ -287,22 +301,25 @@ class _Check:
                 "Put the right file in its place, or remove the copy."
             )
 
-    def compare_silhouettes(self, silhouettes):
-        """Finds a modality whose voxels are flipped or swapped under a fine header."""
-        shown = np.stack([outline for _, outline in silhouettes.values()])
-        most = 2 * shown.sum(axis=0) >= len(shown)
-        for modality, (path, outline) in silhouettes.items():
-            both = _voxels(outline & most)
-            overlap = 2 * both / (_voxels(outline) + _voxels(most))
-            if overlap < _MIN_OVERLAP:
-                self.problem(
-                    f"{path}: the outline of {modality} overlaps with that of the "
-                    f"others by {overlap:.2f} (Dice; {_MIN_OVERLAP} is due). "
-                    "Look for swapped or flipped axes, or register it."
-                )
+    def compare(self, shown, places):
+        """Finds modalities that do not fit: {modality: content.Voxels}, their files."""
+        for modality, message in content.copies(shown):
+            self.problem(f"{places[modality]}: {message}")
+        if self.subject.spec.zero_background and not self.subject.prepared:
+            message = content.not_stripped(shown)
+            if message is not None:
+                self.note(message)
+        for modality, message, is_problem in content.outlines(shown):
+            (self.problem if is_problem else self.note)(
+                f"{places[modality]}: {message}"
+            )
+        for modality, message in content.slices_missing(shown):
+            self.note(f"{places[modality]}: {message}")
 
     def compare_label(self, lesion, brain):
-        """Finds a label that belongs to another brain."""
+        """Finds a label that belongs to another brain, or is of no lesion."""
+        with self.noting():
+            io.require_lesions(self.subject.label, lesion, brain)
         outside = _voxels(lesion & ~brain)
         if not outside:
             return
@@ -327,17 +344,13 @@ def _note_the_whole(report):
     labelled = [subject for subject in found if subject.labels is not None]
     if labelled and not any(subject.lesion_slices for subject in labelled):
         report.notes.append(("", "no subject has a lesion in range."))
-    if report.layout == "brats2018" and report.spec.labels == BRATS.labels:
-        third, fourth = (
-            any(subject.labels[BRATS.labels[index]] for subject in labelled)
-            for index in (3, 4)
-        )
-        if third and not fourth:
-            message = (
-                "label 3 but never 4: files of 2023 or later that were renamed need "
-                "--layout=brats2023, or their enhancing core is read as non-enhancing."
-            )
-            report.notes.append(("", message))
+    if report.spec.labels == BRATS.labels and not report.labelling.convention:
+        there = {
+            value
+            for value, name in enumerate(BRATS.labels)
+            if value and any(subject.labels[name] for subject in labelled)
+        }
+        report.notes += [("", said) for said in io.ambiguities(report.layout, there)]
 
 
 # --- The table ------------------------------------------------------------------------
@@ -380,8 +393,7 @@ def _times(numbers):
 
 
 def _voxels(mask):
-    """How many are True: a plain int, which JSON knows."""
-    return int(np.count_nonzero(mask))
+    return int(np.count_nonzero(mask))  # a plain int, which JSON knows
 
 
 def _count(number, noun):

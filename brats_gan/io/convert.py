@@ -17,6 +17,7 @@ def convert(
     output_dir: str | os.PathLike,
     layout: str | None = None,
     spec: Spec = BRATS,
+    labelling: io.Labelling = io.AS_NAMED,
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """Writes output_dir/ID/ID_{MODALITY,seg}.nii.gz for every subject, in LPS.
 
@@ -33,7 +34,7 @@ def convert(
         raise files.DataError(
             f"{output_dir}: is inside the folder that is read. Name one beside it."
         )
-    subjects = io.find_subjects(data_dir, layout, spec)
+    subjects = io.find_subjects(data_dir, layout, spec, labelling)
     for subject in subjects:
         for path in io.images_by_file(subject):
             if target in path.resolve().parents:

@@ -1,4 +1,8 @@
-"""Folder layouts: how each year of BraTS names the files of a subject."""
+"""Folder layouts: the subjects below a folder, as BraTS and others lay them.
+
+What files are called is in names, which of them are one subject in collections; bids
+and nnunet have the layouts of those names.
+"""
 
 from __future__ import annotations
 
@@ -9,35 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from brats_gan.files import MAX_NAME, DataError, is_file_name, read_json
-from brats_gan.io.streams import reading
+from brats_gan.io import collections, names, nnunet
+from brats_gan.io.conventions import AS_NAMED, Labelling
 from brats_gan.spec import BRATS, Spec
 
-LAYOUTS = ("brats2015", "brats2018", "brats2023", "msd")
-
-# What a file may be called, in lower case, after the last "_" (2018) or "-" (2023);
-# a modality that is not named here, as itself.
-_SUFFIXES = {
-    "t1": ("t1", "t1n"),
-    "t2": ("t2", "t2w"),
-    "t1ce": ("t1ce", "t1c", "t1gd"),
-    "flair": ("flair", "t2f"),
-    "seg": ("seg", "segm"),
-}
-
-_SEQUENCES_2015 = {
-    "mr_t1": "t1",
-    "mr_t2": "t2",
-    "mr_t1c": "t1ce",
-    "mr_flair": "flair",
-    "ot": "seg",
-}
-
-_MSD_CHANNELS = {
-    "t1": ("t1w", "t1"),
-    "t2": ("t2w", "t2"),
-    "t1ce": ("t1gd", "t1ce", "t1c"),
-    "flair": ("flair", "t2f"),
-}
+LAYOUTS = ("brats2015", "brats2018", "brats2023", "msd", "nnunet", "bids")
 
 
 class Subject(NamedTuple):
@@ -49,15 +29,27 @@ class Subject(NamedTuple):
 
     name: str
     layout: str
-    # Of each modality the file, and the channel where that is 4-D.
-    images: dict[str, tuple[Path, int | None]]
+    images: dict[str, tuple[Path, int | None]]  # modality -> file, channel if it is 4-D
     label: Path | None
     prepared: bool = False
     spec: Spec = BRATS
+    labelling: Labelling = AS_NAMED
+
+
+class Findings(NamedTuple):
+    """What is below a folder."""
+
+    subjects: list[Subject]  # sorted by name
+    # Of (subject name, message); the name is empty where all of the folder is meant.
+    problems: list[tuple[str, str]]
+    notes: list[tuple[str, str]]
 
 
 def find_subjects(
-    data_dir: str | os.PathLike, layout: str | None = None, spec: Spec = BRATS
+    data_dir: str | os.PathLike,
+    layout: str | None = None,
+    spec: Spec = BRATS,
+    labelling: Labelling = AS_NAMED,
 ) -> list[Subject]:
     """Lists the subjects below a folder, sorted by name.
 
@@ -65,11 +57,12 @@ def find_subjects(
         data_dir: folder in one of LAYOUTS (data/README.md shows the trees).
         layout: one of LAYOUTS, or None to recognise it by the names of the files.
         spec: whose modalities are looked for.
+        labelling: how the labels are to be read.
 
     Returns:
         A list of `Subject`, never empty. Raises `DataError` naming every bad subject.
     """
-    subjects, problems = survey(data_dir, layout, spec)
+    subjects, problems, _ = explore(data_dir, layout, spec, labelling)
     if problems:
         raise DataError(first_of(problems))
     return subjects
@@ -91,7 +84,18 @@ def survey(
     Returns:
         A sorted list of `Subject`, and a list of (subject name, message).
     """
-    data_dir = Path(data_dir)
+    subjects, problems, _ = explore(data_dir, layout, spec)
+    return subjects, problems
+
+
+def explore(
+    data_dir: str | os.PathLike,
+    layout: str | None = None,
+    spec: Spec = BRATS,
+    labelling: Labelling = AS_NAMED,
+) -> Findings:
+    """As `survey`, with notes: what is odd, and need not be wrong."""
+    data_dir = Path(data_dir).expanduser()
     if layout is not None and layout not in LAYOUTS:
         raise DataError(
             f"Layout {layout!r} is not known: choose of {', '.join(LAYOUTS)}."
@@ -99,114 +103,225 @@ def survey(
     if not data_dir.is_dir():
         raise DataError(f"{data_dir}: no such folder. Check the path.")
 
-    found = {}  # (layout, subject folder) -> role -> list of files
-    ignored = []
-    for path in _walk(data_dir):
-        kind, role, folder = _classify(path, layout, spec)
-        if kind is None:
-            ignored.append(path)
-        elif layout in (None, kind):
-            roles = found.setdefault((kind, folder), {})
-            roles.setdefault(role, []).append(path)
-    kinds = sorted({kind for kind, _ in found})
-    msd_dir = _msd_folder(data_dir) if layout in (None, "msd") else None
-    if msd_dir is not None:
-        kinds.append("msd")
-
+    seen = collections.walk(data_dir)
+    channels_in = nnunet.folder_of(data_dir)
+    paths = seen.files
+    if channels_in is not None:
+        paths = [path for path in paths if not nnunet.is_inside(path, channels_in)]
+    files, unknown = collections.classify(paths, layout, spec)
+    groups, labels = collections.groups(files)
+    # A lone t1.nii.gz is no subject where others are whole.
+    whole = any({*spec.modalities} <= group.roles.keys() for group in groups)
+    odd = [g for g in groups if not g.certain and _missing(g, spec)]
+    if whole or channels_in is not None:
+        groups = [group for group in groups if group not in odd]
+    kinds = sorted({group.kind for group in groups})
+    if channels_in is not None and layout in (None, "msd", "nnunet"):
+        kinds.append("dataset.json")
     if len(kinds) > 1:
-        examples = {kind: folder for kind, folder in found}
-        shown = [f"{kind} ({examples.get(kind, msd_dir)})" for kind in kinds]
-        raise DataError(
-            f"{data_dir}: holds more than one layout: {', '.join(shown)}. Put each in "
-            "a folder of its own, or choose one with --layout."
-        )
+        raise DataError(_several(data_dir, kinds, groups, channels_in))
     if not kinds:
-        seen = ""
-        if ignored:
-            seen = f" Of {len(ignored)} files seen, the first is {ignored[0]}."
-        raise DataError(
-            f"{data_dir}: no subject of layout {layout or ' or '.join(LAYOUTS)} found."
-            f"{seen} data/README.md shows the folder trees that are read."
+        raise DataError(_nothing(data_dir, layout, spec, seen, unknown, labels))
+
+    notes = []
+    if kinds == ["dataset.json"]:
+        kind, found, problems = nnunet.survey(
+            channels_in, spec, layout and ("msd" if layout == "msd" else "nnunet")
         )
-    if kinds == ["msd"]:
-        subjects, problems = _msd_subjects(msd_dir, spec)
+        subjects = [
+            Subject(name, kind, images, label, False, spec, labelling)
+            for name, images, label in found
+        ]
     else:
-        prepared = _is_prepared(data_dir)
-        subjects, problems = [], []
-        for name, (kind, folder), roles in _named(found):
-            wrong = _role_problems(kind, folder, roles, spec)
-            problems += [(name, message) for message in wrong]
-            if not wrong:
-                images = {m: (roles[m][0], None) for m in spec.modalities}
-                label = roles.get("seg", [None])[0]
-                subjects.append(Subject(name, kind, images, label, prepared, spec))
+        if _is_ours(data_dir) and labelling.convention is None:
+            labelling = labelling._replace(convention="brats2015")
+        pairs, lost = collections.with_labels([*collections.named(groups)], labels)
+        subjects, problems = _subjects(pairs, _is_prepared(data_dir), spec, labelling)
+        problems += _lost(lost)
+        notes += _unlabelled(subjects, unknown)
+        folders = [group.folder for group in groups]
+        notes += _empty(collections.without_images(seen, folders))
+    notes += _deep(seen.too_deep)
     subjects, misnamed = _well_named(subjects)
-    problems += misnamed
-    return sorted(subjects, key=lambda subject: subject.name), sorted(problems)
+    subjects, unclear = _of_clear_convention(subjects)
+    problems += misnamed + unclear
+    subjects = sorted(subjects, key=lambda subject: subject.name)
+    return Findings(subjects, sorted(problems), notes)
 
 
-def _walk(data_dir, depth=4):
-    """Files down to HGG/subject/sequence/file, in a fixed order, no hidden ones.
+def _several(data_dir, kinds, groups, channels_in):
+    examples = {group.kind: group.folder for group in groups}
+    by_channel = "msd or nnunet"
+    shown = [
+        f"{by_channel} ({channels_in})"
+        if kind == "dataset.json"
+        else f"{kind} ({examples[kind]})"
+        for kind in kinds
+    ]
+    return (
+        f"{data_dir}: holds more than one layout: {', '.join(shown)}. Put each in "
+        "a folder of its own, or choose one with --layout."
+    )
 
-    Links are followed, but for those that lead back up.
-    """
-    for folder, folders, files in os.walk(data_dir, followlinks=True):
-        below = len(Path(folder).relative_to(data_dir).parts)
-        here = Path(folder).resolve()
-        folders[:] = sorted(
-            f
-            for f in folders
-            if f[0] != "."
-            and below < depth - 1
-            and Path(folder, f).resolve() not in (here, *here.parents)
+
+def _nothing(data_dir, layout, spec, seen, unknown, labels):
+    """One message on a folder without subjects: what is there, what is expected."""
+    message = (
+        f"{data_dir}: no subject of layout {layout or ' or '.join(LAYOUTS)} found."
+    )
+    others = unknown or [file.path for file in labels] or seen.files
+    images = [path for path in others if names.stem(path.name)]
+    first = (images or others or [None])[0]
+    if first is not None:
+        beside = [path for path in others if path.parent == first.parent]
+        message += (
+            f" Of {len(seen.files)} files seen, the first is {first}; in its folder: "
+            f"{collections.shown(beside)}."
         )
-        yield from (Path(folder, f) for f in sorted(files) if f[0] != ".")
+    elif seen.too_deep:
+        message += (
+            f" Folders more than {collections.DEPTH} deep, such as "
+            f"{seen.too_deep[0]}, are not looked into: name one further down."
+        )
+    elif seen.folders:
+        message += f" {len(seen.folders)} folders are there, and no file in them."
+    if any(re.search(r"._\d{4}$", names.stem(path.name) or "") for path in images):
+        return (
+            f"{message} Names that end in _0000 are nnU-Net's, one file a channel: put "
+            "them in imagesTr, with a dataset.json beside it that names the channels "
+            f'("channel_names": {{"0": "{spec.modalities[0]}", ...}}), or name the '
+            f"files {collections.expected(spec)}."
+        )
+    if any(path.suffix.lower() in (".dcm", ".ima") for path in others):
+        message += " DICOM is not read: convert it to NIfTI, such as with dcm2niix."
+    return (
+        f"{message} Expected is a folder for each subject ID, with "
+        f"{collections.expected(spec)}. data/README.md shows the folder trees that "
+        "are read."
+    )
 
 
-def _suffixes(spec):
-    """Role -> what its files are called, in lower case."""
-    roles = (*spec.modalities, "seg")
-    return {role: _SUFFIXES.get(role, (role.lower(),)) for role in roles}
+def _missing(group, spec):
+    return tuple(m for m in spec.modalities if m not in group.roles)
 
 
-def _classify(path, layout, spec):
-    """File -> (layout, modality or "seg", subject folder), or three times None."""
-    name = path.name.lower()
-    match = re.match(r"(.+?)(\.nii|\.nii\.gz|\.mha)$", name)
-    if not match:
-        return None, None, None
-    stem, extension = match.groups()
+def _subjects(pairs, prepared, spec, labelling):
+    """Subjects that are whole, and problems of the others."""
+    subjects, problems, incomplete = [], [], {}
+    for name, group in pairs:
+        missing = _missing(group, spec)
+        twice = _twice(group, spec)
+        problems += [(name, message) for message in twice]
+        if missing:
+            incomplete.setdefault((group.kind, missing), []).append((name, group))
+        if missing or twice:
+            continue
+        images = {m: (group.roles[m][0], None) for m in spec.modalities}
+        label = group.roles.get("seg", [None])[0]
+        subjects.append(
+            Subject(name, group.kind, images, label, prepared, spec, labelling)
+        )
+    for (kind, missing), same in incomplete.items():
+        if not subjects and len(same) > 1:
+            # Of all files in the folder: their names are of another kind.
+            problems.append(("", _none_has(kind, missing, same, spec)))
+            continue
+        for name, group in same:
+            where = f"{group.folder}{group.prefix and f'/{group.prefix}*'}"
+            problems += [
+                (
+                    name,
+                    f"{where}: no {role} image. Looked for "
+                    f"{collections.looked_for(kind, role, spec)}. Add the file, "
+                    "or take the subject out of the folder.",
+                )
+                for role in missing
+            ]
+    return subjects, problems
 
-    if stem.startswith("vsd."):
-        sequence = re.search(r"\.o\.(mr_t1c|mr_t1|mr_t2|mr_flair|ot)(?![a-z0-9])", stem)
-        if sequence and _SEQUENCES_2015[sequence[1]] in (*spec.modalities, "seg"):
-            # As distributed, each sequence has a folder named as its file.
-            alone = path.parent.name.lower().startswith("vsd.")
-            folder = path.parent.parent if alone else path.parent
-            return "brats2015", _SEQUENCES_2015[sequence[1]], folder
 
-    suffix = re.search(r"([_-])([a-z0-9]+)$", stem)
-    if suffix and extension != ".mha":
-        for role, names in _suffixes(spec).items():
-            if suffix[2] in names:
-                kind = {"_": "brats2018", "-": "brats2023"}[suffix[1]]
-                if layout in ("brats2018", "brats2023"):
-                    kind = layout  # forced: files that were renamed are taken too
-                return kind, role, path.parent
-    return None, None, None
+def _none_has(kind, missing, same, spec):
+    _, group = same[0]
+    files = [path for paths in group.roles.values() for path in paths]
+    with_others = sorted(
+        path for path in files[0].parent.iterdir() if path.name[0] != "."
+    )
+    lacking = " and ".join(f"no {role} image" for role in missing)
+    due = "; ".join(collections.looked_for(kind, role, spec) for role in missing)
+    return (
+        f"{group.folder}: {lacking}, as in all of {len(same)} subjects. There are "
+        f"{collections.shown(with_others, 8)}. Looked for {due}. Add the files, or "
+        "rename those that are meant."
+    )
 
 
-def _named(found):
-    """Yields (subject name, key, roles); two folders of one name get their parent's."""
-    names = [_folder_name(folder) for _, folder in found]
-    for (key, roles), name in zip(found.items(), names, strict=True):
-        unique = names.count(name) == 1  # 2015 has subjects of one name in HGG and LGG
-        yield name if unique else f"{_folder_name(key[1].parent)}_{name}", key, roles
+def _twice(group, spec):
+    """Messages on roles that more than one file of a subject has."""
+    return [
+        f"{group.folder}: {len(files)} files for {role}: "
+        f"{', '.join(_below(path, group.folder) for path in files)}. "
+        "Keep one, and one folder for each subject."
+        for role in (*spec.modalities, "seg")
+        if len(files := group.roles.get(role, [])) > 1
+    ]
 
 
-def _folder_name(folder):
-    """Name of a folder, also of one that was given as "." or "..": never those."""
-    return folder.name if folder.name not in ("", "..") else folder.resolve().name
+def _below(path, folder):
+    return str(path.relative_to(folder) if folder in path.parents else path)
+
+
+def _lost(labels):
+    if not labels:
+        return []
+    return [
+        (
+            "",
+            f"{labels[0].path}: {len(labels)} label file{'s' * (len(labels) > 1)} "
+            "without images of the same name, such as this. Add the images, name both "
+            "alike (ID_t1.nii.gz, ID_seg.nii.gz), or take the labels out.",
+        )
+    ]
+
+
+def _unlabelled(subjects, unknown):
+    """Which other images lie beside those of a subject that has no label."""
+    beside = {}
+    for path in unknown:
+        if names.stem(path.name):
+            beside.setdefault(path.parent, []).append(path)
+    notes = []
+    for subject in subjects:
+        if subject.label is None:
+            folders = {path.parent for path, _ in subject.images.values()}
+            others = [path for folder in folders for path in beside.get(folder, [])]
+            if others:
+                message = (
+                    f"no label file among {collections.shown(others)}; the name of a "
+                    "label ends in _seg."
+                )
+                notes.append((subject.name, message))
+    return notes
+
+
+def _empty(folders):
+    if not folders:
+        return []
+    one = len(folders) == 1
+    message = (
+        f"{len(folders)} folder{'s' * (not one)} beside the subjects "
+        f"hold{'s' * one} no image, such as {folders[0].name}: an incomplete download?"
+    )
+    return [("", message)]
+
+
+def _deep(folders):
+    if not folders:
+        return []
+    message = (
+        f"folders more than {collections.DEPTH} deep are not looked into, such as "
+        f"{folders[0]}."
+    )
+    return [("", message)]
 
 
 def _well_named(subjects):
@@ -232,103 +347,44 @@ def _well_named(subjects):
     return list(good.values()), problems
 
 
-def _role_problems(kind, folder, roles, spec):
-    """Messages about one subject folder: modalities missing or there twice."""
-    problems = []
-    for role in (*spec.modalities, "seg"):
-        files = roles.get(role, [])
-        if len(files) > 1:
-            problems.append(
-                f"{folder}: {len(files)} files for {role}: "
-                f"{', '.join(str(f.relative_to(folder)) for f in files)}. "
-                "Keep one, and one folder for each subject."
-            )
-        elif not files and role != "seg":
-            problems.append(
-                f"{folder}: no {role} image. Looked for "
-                f"{_looked_for(kind, role, spec)}. Add the file, "
-                "or take the subject out of the folder."
-            )
-    return problems
+def _of_clear_convention(subjects):
+    """Those whose names do not leave open what their labels mean; one problem of the
+    others."""
+    unclear = [
+        subject
+        for subject in subjects
+        if subject.label is not None
+        and subject.labelling.convention is None
+        and subject.layout in ("brats2018", "brats2023")
+        and subject.spec.labels == BRATS.labels
+        and names.is_paediatric(subject.label.name)
+    ]
+    if not unclear:
+        return subjects, []
+    message = (
+        f"{unclear[0].label}: labels of BraTS-PEDs, whose numbers have changed: 1 is "
+        "the enhancing core since 2024, and was the non-enhancing one in 2023. Say "
+        f"--labels=peds2024 or --labels=peds2023 ({len(unclear)} subjects)."
+    )
+    left_out = {subject.name for subject in unclear}
+    return [s for s in subjects if s.name not in left_out], [("", message)]
 
 
-def _looked_for(kind, role, spec):
-    if kind == "brats2015":
-        by_role = {role: name for name, role in _SEQUENCES_2015.items()}
-        sequence = by_role.get(role, f"mr_{role}")
-        return f"VSD.Brain.XX.O.{sequence.upper()}.*.mha (or .nii, .nii.gz)"
-    separator = {"brats2018": "_", "brats2023": "-"}[kind]
-    names = [f"*{separator}{suffix}.nii.gz" for suffix in _suffixes(spec)[role]]
-    return f"{', '.join(names)} (or .nii, in any case)"
+def _description(data_dir):
+    path = data_dir / "dataset_description.json"
+    return read_json(path) if path.is_file() else {}
 
 
 def _is_prepared(data_dir):
-    path = data_dir / "dataset_description.json"
-    return path.is_file() and read_json(path).get("Prepared") is True
+    return _description(data_dir).get("Prepared") is True
 
 
-def _msd_folder(data_dir):
-    """The folder with dataset.json and imagesTr: data_dir itself or right below it."""
-    below = sorted(data_dir.glob("*/dataset.json"))
-    for path in (data_dir / "dataset.json", *below):
-        if path.is_file() and (path.parent / "imagesTr").is_dir():
-            return path.parent
-    return None
-
-
-def _msd_subjects(folder, spec):
-    description = folder / "dataset.json"
-    content = read_json(description)
-    named = content.get("modality") or content.get("channel_names")
-    if not isinstance(named, dict):
-        raise DataError(f'{description}: no "modality". Restore the original file.')
-    channels = {}
-    for modality in spec.modalities:
-        aliases = _MSD_CHANNELS.get(modality, (modality.lower(),))
-        matches = [
-            small_number(description, channel)
-            for channel, name in named.items()
-            if str(name).lower() in aliases
-        ]
-        if len(matches) != 1:
-            raise DataError(
-                f"{description}: {len(matches)} channels for {modality} among "
-                f"{', '.join(map(str, named.values()))}; looked for one of "
-                f"{', '.join(aliases)}. Restore the original file."
-            )
-        channels[modality] = matches[0]
-
-    files = {}  # subject name -> files of that name
-    with reading(folder / "imagesTr"):
-        found = sorted((folder / "imagesTr").iterdir())
-    for path in found:
-        match = re.match(r"([^.].*?)\.nii(\.gz)?$", path.name, re.IGNORECASE)
-        if match:
-            files.setdefault(match[1], []).append(path)
-    if not files:
-        raise DataError(
-            f"{folder / 'imagesTr'}: no .nii or .nii.gz file. Unpack again."
-        )
-    subjects, problems = [], []
-    for name, paths in files.items():
-        if len(paths) > 1:
-            shown = ", ".join(path.name for path in paths)
-            message = f"{paths[0].parent}: two files for {name}: {shown}. Keep one."
-            problems.append((name, message))
-            continue
-        labels = [folder / "labelsTr" / f"{name}{end}" for end in (".nii.gz", ".nii")]
-        label = next((path for path in labels if path.is_file()), None)
-        images = {m: (paths[0], channels[m]) for m in spec.modalities}
-        subjects.append(Subject(name, "msd", images, label, spec=spec))
-    return subjects, problems
-
-
-def small_number(path: str | os.PathLike, text: object) -> int:
-    """0 to 255 from a JSON file; DataError names the file."""
-    whole = isinstance(text, int | str) and re.fullmatch("[0-9]{1,3}", str(text))
-    if not whole or int(text) > 255:
-        raise DataError(f"{path}: {text!a:.40} where 0 to 255 is due. Restore it.")
-    return int(text)
+def _is_ours(data_dir):
+    """Whether `convert` or stage 3 wrote the folder: its labels are ours, whatever its
+    subjects are called."""
+    made = _description(data_dir).get("GeneratedBy")
+    made = made if isinstance(made, list) else []
+    return any(isinstance(m, dict) and m.get("Name") == "brats_gan" for m in made)
 
 
 def images_by_file(subject: Subject) -> dict[Path, list[tuple[str, int | None]]]:

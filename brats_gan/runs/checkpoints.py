@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import logging
 
 from brats_gan.lazy import tf
-from brats_gan.runs.process import RunError, writing
+from brats_gan.runs.process import RunError, require_plain, writing
 
 CHECKPOINTS_KEPT = 2
 
@@ -25,6 +25,7 @@ def restore(
         RunError: there are checkpoints, but none is whole; or a variable of this run
             is not in the newest.
     """
+    require_plain(folder)
     folder = Path(folder)
     _remove_half_written(folder)
     damaged = []
@@ -78,8 +79,10 @@ def has_begun(run_dir: str | Path) -> bool:
 def newest_checkpoint(run_dir: str | Path) -> tuple[Path, int] | None:
     """(path as TensorFlow names it, step) of a run's newest whole checkpoint, or None.
 
-    Nothing is moved or removed: another process may be at work in the folder.
+    Nothing is moved or removed: another process may be at work in the folder. RunError
+    if TensorFlow would not find its files by its name.
     """
+    require_plain(run_dir)
     for path in all_checkpoints(Path(run_dir, "checkpoints")):
         if _damage(path) is None:
             return path, int(path.name.rpartition("-")[2])

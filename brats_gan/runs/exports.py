@@ -20,7 +20,7 @@ import brats_gan
 from brats_gan import files, shipped
 from brats_gan.lazy import tf
 from brats_gan.runs.folder import command_of
-from brats_gan.runs.process import RunError, writing
+from brats_gan.runs.process import RunError, require_plain, writing
 
 
 def revision() -> str | None:
@@ -203,6 +203,7 @@ def load_export(
     Raises:
         RunError: the run has no such export, so it has not finished; or it is damaged.
     """
+    require_plain(run_dir)
     description = export_description(run_dir, name, needed)
     path = Path(run_dir) / "export" / name
     try:

@@ -16,7 +16,7 @@ from absl import flags, logging
 from brats_gan import files, schedules
 from brats_gan.data import records
 from brats_gan.runs.checkpoints import all_checkpoints
-from brats_gan.runs.process import RunError, writing
+from brats_gan.runs.process import RunError, require_plain, writing
 from brats_gan.spec import BRATS
 
 # Flags that may differ when a run goes on: where things are, not what is computed.
@@ -200,11 +200,12 @@ def start(
         The folder, a Path.
 
     Raises:
-        RunError: the folder belongs to a run with other flags (the difference is
-            shown), holds something that is not a run, is inside another run, or is in
-            use by another process.
+        RunError: TensorFlow would not find its files by its name; the folder belongs to
+            a run with other flags (the difference is shown), holds something that is
+            not a run, is inside another run, or is in use by another process.
         DataError: it cannot be written to.
     """
+    require_plain(run_dir)
     run_dir = Path(run_dir)
     by = by or command()
     if run_dir.resolve() not in _startable:

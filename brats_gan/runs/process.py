@@ -36,6 +36,22 @@ class RunError(RuntimeError):
     """A run that cannot start or go on; the message says why and what to do."""
 
 
+# What TensorFlow takes as a pattern where it looks for the files of a checkpoint.
+_PATTERN = "[]*?" + ("\\" if os.sep == "/" else "")
+
+
+def require_plain(folder: str | os.PathLike) -> None:
+    """RunError if TensorFlow would not find files in a folder because of its name."""
+    name = str(folder)
+    if {*name} & {*_PATTERN}:
+        raise RunError(
+            f"{name} has one of {' '.join(_PATTERN)} in its name, which TensorFlow "
+            "reads as a pattern; choose another name, or move the folder to one"
+        )
+    if name.startswith("~"):
+        raise RunError(f"{name} begins with ~; write the home folder in full")
+
+
 class Stopped(BaseException):
     """A signal asked the process to end; what was written is whole.
 
