@@ -61,10 +61,15 @@ def test_what_a_kill_left_of_a_subject_is_removed_and_what_is_worked_on_is_not(
 
 
 def test_a_full_disk_leaves_no_half_subject(tmp_path, monkeypatch):
-    # The volumes of one subject are made once: what is tried here is the writing.
-    made = phantom.simulate_subject(1, slices=(82, 83))
+    # Noise in place of a brain, of which 65 kB do not become less: it is the writing
+    # that is tried.
+    noise = np.random.default_rng(0).integers(0, 2**15, (64, 64, 8), np.int16)
+    made = {
+        **dict.fromkeys(BRATS.modalities, noise),
+        "seg": np.zeros_like(noise, np.uint8),
+    }
     monkeypatch.setattr(phantom.subjects, "simulate_subject", lambda *_: made)
-    with disk_with(20_000):  # a label has less, an image more
+    with disk_with(20_000):
         with pytest.raises(files.DataError, match="cannot be written.*Make room"):
             phantom.write_subjects(tmp_path, 1, processes=1)
     assert not [*tmp_path.iterdir()]
