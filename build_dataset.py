@@ -28,25 +28,31 @@ common_flags.path(
     "Run of train_multimodal.py, or a folder of weights, or `pretrained`.",
 )
 common_flags.path(
-    "segmentor_run", "Run whose segmentor filters; default: --multimodal_run."
+    "segmentor_run", "Run whose segmentors filter samples; --multimodal_run if unset."
 )
 _OUTPUT = common_flags.path("output_dir", "Folder of the data set.")
 # 50 samples a volume, whose number has five digits.
-common_flags.count("samples", 1000, "Sets of four slices to make.", 4_999_950)
+common_flags.count("samples", 1000, "Sets of registered slices to make.", 4_999_950)
 common_flags.number(
-    "mae_threshold", structural_map.MAE_THRESHOLD, "Largest error of Algorithm 3.", 0, 1
+    "mae_threshold",
+    structural_map.MAE_THRESHOLD,
+    "Largest error that Algorithm 3 accepts.",
+    0,
+    1,
 )
 common_flags.number(
     "dice_threshold",
     None,
-    "Smallest index Dice of the label found again; default: what the weights say that "
-    "they reach, as those that come with the package do, else 0.95 (Section 2.8).",
+    "Smallest mean index Dice of the predicted labels (Section 2.8). If unset, what "
+    "the weights say that they reach, as those that come with the package do, or 0.95.",
     0,
     1,
 )
-common_flags.count("max_tries", 50, "Attempts a sample, then the best.", 1_000_000)
+common_flags.count(
+    "max_tries", 50, "Attempts per sample; after these, the best is kept.", 1_000_000
+)
 flags.DEFINE_bool(
-    "filter", True, "Both filters; Table 1 asks for data without (Section 3.5)."
+    "filter", True, "Apply both filters; Table 1 needs data without them (Section 3.5)."
 )
 flags.DEFINE_bool(
     "accepted_only",
@@ -61,14 +67,14 @@ common_flags.number(
     0,
     1,
 )
-common_flags.batch_size(16, "Attempts in flight.")
+common_flags.batch_size(16, "Attempts that are made at once.")
 common_flags.seed("Seeds codes and labels.")
 common_flags.cache_dir()
 common_flags.check("Check the data first.")
 _NEAREST = flags.DEFINE_bool(
     "nearest_report",
     False,
-    "Look for the nearest training slice of every sample and every held-out slice.",
+    "Report the nearest training slice of every sample and of every held-out slice.",
 )
 flags.mark_flags_as_required(["structural_run", "multimodal_run", "output_dir"])
 

@@ -26,7 +26,10 @@ flags.DEFINE_list(
     "Rows of Table 2 to fill: numbers of 1 to 25, or all; with --table=2 these alone.",
 )
 common_flags.count(
-    "repeats", 4, "Runs of each row, seeds --seed and up (Section 3.4).", 1_000_000
+    "repeats",
+    4,
+    "Runs of each row, with seeds from --seed on (Section 3.4).",
+    1_000_000,
 )
 common_flags.layout()
 common_flags.labels()
@@ -42,7 +45,7 @@ flags.DEFINE_enum(
     "train_on",
     "both",
     ["real", "synthetic", "both"],
-    "Of a single run, no table; without --synthetic_dir: real.",
+    "Training data of a single run; without --synthetic_dir it is real.",
 )
 common_flags.split("that of --synthetic_dir, or drawn")
 common_flags.split_seed()
@@ -54,39 +57,48 @@ flags.DEFINE_enum(
     "scheme",
     "multiple",
     [*lesion_components.SCHEMES, "four_channel"],
-    "Section 2.7; four_channel sees the four registered modalities at once.",
+    "Segmentors as in train_multimodal.py (Section 2.7); four_channel is one SEG with "
+    "the registered modalities as channels.",
 )
 common_flags.count(
     "iterations",
     None,
-    "Training steps of every run; default: by --epochs.",
+    "Training steps of every run; by --epochs if unset.",
     common_flags.MOST_STEPS,
 )
 common_flags.epochs(
-    100, "Passes over the real training slices, without --iterations (Section 3.4)."
+    100,
+    "Passes over the real training slices, if --iterations is unset (Section 3.4).",
 )
-common_flags.batch_size(1, "Slices a step (Section 3.4).")
+common_flags.batch_size(1, "Slices per step (Section 3.4).")
 common_flags.image_size(4)
 common_flags.width()
-common_flags.learning_rate(1e-4, "Adam's (Section 3.4).")
+common_flags.learning_rate(1e-4, "Learning rate of Adam (Section 3.4).")
 common_flags.number(
     "final_rate",
     1.0,
-    "Share of the rate at the last step, falling over the second half; 1: constant.",
+    "Share of the learning rate at the last step; it falls over the second half of the "
+    "steps. 1 keeps it constant.",
     0,
     1,
 )
-common_flags.number("beta_1", 0.5, "Adam's (Section 3.4).", 0, 0.9999)
+common_flags.number("beta_1", 0.5, "beta_1 of Adam (Section 3.4).", 0, 0.9999)
 common_flags.number(
-    "dropout", segmentation.INPUT_DROPOUT, "Of the input (Section 3.4).", 0, 0.99
+    "dropout",
+    segmentation.INPUT_DROPOUT,
+    "Dropout of the input (Section 3.4).",
+    0,
+    0.99,
 )
 common_flags.label_loss()
-common_flags.init_from("Of a single run. ")
+common_flags.init_from("For a single run. ")
 flags.DEFINE_bool(
-    "enhanced", False, "Of a single run: move every slice anew each time it is seen."
+    "enhanced",
+    False,
+    "In a single run, transform each slice at random every time it is used.",
 )
 common_flags.precision()
-common_flags.seed("Seeds weights, noise, choice and order.")
+common_flags.seed("Seeds weights, noise, and the choice and order of slices.")
 common_flags.deterministic()
 common_flags.checkpoint_seconds()
 common_flags.steps_per_call()
@@ -97,7 +109,8 @@ flags.DEFINE_bool(
 )
 common_flags.path(
     "results",
-    "File of results; default: results.jsonl, in run_dir for tables, else beside it.",
+    "File of results. If unset, results.jsonl: for tables in run_dir, for a single run "
+    "beside it.",
 )
 flags.mark_flags_as_required(["data_dir", "run_dir"])
 

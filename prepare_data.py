@@ -28,12 +28,12 @@ from brats_gan import common_flags, files, io, progress, runs
 from brats_gan.spec import BRATS, Spec
 
 _DATA = common_flags.data_dir("Folder to check or to convert.")
-_OUTPUT = common_flags.path("output_dir", "Folder that convert, phantom write.")
+_OUTPUT = common_flags.path("output_dir", "Folder that convert and phantom write.")
 _LAYOUT = flags.DEFINE_enum(
     "layout",
     None,
     io.LAYOUTS,
-    "Of --data_dir; recognised by its files if not given.",
+    "Layout of --data_dir. Detected from file names if unset.",
 )
 common_flags.labels()
 _SPEC = common_flags.spec()
@@ -47,7 +47,7 @@ _CACHE = flags.DEFINE_string(
     "caches.",
 )
 _CLEAR = flags.DEFINE_bool("clear", False, "cache empties it.")
-_SEED = common_flags.seed("Of the phantoms: the same files for the same.")
+_SEED = common_flags.seed("Seeds the phantoms; equal seeds give equal files.")
 
 
 def check(

@@ -30,14 +30,18 @@ common_flags.check()
 common_flags.init_from()
 common_flags.steps()
 common_flags.epochs(40)
-common_flags.batch_size(1, "Sets of four slices a step.")
+common_flags.batch_size(1, "Sets of one slice per modality in a step.")
 common_flags.image_size(32)
 common_flags.width()
 common_flags.width(
-    "lesion_width", None, "Base width of the lesion components; default: --width."
+    "lesion_width", None, "Base width of the lesion components; --width if unset."
 )
 flags.DEFINE_enum(
-    "scheme", "multiple", lesion_components.SCHEMES, "Lesion components (Section 2.7)."
+    "scheme",
+    "multiple",
+    lesion_components.SCHEMES,
+    "Lesion components (Section 2.7): multiple has one SEG per modality, single one "
+    "SEG for all, shared_encoder one EC_l for all and one DC_l per modality.",
 )
 common_flags.beta()
 common_flags.learning_rate()
@@ -47,29 +51,32 @@ _DETERMINISTIC = common_flags.deterministic()
 common_flags.checkpoint_seconds()
 common_flags.steps_per_call()
 flags.DEFINE_bool(
-    "all_pairs", False, "Every translation each step, not two drawn ones (D18)."
+    "all_pairs", False, "Every translation in each step, not two sampled ones (D18)."
 )
 flags.DEFINE_enum(
-    "image_norm", "absolute", ["absolute", "squared"], "Of image differences (D9)."
+    "image_norm", "absolute", ["absolute", "squared"], "Norm of image differences (D9)."
 )
 flags.DEFINE_enum(
-    "category", "entropy", list(losses.CATEGORY_LOSSES), "Modality loss of D (D10)."
+    "category",
+    "entropy",
+    list(losses.CATEGORY_LOSSES),
+    "Loss of the modality that D predicts (D10).",
 )
 common_flags.label_loss()
 flags.DEFINE_bool(
-    "conditional_norm", True, "The modality enters every norm of DC (D16)."
+    "conditional_norm", True, "Conditional instance normalisation in DC (D16)."
 )
 flags.DEFINE_bool(
-    "label_modulation", True, "The label modulates DC at its last resolutions (D19)."
+    "label_modulation", True, "SPADE-style modulation of DC by the label (D19)."
 )
 flags.DEFINE_bool(
-    "map_modulation", True, "f modulates DC at its last resolutions (D32)."
+    "map_modulation", True, "SPADE-style modulation of DC by the map f (D32)."
 )
 flags.DEFINE_bool(
-    "style", True, "DC is told the brightness and contrast of the subject (D33)."
+    "style", True, "DC is given the brightness and contrast of the subject (D33)."
 )
 flags.DEFINE_bool(
-    "spectral_norm", True, "D has spectral norm, not instance norm (D31)."
+    "spectral_norm", True, "Spectral norm in D in place of instance norm (D31)."
 )
 flags.DEFINE_bool(
     "code_game",
@@ -78,19 +85,23 @@ flags.DEFINE_bool(
     "tie alone draws them together (D36).",
 )
 common_flags.number(
-    "structure_weight", fusion.STRUCTURE_WEIGHT, "Of f in the fusion (D8).", 0, 1000
+    "structure_weight",
+    fusion.STRUCTURE_WEIGHT,
+    "Weight of f in the fusion (D8).",
+    0,
+    1000,
 )
 common_flags.number(
     "label_weight",
     fusion.LABEL_WEIGHT,
-    "Of the one-hot label in the fusion (D8).",
+    "Weight of the one-hot label in the fusion (D8).",
     0,
     1000,
 )
-common_flags.input_noise(0.02, "Noise on what D sees, sd.")
-flags.DEFINE_bool("guidance_blur", True, "Random blur before the segmentors.")
+common_flags.input_noise(0.02, "Noise on the input of D, sd.")
+flags.DEFINE_bool("guidance_blur", True, "Blur the input of the segmentors at random.")
 flags.DEFINE_bool(
-    "lesion_removal", True, "Take the edges of its own lesion out of f (Section 2.5)."
+    "lesion_removal", True, "Remove the edges of its own lesion from f (Section 2.5)."
 )
 flags.DEFINE_bool(
     "placement_test", True, "Insert only labels that fit the brain (Section 2.5)."
@@ -98,14 +109,16 @@ flags.DEFINE_bool(
 common_flags.number(
     "first_phase",
     multimodal.FIRST_PHASE,
-    "Share of the steps that rebuild slices only: no discriminator, no cycles (D34).",
+    "Share of the steps that only reconstruct slices, without discriminators and "
+    "without cycle consistency (D34).",
     0,
     1,
 )
 common_flags.number(
     "ramp",
     multimodal.RAMP,
-    "Share of the steps after the first phase until late terms weigh in fully (D9).",
+    "Share of the steps after the first phase over which the weights of late losses "
+    "rise to their full value (D9).",
     0,
     1,
 )

@@ -22,25 +22,25 @@ common_flags.check()
 common_flags.init_from()
 common_flags.steps()
 common_flags.epochs(150)
-common_flags.batch_size(16, "Slices a step.")
+common_flags.batch_size(16, "Slices per step.")
 common_flags.image_size(32)
 common_flags.width()
-common_flags.width("mask_width", None, "Base width of MASK; default: --width.")
+common_flags.width("mask_width", None, "Base width of MASK; --width if unset.")
 common_flags.count(
-    "code_channels", 4, "Numbers of the code for each 8 x 8 pixels (D26).", 1024
+    "code_channels", 4, "Channels of the code for each 8 x 8 pixels (D26).", 1024
 )
 common_flags.beta()
 flags.DEFINE_enum(
-    "map_loss", "entropy", list(losses.MAP_LOSSES), "Loss of a rebuilt map (D27)."
+    "map_loss", "entropy", list(losses.MAP_LOSSES), "Loss of a reconstructed map (D27)."
 )
 flags.DEFINE_bool(
-    "soft_maps", True, "DC_f and D_f learn from f before its threshold (D30)."
+    "soft_maps", True, "Train DC_f and D_f on f before its threshold (D30)."
 )
 flags.DEFINE_bool(
-    "spectral_norm", True, "D_f has spectral norm, not instance norm (D31)."
+    "spectral_norm", True, "Spectral norm in D_f in place of instance norm (D31)."
 )
 flags.DEFINE_bool(
-    "judge_rebuilt", True, "D_f judges rebuilt maps too, not drawn ones alone (D30)."
+    "judge_rebuilt", True, "D_f judges reconstructed maps beside generated ones (D30)."
 )
 flags.DEFINE_bool(
     "code_game",
@@ -49,7 +49,7 @@ flags.DEFINE_bool(
     "keep codes near it (D36).",
 )
 common_flags.input_noise(
-    structural.Options().input_noise, "Noise on what D_f sees, sd."
+    structural.Options().input_noise, "Noise on the input of D_f, sd."
 )
 common_flags.learning_rate()
 common_flags.precision()

@@ -1,4 +1,4 @@
-"""Where the codes of training maps lie, step by step (D25)."""
+"""The codes of recent training maps, and the Gaussian that they follow (D25)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-KEPT = 512  # codes of training maps from which new ones are drawn
+KEPT = 512  # codes of training maps, to which the Gaussian is fitted
 
 
 class Codes(tf.Module):
-    """The codes of the last training maps, and new ones of their Gaussian (D25).
+    """A bank of the codes of the last training maps; samples their Gaussian (D25).
 
-    What D_f judges must be drawn as maps will be drawn, and the codes of one batch are
-    too few to know how: these are kept from step to step, and in the checkpoint.
+    The maps that D_f judges must be sampled as maps will be sampled after training, and
+    one batch has too few codes to estimate a Gaussian. So codes are kept from step to
+    step, and in the checkpoint.
     """
 
     def __init__(self, code_dim: int, kept: int = KEPT) -> None:
@@ -23,7 +24,7 @@ class Codes(tf.Module):
         self.count = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def add(self, codes: tf.Tensor) -> None:
-        """Takes in [B, code_dim]; the oldest give way."""
+        """Stores codes [B, code_dim] in place of the oldest."""
         rows = self.count + tf.range(tf.shape(codes)[0], dtype=tf.int64)
         self.codes.scatter_nd_update((rows % self.kept)[:, None], codes)
         self.count.assign_add(tf.shape(codes, tf.int64)[0])
@@ -31,8 +32,8 @@ class Codes(tf.Module):
     def sample(
         self, batch_size: int | tf.Tensor, seed: tf.Tensor | Sequence[int]
     ) -> tf.Tensor:
-        """[batch_size, code_dim] of the Gaussian with the mean and covariance of those
-        kept: the mean, and a random sum of all deviations from it."""
+        """Samples [batch_size, code_dim] from the Gaussian with the mean and covariance
+        of the codes kept, as their mean and a random sum of all deviations from it."""
         known = tf.cast(tf.range(self.kept, dtype=tf.int64) < self.count, tf.float32)
         total = tf.reduce_sum(known)
         codes = tf.convert_to_tensor(self.codes)

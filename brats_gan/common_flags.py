@@ -23,14 +23,14 @@ flags.disclaim_key_flags()
 T = TypeVar("T")
 
 DETERMINISTIC = (
-    "Equal losses to the last bit, run again or resumed, on the same machine and "
-    "versions. A step takes 1.6 times as long in float32, 24 times in mixed_bfloat16 "
-    "(docs/performance.md)."
+    "Losses are equal to the last bit when a run is repeated or resumed, on the same "
+    "machine and versions. A step takes 1.6 times as long in float32, 24 times in "
+    "mixed_bfloat16 (docs/performance.md)."
 )
 STEPS_PER_CALL = (
-    "Steps in one call of TensorFlow: a number, or auto, which puts short ones "
-    "together. Batches and draws are the same; sums may be in another order, so with "
-    "--deterministic it is one."
+    "Steps in one call of TensorFlow: a number, or auto, which runs several short ones "
+    "together. Batches and random numbers stay the same, but sums may be in another "
+    "order, so with --deterministic it is one."
 )
 
 
@@ -134,7 +134,9 @@ def data_dir(
 
 
 def layout() -> flags.FlagHolder[str | None]:
-    return flags.DEFINE_string("layout", None, "Layout of data_dir; default: look.")
+    return flags.DEFINE_string(
+        "layout", None, "Layout of data_dir. Detected from file names if unset."
+    )
 
 
 def labels() -> None:
@@ -161,13 +163,15 @@ def split_seed() -> flags.FlagHolder[int]:
 
 
 def held_out() -> flags.FlagHolder[float]:
-    return number("held_out", 0.1, "Share of subjects held out.", 0, 1)
+    return number("held_out", 0.1, "Share of the subjects to hold out.", 0, 1)
 
 
 def slices() -> flags.FlagHolder[str]:
     default = ":".join(map(str, specs.BRATS.slices))
     return flags.DEFINE_string(
-        "slices", default, "Axial slices, half-open (D15); with --spec: those it names."
+        "slices",
+        default,
+        "Axial slices, half-open (D15). If unset, --spec may name others.",
     )
 
 
@@ -198,7 +202,7 @@ def spec() -> flags.FlagHolder[specs.Spec | None]:
 def cache_dir() -> flags.FlagHolder[str | None]:
     return path(
         "cache_dir",
-        "Keeps decoded slices for later runs; default: $BRATS_GAN_CACHE, else "
+        "Folder that keeps decoded slices for later runs. If unset, $BRATS_GAN_CACHE, or "
         "brats_gan in the user's folder for caches.",
     )
 
@@ -221,22 +225,22 @@ def init_from(of: str = "") -> flags.FlagHolder[str | None]:
 
 
 def image_size(multiple: int) -> flags.FlagHolder[int]:
-    """A flag for the side of slices, of which networks ask that it is a multiple."""
+    """A flag for the side of slices, which the networks need to be a multiple."""
     return flags.DEFINE(
         Multiple(multiple, MOST_PIXELS),
         "image_size",
         192,
-        f"Pixels a side, a multiple of {multiple}.",
+        f"Pixels per side of a slice, a multiple of {multiple}.",
         serializer=flags.ArgumentSerializer(),
     )
 
 
 def steps() -> flags.FlagHolder[int | None]:
-    return count("steps", None, "Training steps; default: by --epochs.", MOST_STEPS)
+    return count("steps", None, "Training steps; by --epochs if unset.", MOST_STEPS)
 
 
 def epochs(
-    default: float, help: str = "Passes over the slices, without --steps."
+    default: float, help: str = "Passes over the training slices, if --steps is unset."
 ) -> flags.FlagHolder[float]:
     return number("epochs", default, help, 1e-3, MOST_EPOCHS)
 
@@ -269,7 +273,10 @@ def input_noise(default: float, help: str) -> flags.FlagHolder[float]:
 
 def label_loss() -> flags.FlagHolder[str]:
     return flags.DEFINE_enum(
-        "label_loss", "weighted", list(losses.LABEL_LOSSES), "Lesion loss (D12)."
+        "label_loss",
+        "weighted",
+        list(losses.LABEL_LOSSES),
+        "Loss of predicted labels (D12).",
     )
 
 
@@ -298,7 +305,7 @@ def precision() -> flags.FlagHolder[str]:
 
 
 def deterministic() -> flags.FlagHolder[bool | None]:
-    # Not False, or flags.txt of a run from before there was this flag would not fit.
+    # Not False: flags.txt of a run that is older than this flag would not agree.
     return flags.DEFINE_bool("deterministic", None, DETERMINISTIC)
 
 
@@ -306,7 +313,7 @@ def checkpoint_seconds() -> flags.FlagHolder[float]:
     return number(
         "checkpoint_seconds",
         runs.CHECKPOINT_SECONDS,
-        "Between checkpoints; a kill costs no more.",
+        "Seconds between checkpoints: what is lost at most when a run is killed.",
         0,
         1e9,
     )
@@ -326,10 +333,10 @@ def steps_per_call() -> flags.FlagHolder[str | int]:
 
 
 def chosen(kind: type[T], **given: Any) -> T:
-    """A stage's Settings, or what else has fields named as flags are, by the flags.
+    """Fills a stage's Settings, or another dataclass, from flags of its fields' names.
 
-    Call it in `main`. A field that the script has no flag for keeps its default; of a
-    field `weights` each flag weight_NAME is an item.
+    Call it in `main`. A field without a flag keeps its default; the flags weight_NAME
+    are the items of a field `weights`.
 
     Args:
         kind: a dataclass.
@@ -355,14 +362,14 @@ def source() -> data.Source:
     return chosen(data.Source, slices=io.parse_slices(named.value))
 
 
-# Settings that a stage finds out as it begins; their flags say so from then on.
+# Settings whose values a stage chooses as it begins; `record` sets their flags.
 SETTLED = ("precision", "dice_threshold")
 
 
 def record(settings: Any) -> runs.Command:
-    """The command that flags.txt and exports name: the flags, as they were settled.
+    """The command that flags.txt and exports name, with the flags as they were settled.
 
-    For the argument `record` of the stages.
+    It is the argument `record` of the stages.
     """
     for name in SETTLED:
         if hasattr(settings, name):

@@ -1,4 +1,4 @@
-"""Lesion components: three ways to find the label in a slice (Section 2.7, Fig. 6).
+"""Lesion components: three schemes that segment lesions in slices (Sec. 2.7, Fig. 6).
 
 They guide stage 2 and are trained on their own in stage 4.
 """
@@ -15,9 +15,9 @@ SCHEMES = ("single", "shared_encoder", "multiple")
 def build(scheme: str, image_size: int, width: int = 64, spec: Spec = BRATS) -> dict:
     """The networks of a scheme, by name.
 
-    single: one SEG for every modality. shared_encoder: one EC_l, a DC_l a modality.
-    multiple: a SEG a modality. four_channel is none of the paper's text, but what its
-    code ran for Table 2: one SEG that sees the registered modalities at once.
+    single: one SEG for all modalities. shared_encoder: one EC_l, and one DC_l per
+    modality. multiple: one SEG per modality. four_channel is not in the paper's text,
+    but its code ran it for Table 2: one SEG with the registered modalities as channels.
     """
     names, labels = spec.modalities, spec.num_labels
     if scheme == "single":
@@ -52,7 +52,7 @@ def heaviest_convolution(
 ) -> tuple:
     """(images, kernel), shapes of the heaviest convolution of a step.
 
-    Where modalities share a network, it sees as many images an example.
+    Where modalities share a network, each example has as many images.
     """
     images = spec.num_modalities if scheme in ("single", "shared_encoder") else 1
     return networks.heaviest_convolution(image_size, width, images * batch_size)
@@ -66,10 +66,10 @@ def segment(
     Args:
         nets: of `build`; the names tell the scheme.
         x: [B, M, H, W, 1] in [0, 1], in the order of spec.modalities. Only
-            four_channel asks that they all show the same slice.
+            four_channel needs them to be registered.
 
     Returns:
-        [B, M, H, W, L] float32: a result a modality; [B, 1, H, W, L] for four_channel.
+        [B, M, H, W, L] float32, one per modality; [B, 1, H, W, L] for four_channel.
     """
     shape = tf.shape(x)
     count = spec.num_modalities

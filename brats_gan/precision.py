@@ -26,22 +26,23 @@ CHOICES = (AUTO, *PRECISIONS)
 VARIABLE = "BRATS_GAN_PRECISION"
 HELP = (
     "Compute precision of convolutions; norms and outputs stay float32. auto: what is "
-    f"fastest here, measured as a run begins and kept by it; the variable {VARIABLE} "
-    "names one instead."
+    "fastest on this machine, measured as a run begins and kept by it, unless the "
+    f"environment variable {VARIABLE} names one."
 )
 
 # Convolutions are about five sixths of a step (docs/performance.md), so 1.15 times as
 # fast makes 1.12 of the step. Less is within what two medians of one and the same
 # precision differ by on a busy machine, and not worth a coarser arithmetic.
 MARGIN = 1.15
-# What is timed is no more of the convolution than this: products and sums, forward and
-# gradients. 10 ms on two cores; on a GPU enough to outweigh the launch of its kernels.
+# The part of the convolution that is timed has at most so many products and sums,
+# forward and gradients: 10 ms on two cores; on a GPU enough to outweigh the launch of
+# its kernels.
 CPU_OPERATIONS = 3e8
 GPU_OPERATIONS = 5e10
 ROUNDS, LEAST_ROUNDS = 9, 3
 SECONDS = 0.3  # after which the rounds end
-# What takes so many times as long as float32 in one of the first two rounds is not
-# called again: an emulated precision would take seconds.
+# A precision that takes so many times as long as float32 in one of the first two rounds
+# is not timed again: one that is emulated would take seconds.
 HOPELESS = 3.0
 
 
@@ -54,7 +55,7 @@ class Choice(NamedTuple):
     Attributes:
         precision: one of PRECISIONS.
         seconds: precision -> median seconds of the convolution and its gradients; only
-            of those that are to be had here.
+            of those that this machine has.
         images, kernel: shapes of the convolution that was timed.
     """
 
@@ -79,9 +80,9 @@ def settle(
 ) -> str:
     """The precision of this run.
 
-    The first of these that names one: what is asked for; the run in `run_dir`, which
-    goes on as it began; the environment variable; float32 for a deterministic run,
-    since a choice by time may differ the next time; the measurement. Call it once the
+    It is the first that one of these names: the flag; the run in `run_dir`, which goes
+    on as it began; the environment variable; float32 for a deterministic run, since a
+    measurement may choose otherwise the next time; the measurement. Call it once the
     devices are set up and before layers are made.
 
     Args:
@@ -137,9 +138,9 @@ def _checked(value, source):
 def choose(images: Shape, kernel: Shape) -> Choice:
     """The precision in which a convolution and its gradients are fastest here.
 
-    A coarser one must be MARGIN times as fast as what is before it in PRECISIONS, which
-    is in order of what it asks for: float16 also needs loss scaling, and a GPU. Takes
-    some tenths of a second on the device that TensorFlow chooses.
+    A coarser one must be MARGIN times as fast as those before it in PRECISIONS, which
+    stand in the order of what they need: float16 also needs loss scaling, and a GPU.
+    It takes some tenths of a second on the device that TensorFlow chooses.
 
     Args:
         images: [B, H, W, C] of the heaviest convolution of a step; a part of it is
@@ -161,18 +162,18 @@ def choose(images: Shape, kernel: Shape) -> Choice:
 
 
 def has_gpu() -> bool:
-    """Whether TensorFlow uses one."""
+    """Whether TensorFlow uses a GPU."""
     return bool(tf.config.list_logical_devices("GPU"))
 
 
 def measure(
     precisions: Iterable[str], images: Shape, kernel: Shape
 ) -> dict[str, list[float]]:
-    """Seconds of a convolution and its gradients, by precision; float32 is the first.
+    """Times a convolution and its gradients by precision, of which float32 is first.
 
-    Interleaved, so that all see the same machine. Calls of the first round, which also
-    make kernels, count only where nothing else is known. The rounds end early after
-    SECONDS.
+    Calls are interleaved, so that all precisions meet the same load. Those of the first
+    round, which also compile kernels, count only where there are no others. The rounds
+    end early after SECONDS.
 
     Returns:
         precision -> list of seconds. Those that the device refuses are left out.
@@ -204,10 +205,10 @@ def measure(
 def convolution(
     precision: str, images: Shape, kernel: Shape
 ) -> Callable[[], np.float32]:
-    """A function that computes the convolution and its gradients, and waits for them.
+    """Returns a function that computes the convolution and its gradients, and waits.
 
-    As in a step under that policy: weights, and the norms before and after, are
-    float32, so the casts are part of it. Draws no random numbers.
+    It is that of a step under that policy: weights, and the norms before and after, are
+    float32, so the casts are part of it. It needs no random numbers.
     """
     dtype = tf.as_dtype(precision.removeprefix("mixed_"))
     x = tf.fill(images, 0.5)
@@ -225,7 +226,7 @@ def convolution(
 
 
 def part_of(images: Shape, kernel: Shape, operations: float) -> tuple[Shape, Shape]:
-    """Fewer images, then a smaller square of one, until it takes few operations.
+    """Takes fewer images, then a smaller square, until there are few operations.
 
     Never less than 8 x 8 pixels, or all there are. (images, kernel) -> the same.
     """

@@ -31,9 +31,9 @@ class Nearest(NamedTuple):
 def describe(images: np.ndarray) -> np.ndarray:
     """Slices as vectors whose product is their normalised cross-correlation.
 
-    [N, 4, H, W] -> [N, 4 * SIDE * SIDE] float32: each contrast downsampled by area, its
-    mean taken away, and of length 1/2, so that the product of two is the mean over the
-    contrasts of their correlation. A constant contrast is 0.
+    [N, M, H, W] -> [N, M * SIDE * SIDE] float32: each modality downsampled by area, its
+    mean subtracted, and of length 1 / sqrt(M), so that the product of two is the mean
+    of their correlations over the M modalities. A constant modality is 0.
     """
     side = min(SIDE, images.shape[-1])
     small = np.stack(
@@ -56,7 +56,7 @@ def describe_slices(slices: data.Slices) -> np.ndarray:
 
 
 def nearest(vectors: np.ndarray, known: np.ndarray) -> Nearest:
-    """Nearest of [N, D] among [M, D], both of `describe`, a block of each at a time."""
+    """Nearest of [N, D] among [K, D], both of `describe`, a block of each at a time."""
     row = np.zeros(len(vectors), int)
     correlation = np.full(len(vectors), -np.inf, np.float32)
     for start in range(0, len(vectors), BLOCK):

@@ -26,7 +26,7 @@ def duration(seconds: float) -> str:
 
 
 def forecast(count: int, seconds: float, unit: str) -> str:
-    """`count` pieces of so many seconds each: "1300 steps of 0.31 s: about 7 minutes".
+    """How long the rest takes: "1300 steps at 0.31 s/step: about 7 minutes".
 
     Args:
         count: of the pieces that are left.
@@ -35,7 +35,8 @@ def forecast(count: int, seconds: float, unit: str) -> str:
     """
     each = f"{seconds:.2g}" if seconds < 10 else f"{seconds:.0f}"
     plural = "" if count == 1 else "s"
-    return f"{count} {unit}{plural} of {each} s: about {duration(count * seconds)}"
+    total = duration(count * seconds)
+    return f"{count} {unit}{plural} at {each} s/{unit}: about {total}"
 
 
 class Pace:

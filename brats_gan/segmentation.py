@@ -73,7 +73,7 @@ def score(
     Returns:
         {"by_slice": scores, "by_subject": scores or None}. Scores are means over slices
         or subjects of metrics.all_scores, {modality: {name: value}}, and under "mean"
-        their mean over the modalities. four_channel has one answer, "all".
+        their mean over the modalities. four_channel has one prediction, "all".
     """
     # BraTS is at 1 mm, and a slice shows spec.crop of them.
     spec, pixel = slices.spec, slices.spec.crop / slices.image_size

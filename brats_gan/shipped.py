@@ -1,4 +1,4 @@
-"""The scripts and flagfiles, wherever this copy of the package has them.
+"""Where this copy of the package has its scripts and flagfiles.
 
 In a checkout they are at its top level, and nowhere else. A wheel has them inside the
 package, where setup.py puts them, so that nothing of ours but `brats_gan` is at the top
@@ -26,7 +26,7 @@ def flagfiles() -> list[str]:
 
 
 def flagfiles_help() -> str:
-    """What --help says of them."""
+    """What --help says about flagfiles."""
     return textwrap.fill(
         "Flagfiles that come with the package, for --flagfile=NAME: "
         + ", ".join(flagfiles()),
@@ -38,9 +38,9 @@ def flagfiles_help() -> str:
 def flagfile(name: str) -> str:
     """The file that --flagfile=`name` means, as text.
 
-    A file of the user's goes first. Then "demo/structural", "demo/structural.flags" and
-    "configs/demo/structural.flags" are that of the package, from any folder. What is
-    neither comes back as it is, for absl to say that there is no such file.
+    A file of the user's has precedence. Else "demo/structural",
+    "demo/structural.flags" and "configs/demo/structural.flags" name that of the
+    package, from any folder. Any other name is returned as it is, for absl to report.
     """
     if Path(name).expanduser().is_file():  # not a folder: a run may be demo/structural
         return name
@@ -49,7 +49,7 @@ def flagfile(name: str) -> str:
 
 
 def with_flagfiles(argv: Iterable[str]) -> list[str]:
-    """`argv` with the names of flagfiles that come with the package as their paths."""
+    """`argv` with paths in place of names of flagfiles that come with the package."""
     arguments, result, value_next = list(argv), [], False
     for number, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")

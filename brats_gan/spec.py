@@ -20,7 +20,7 @@ from typing import Any
 from brats_gan.files import DataError
 
 MOST_LABELS = 256  # labels are stored as uint8
-WHOLE = "whole"  # the region of every lesion label, which each data set has
+WHOLE = "whole"  # the region of all lesion labels, which every data set has
 
 
 @dataclass(frozen=True)
@@ -29,19 +29,18 @@ class Spec:
 
     Raises:
         ValueError: a name comes twice or cannot be part of a file name, a region names
-            labels that there are not, or a number is out of range.
+            unknown labels, or a number is out of range.
     """
 
     modalities: tuple[str, ...]  # in the order of the channels; index = category
-    labels: tuple[str, ...]  # index = value; 0 is what is no lesion
+    labels: tuple[str, ...]  # index = value; 0 is no lesion
     # Of the lesion, as the field scores them: name -> labels. WHOLE is always there.
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     slices: tuple[int, int] = (55, 105)  # half-open, of axial slices (D15)
     crop: int = 192  # pixels a side, around the brain
     field: int = 240  # pixels a side of a slice as it is stored
-    zero_background: bool = (
-        True  # False: noise is around the head, and is taken away (D35)
-    )
+    # False: there is noise around the head, which is removed (D35).
+    zero_background: bool = True
     # Weights of a pixel by its label in image and in lesion losses (D9, D12); lesions
     # fill few pixels. Empty: LESION_WEIGHT each.
     image_weights: tuple[float, ...] = ()
@@ -217,9 +216,9 @@ def parse(text: str | os.PathLike | None) -> Spec:
 
 
 def of_description(described: Mapping[str, Any], source: str = "weights") -> Spec:
-    """The specification that an export, weights or a data set say they are of.
+    """The specification in the description of an export, of weights or of a data set.
 
-    What was written before there were others is of BRATS.
+    A description without one is older than specifications, and is of BRATS.
 
     Raises:
         DataError: it is damaged; `source` is what the message names.
@@ -233,7 +232,7 @@ def of_description(described: Mapping[str, Any], source: str = "weights") -> Spe
 
 
 def differences(one: Spec, other: Spec) -> str:
-    """What makes networks of one no use for the other: "" if nothing does."""
+    """How two differ, so that networks of one are of no use to the other; "" if not."""
     return "; ".join(
         f"{name} {', '.join(getattr(one, name))} against "
         f"{', '.join(getattr(other, name))}"

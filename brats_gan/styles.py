@@ -1,8 +1,8 @@
-"""What a slice owes to the scanner: brightness and contrast of each modality (D33).
+"""Styles: the brightness and contrast that a scanner gives each modality (D33).
 
 A style is a few quantiles of the intensities of a volume. It is measured on the
-training volumes, told to DC beside the modality, and drawn from its distribution over
-the training subjects when slices are made: one draw for the four modalities of a set.
+training volumes, given to DC beside the modality, and sampled from its distribution
+over the training subjects when slices are made, once for all modalities of a set.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # A typical intensity and spread, so that the numbers are of the order of 1.
 CENTRE, SPREAD = 0.4, 0.15
-LIMIT = 2.0  # of the standard normal numbers a style is drawn from
-SHRINKAGE = 0.1  # share of what is taken as independent in the covariance of styles
+LIMIT = 2.0  # of the standard normal numbers that a style is sampled by
+SHRINKAGE = 0.1  # of the covariance of styles towards its diagonal
 
 
 def measure(volume: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """The style of one modality of one subject.
+    """Measures the style of one modality of one subject.
 
     Args:
         volume: [...], intensities in [0, 1], 0 outside the brain.
@@ -46,22 +46,22 @@ class Styles(NamedTuple):
         """Styles [B, M, K] of standard normal numbers z [B, M * K]."""
         z = np.clip(z, -LIMIT, LIMIT)
         drawn = self.mean.ravel() + z @ self.factor.T
-        # Quantiles do not cross, whatever was drawn.
+        # Quantiles must not cross, whatever was sampled.
         return np.sort(drawn.reshape(-1, *self.mean.shape), -1).astype(np.float32)
 
 
 def from_json(fitted: Mapping[str, Sequence[Sequence[float]]]) -> Styles:
-    """Styles of the lists that an export's JSON holds."""
+    """Reads Styles from the lists in an export's JSON."""
     return Styles(
         np.asarray(fitted["mean"], np.float32), np.asarray(fitted["factor"], np.float32)
     )
 
 
 def fit(styles: np.ndarray) -> Styles:
-    """Styles of the subjects' own: [N, M, K] -> Styles.
+    """Fits the Gaussian to the styles of the training subjects: [N, M, K] -> Styles.
 
-    The modalities of a subject are drawn together, as they are seen together; a
-    share of the covariance is that of independent numbers, for subjects are few.
+    It is one for all modalities of a subject, which depend on each other. The
+    covariance is shrunk towards its diagonal, since subjects are few.
     """
     count = len(styles)
     flat = np.asarray(styles, np.float64).reshape(count, -1)

@@ -25,8 +25,8 @@ def test_a_time_is_said_in_the_unit_one_speaks_of_it(seconds, words):
 def test_a_forecast_says_how_many_pieces_of_how_long():
     # 1300 * 0.31 = 403 seconds.
     said = progress.forecast(1300, 0.31, "step")
-    assert said == "1300 steps of 0.31 s: about 7 minutes"
-    assert progress.forecast(1, 12.3, "step") == "1 step of 12 s: about 12 seconds"
+    assert said == "1300 steps at 0.31 s/step: about 7 minutes"
+    assert progress.forecast(1, 12.3, "step") == "1 step at 12 s/step: about 12 seconds"
 
 
 def test_the_first_piece_is_not_measured_and_ten_after_it_are():

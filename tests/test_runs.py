@@ -220,8 +220,10 @@ def test_auto_puts_only_short_steps_together_and_says_how_long_it_takes(
         train(tmp_path, 61, **options)
     # 11 single ones, of which ten are measured; then 50 in calls of 5, or single ones.
     assert len(python_calls) == (12 if traced else 61)
-    said = {0.01: "0.01 s: about 0 seconds", 0.2: "0.2 s: about 10 seconds"}[seconds]
-    assert f"50 steps of {said}" in caplog.messages
+    said = {0.01: "0.01 s/step: about 0 seconds", 0.2: "0.2 s/step: about 10 seconds"}[
+        seconds
+    ]
+    assert f"50 steps at {said}" in caplog.messages
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "2.5", "some"])

@@ -11,8 +11,8 @@ from brats_gan import fusion, styles
 from brats_gan.data.slices import LEVELS, Slices
 from brats_gan.lazy import tf
 
-CANDIDATES = 8  # labels offered for placement at each training step
-LESION_FREE = 0.1  # share of label draws that are empty: healthy slices are real too
+CANDIDATES = 8  # labels offered for placement in each example
+LESION_FREE = 0.1  # share of sampled labels that are empty, as of healthy slices
 
 
 @functools.lru_cache(maxsize=64)
@@ -23,9 +23,8 @@ def _order(count, seed, stream, epoch):
 def shuffled(count: int, seed: int, stream: int, first: int, length: int) -> np.ndarray:
     """Positions first .. first + length of an endless stream of shuffled passes.
 
-    Each pass over `count` items has an order of its own, drawn from (seed, stream,
-    pass): every item once a pass, whatever the batch size, and any position without a
-    replay.
+    Each pass over `count` items has an order of its own, from (seed, stream, pass), and
+    has every item once, whatever the batch size. Any position is computed directly.
     """
     return np.array(
         [
@@ -62,7 +61,7 @@ def _batches(fetch, signature, first):
 def structural_batches(
     slices: Slices, batch_size: int, seed: int, first: int = 0
 ) -> tf.data.Dataset:
-    """Stage 1: slices of a random modality each, with their labels.
+    """Stage 1: slices, each of a random modality, with their labels.
 
     Yields {"x": [B, H, W, 1] in [0, 1], "label": [B, H, W] uint8, "subject": [B]}.
     """
@@ -91,7 +90,7 @@ def structural_batches(
 
 
 def sample_labels(slices: Slices, rng: np.random.Generator, count: int) -> np.ndarray:
-    """[count, H, W] uint8: labels of random slices, LESION_FREE of them empty."""
+    """Samples labels of slices, [count, H, W] uint8; LESION_FREE of them are empty."""
     size = slices.image_size
     drawn = np.zeros([count, size, size], np.uint8)
     if len(slices.lesions):
@@ -104,14 +103,14 @@ def sample_labels(slices: Slices, rng: np.random.Generator, count: int) -> np.nd
 def multimodal_batches(
     slices: Slices, batch_size: int, seed: int, first: int = 0
 ) -> tf.data.Dataset:
-    """Stage 2: each modality from a stream of its own, so nothing is registered.
+    """Stage 2: each modality from a stream of its own, so that none are registered.
 
-    No example holds a slice twice, where there are enough.
+    No example holds a slice twice, if there are enough slices.
 
     Yields a dict:
         x: [B, M, H, W, 1], slice i of every row is modality i of its own subject.
         label: [B, M, H, W] uint8, of the same slices.
-        source: [B, H, W, 1], a stream of its own, of which f is taken.
+        source: [B, H, W, 1], a stream of its own, from which f is computed.
         source_label: [B, H, W] uint8.
         candidates: [B, CANDIDATES, H, W] uint8, lesion labels to place.
         style: [B, M, K], of each subject and modality of x, see styles.measure.
@@ -174,15 +173,15 @@ def segmentation_batches(
     first: int = 0,
     sample: Callable[[int], np.ndarray] | None = None,
 ) -> tf.data.Dataset:
-    """Stage 4: the registered modalities of a slice and their one label.
+    """Stage 4: the registered modalities of a slice and the label that they share.
 
     Yields {"x": [B, M, H, W, 1], "label": [B, H, W] uint8, "subject": [B]}. Real and
     synthetic subjects mix at random when `slices` was made of both.
 
     Args:
         sample: step -> items [B, 2] of that step (mixing.sampler), where an item with a
-            move is scaled, turned, shifted and mirrored by it (Section 3.3); None:
-            every slice as it is, once a pass.
+            move is scaled, rotated, translated and flipped by it (Section 3.3); None:
+            every slice as it is, once in each pass.
     """
 
     def fetch(step):
@@ -217,7 +216,7 @@ def _without_moves(batch):
 
 
 def _moved(batch):
-    """Carries out the moves of a batch."""
+    """Applies the moves of a batch."""
 
     def move_one(item):
         x, label, move = item

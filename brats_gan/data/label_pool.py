@@ -1,4 +1,4 @@
-"""A pool of lesion labels, where there are no subjects with any."""
+"""A pool of lesion labels, for use without real subjects."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from brats_gan.spec import BRATS
 
 
 class LabelPool:
-    """Lesion labels that come with weights, where there are no subjects with any.
+    """Lesion labels that come with weights, for use without real subjects.
 
-    Of a `Slices` what synthesis.samples asks: `names`, `index`, `lesions`, `spec`,
-    `image_size` and `labels`; every label has a lesion.
+    It has the part of a `Slices` that synthesis.samples needs: `names`, `index`,
+    `lesions`, `spec`, `image_size` and `labels`; every label has a lesion.
     """
 
     spec = BRATS
 
     def __init__(self, path: str | os.PathLike, image_size: int = BRATS.crop) -> None:
-        """Reads an .npz: "label" [N, H, H] uint8, and "subject" and "slice" [N], where
+        """Reads an .npz: "label" [N, H, H] uint8, and "subject" and "slice" [N] that
         each comes from.
 
         Raises:
@@ -51,7 +51,7 @@ class LabelPool:
         label = io.resize_nearest(label, image_size) if usable else label
         if not usable or not label.any((1, 2)).any():
             raise files.DataError(f"{path}: holds no lesion labels. {remedy}")
-        shows = label.any((1, 2))  # a speck may be lost where it is made smaller
+        shows = label.any((1, 2))  # a small lesion may be lost in resizing
         self._label = label[shows]
         self.names = sorted({str(name) for name in subject})
         rows = [self.names.index(str(name)) for name in subject[shows]]

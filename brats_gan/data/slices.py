@@ -25,7 +25,7 @@ LEVELS = 65535  # a cached intensity of 1.0, as uint16
 def preprocessing(
     image_size: int | None, slices: Sequence[int] | None = None, spec: Spec = BRATS
 ) -> dict[str, Any]:
-    """What an export must say for its input to be made the same way (D1, D15)."""
+    """The preparation of input, which an export has to name (D1, D15)."""
     return {
         "modalities": spec.modalities,
         "labels": spec.labels,

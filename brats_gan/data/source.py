@@ -16,13 +16,13 @@ class Source:
     """A folder of subjects, and how it is read. Fields are named as flags are."""
 
     data_dir: str | None  # see data/README.md
-    layout: str | None = None  # one of io.LAYOUTS; None: look
-    split: str | None = None  # a split.json to keep to
+    layout: str | None = None  # one of io.LAYOUTS; None: by file names
+    split: str | None = None  # a split.json to use
     split_seed: int = 0
-    held_out: float = 0.1  # share of the subjects, where the split is drawn
+    held_out: float = 0.1  # share of the subjects, if the split is drawn
     slices: tuple[int, int] | None = None  # half-open (D15); None: that of the spec
     cache_dir: str | None = None  # None: that of the user, see data.cache
-    check: bool = True  # all headers and labels first
+    check: bool = True  # whether to check all headers and labels first
     spec: Spec = BRATS
     labels: str | None = None  # one of io.CONVENTIONS; None: by names of files
     merge_labels: str | None = None  # see io.labelling

@@ -1,4 +1,4 @@
-"""Stage 4's experiments: the rows of Tables 1 and 2, what they train on, what they say.
+"""Stage 4's experiments: rows of Tables 1 and 2, their training data, their scores.
 
 Use its modules by name: mixing, tables, runner.
 """

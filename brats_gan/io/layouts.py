@@ -69,7 +69,7 @@ def find_subjects(
 
 
 def first_of(problems: Sequence[tuple[str, str]], limit: int = 20) -> str:
-    """Messages of the first (subject, message) pairs, one a line; each names a file."""
+    """Messages of the first (subject, message) pairs, a line each, which name files."""
     lines = [message for _, message in problems[:limit]]
     if len(problems) > limit:
         lines.append(f"... and {len(problems) - limit} more")
@@ -79,7 +79,7 @@ def first_of(problems: Sequence[tuple[str, str]], limit: int = 20) -> str:
 def survey(
     data_dir: str | os.PathLike, layout: str | None = None, spec: Spec = BRATS
 ) -> tuple[list[Subject], list[tuple[str, str]]]:
-    """As `find_subjects`, but only a folder that is wrong as a whole raises.
+    """As `find_subjects`, but raises only where the folder as a whole is wrong.
 
     Returns:
         A sorted list of `Subject`, and a list of (subject name, message).
@@ -388,7 +388,7 @@ def _is_ours(data_dir):
 
 
 def images_by_file(subject: Subject) -> dict[Path, list[tuple[str, int | None]]]:
-    """File -> list of (modality, channel) it holds, so that each is decoded once."""
+    """File -> list of the (modality, channel) in it, so that each is decoded once."""
     files = {}
     for modality, (path, channel) in subject.images.items():
         files.setdefault(path, []).append((modality, channel))

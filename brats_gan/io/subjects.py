@@ -1,4 +1,4 @@
-"""Subjects: from volumes to what the networks see, and slices placed back."""
+"""Subjects: from volumes to the input of networks, and slices placed back."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read_subject(
     image_size: int | None = None,
     labels: bool = True,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Reads one subject as the networks see it (D1).
+    """Reads one subject as the input of networks (D1).
 
     Negative voxels are resampling overshoot and become 0. Each volume is divided by the
     99.9 percentile of its positive voxels and clipped to [0, 1]; background is exactly
@@ -120,8 +120,8 @@ def _load_modalities(subject, slices):
 def without_noise(volumes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Modality -> [S, H, W], with zeros outside the head instead of noise (D35).
 
-    What is brighter than Otsu's threshold in any modality, its largest piece, with its
-    holes filled in every slice, is the head; a head may be stripped or not.
+    The head is what is brighter than Otsu's threshold in any modality: the largest
+    component, with holes filled in every slice. It may be skull-stripped or not.
     """
     head = np.logical_or.reduce([_bright(x) for x in volumes.values()])
     pieces = sitk.RelabelComponent(
@@ -233,7 +233,7 @@ def load_label(
 ) -> np.ndarray:
     """Label of a subject as indices in its spec.labels, [S, H, W] uint8.
 
-    `grid` is that of its images, which the label has to share.
+    `grid` is that of its images, and the label must share it.
     """
     (stored,), label_grid = load_channels(subject.label, [None], slices)
     require_same_grid(grid, label_grid)

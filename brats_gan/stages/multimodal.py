@@ -100,8 +100,7 @@ class Settings:
 
 
 def largest_first(candidates: tf.Tensor) -> tf.Tensor:
-    """Labels to place [B, K, H, W], in the order of their lesions: a sheet is to show
-    some."""
+    """Labels to place [B, K, H, W], largest lesions first, for a sheet to show some."""
     area = tf.math.count_nonzero(candidates, [2, 3])
     order = tf.argsort(area, direction="DESCENDING")
     return tf.gather(candidates, order, batch_dims=1)
@@ -127,7 +126,7 @@ def draw_generated(
 def draw_translations(
     nets: dict, batch: dict, options: multimodal.Options, path: Path | None = None
 ) -> np.ndarray:
-    """Each real slice, rebuilt, translated to every modality, and back."""
+    """Real slices, reconstructed, translated to every modality, and back (cycle)."""
     label = multimodal.merge(batch["label"][:1])
     x = multimodal.merge(batch["x"][:1])
     style = multimodal.merge(batch["style"][:1])
@@ -272,7 +271,7 @@ def train_networks(
     first_steps: int,
 ) -> None:
     """Both phases, from the newest checkpoint; `shown` is the batch of the sheets."""
-    # The discriminators are first asked after the first phase.
+    # Discriminators take part after the first phase.
     begins = {"generator": 0, "discriminator": first_steps, "lesion_component": 0}
     optimizers = {
         side: runs.adam(

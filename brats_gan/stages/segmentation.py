@@ -27,7 +27,7 @@ from brats_gan.spec import Spec
 from brats_gan.stages import beginning, inputs
 
 SCRIPT = "eval_segmentation.py"
-# What may differ when a command is started again: what to run, not how.
+# Flags that may differ when a command is started again: what to run, not how.
 FREE = (
     "table",
     "experiment",

@@ -25,7 +25,7 @@ from brats_gan.stages import beginning, inputs
 
 SCRIPT = "train_structural.py"
 SHOWN = 8  # rows of a sheet
-# Real maps that the distribution of codes is fitted to: for a sheet, and at the end.
+# How many real maps the Gaussian of codes is fitted to: for a sheet, at the end.
 FITTED_SHEET, FITTED = 400, 2000
 
 
@@ -92,7 +92,7 @@ def known_maps(slices: data.Slices, beta: float, count: int) -> np.ndarray:
 def draw_sheet(
     nets: dict, found: structural.Fit, real: dict, path: Path | None = None
 ) -> np.ndarray:
-    """Figure 8: real maps rebuilt beside generated ones with their masks."""
+    """Figure 8: real maps and their reconstructions, generated maps and their masks."""
     f, background = structural.extract(real)
     rebuilt = structural.reconstruct(nets, f, found)
     z = tf.random.stateless_normal([f.shape[0], len(found.mean)], [8, 8])
