@@ -202,8 +202,8 @@ def spec() -> flags.FlagHolder[specs.Spec | None]:
 def cache_dir() -> flags.FlagHolder[str | None]:
     return path(
         "cache_dir",
-        "Folder that keeps decoded slices for later runs. If unset, $BRATS_GAN_CACHE, or "
-        "brats_gan in the user's folder for caches.",
+        "Folder that keeps decoded slices for later runs. If unset, $BRATS_GAN_CACHE, "
+        "or brats_gan in the user's folder for caches.",
     )
 
 
