@@ -239,7 +239,8 @@ def test_the_wheel_puts_nothing_but_the_package_in_the_top_level(wheel):
     assert {name.partition("/")[0] for name in names} == {"brats_gan"}
     ours = {path for path in ROOT.glob("brats_gan/**/*") if path.is_file()}
     expected = {p.relative_to(ROOT).as_posix() for p in ours if p.suffix != ".pyc"}
-    expected |= {f"brats_gan/configs/{name}.flags" for name in shipped.flagfiles()}
+    configs = (path.relative_to(ROOT) for path in ROOT.glob("configs/*/*"))
+    expected |= {f"brats_gan/{path.as_posix()}" for path in configs}
     expected |= {f"brats_gan/scripts/{name}" for name in commands.SCRIPTS.values()}
     assert {*names} == expected
     assert "brats_gan/py.typed" in expected
@@ -251,7 +252,7 @@ def test_what_the_wheel_ships_is_what_the_checkout_has(installed):
         shipped_one = installed / "brats_gan" / "scripts" / name
         assert shipped_one.read_bytes() == (ROOT / name).read_bytes()
     configs = installed / "brats_gan" / "configs"
-    for path in ROOT.glob("configs/*/*.flags"):
+    for path in ROOT.glob("configs/*/*"):
         other = configs / path.relative_to(ROOT / "configs")
         assert other.read_bytes() == path.read_bytes()
 
