@@ -195,7 +195,7 @@ def test_convert_says_how_many_it_converted(tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "one command of check, convert, phantom is due, nothing was given"),
+        ([], "one command of check, convert, phantom, cache is due, nothing was given"),
         (["frobnicate"], "frobnicate was given"),
         (["check"], "check needs --data_dir"),
         (["convert", "--data_dir=x"], "convert needs --output_dir"),

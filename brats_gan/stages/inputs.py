@@ -99,7 +99,7 @@ def fix(
         "exports": exports or {},
         "sets": {
             name: {n: x["files"] for n, x in records.of_files(found).items()}
-            for name, found in _volumes(sets or {}).items()
+            for name, found in _volumes(sets or {}, source.spec).items()
         },
     }
     path = run_dir / records.NAME
@@ -150,10 +150,10 @@ def of_data_sets(
     return [(folder, each) for folder, each in found if each and each.get("subjects")]
 
 
-def _volumes(sets):
+def _volumes(sets, spec):
     """{name: subjects} of folders of synthetic data; no folder is no subjects."""
     return {
-        name: io.find_subjects(folder) if folder else []
+        name: io.find_subjects(folder, spec=spec) if folder else []
         for name, folder in sets.items()
     }
 
