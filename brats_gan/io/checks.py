@@ -310,16 +310,16 @@ class _Check:
             if message is not None:
                 self.note(message)
         for modality, message, is_problem in content.outlines(shown):
-            (self.problem if is_problem else self.note)(
-                f"{places[modality]}: {message}"
-            )
+            say = self.problem if is_problem else self.note
+            say(f"{places[modality]}: {message}")
         for modality, message in content.slices_missing(shown):
             self.note(f"{places[modality]}: {message}")
 
     def compare_label(self, lesion, brain):
         """Finds a label that belongs to another brain, or is of no lesion."""
-        with self.noting():
-            io.require_lesions(self.subject.label, lesion, brain)
+        if not self.subject.prepared:
+            with self.noting():
+                io.require_lesions(self.subject.label, lesion, brain)
         outside = _voxels(lesion & ~brain)
         if not outside:
             return
