@@ -5,6 +5,8 @@
 #             the same from nothing; says before it starts how long it will take here
 # make test   the test suite
 # make fuzz   3000 spoiled files: each is refused in a sentence, or read as it is
+# make faults 400 faults (kills, damaged files, wrong flags, full disks, rights): each ends
+#             in the same result as without it, or in a clear error
 # make test-latest PYTHON=python3.12
 #             on the newest TensorFlow and Keras: the suite but for what takes long and is
 #             alike on both, and SavedModels of one stack on the other
@@ -30,7 +32,7 @@ XDIST := -n 2 --dist loadfile --no-loadscope-reorder
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: setup demo demo-scratch test test-latest fuzz lint clean
+.PHONY: setup demo demo-scratch test test-latest fuzz faults lint clean
 
 setup: $(READY)
 
@@ -82,6 +84,9 @@ test-latest: $(READY)
 
 fuzz: $(READY)
 	$(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-profile=fuzz --hypothesis-show-statistics
+
+faults: $(READY)
+	$(BIN)/python -m benchmarks.faults
 
 lint: $(READY)
 	$(BIN)/ruff check .
