@@ -99,6 +99,28 @@ def test_a_second_call_writes_only_what_is_missing(tmp_path):
     assert kept.stat().st_mtime_ns == stamp
 
 
+@pytest.mark.parametrize("role", ["t1", "seg"])
+@pytest.mark.parametrize("damage", ["cut", "of another", "turned"])
+def test_a_second_call_makes_again_what_was_damaged(tmp_path, role, damage, caplog):
+    nifti.write_subject(tmp_path / "in", "A", SHAPE)
+    nifti.write_subject(tmp_path / "in", "B", SHAPE, 1)
+    convert.convert(tmp_path / "in", tmp_path / "out")
+    path = tmp_path / f"out/A/A_{role}.nii.gz"
+    before = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(before[: len(before) // 2])
+    elif damage == "of another":
+        path.write_bytes((tmp_path / f"out/B/B_{role}.nii.gz").read_bytes())
+    else:
+        half = len(before) // 2
+        changed = bytes([before[half] ^ 1])
+        path.write_bytes(before[:half] + changed + before[half + 1 :])
+    done, problems = convert.convert(tmp_path / "in", tmp_path / "out")
+    assert (done, problems) == (["A", "B"], [])
+    assert path.read_bytes() == before
+    assert f"{path}: it has changed since it was made; made again" in caplog.text
+
+
 def test_a_bad_subject_does_not_stop_the_others(tmp_path):
     nifti.write_subject(tmp_path / "in", "A", SHAPE)["t2"].write_bytes(b"")
     nifti.write_subject(tmp_path / "in", "B", SHAPE, 1)

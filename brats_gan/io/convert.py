@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 
 import brats_gan
 from brats_gan import files, io
@@ -23,7 +24,8 @@ def convert(
 
     Values are those of the source, scaling applied; labels are indices in spec.labels.
     Each file is read back and compared before it gets its name. Files that are there
-    already are left alone, so that the same call goes on where it was interrupted.
+    already are compared with their source and left alone if they are equal, so that the
+    same call goes on where it was interrupted, and makes again what was damaged since.
 
     Returns:
         Names of the subjects that are complete now, and a list of (name, message) for
@@ -63,31 +65,40 @@ def _convert_subject(subject, folder):
         this = io.lps_grid(path, io.read_header(path))
         grid = grid or this
         io.require_same_grid(grid, this)
-        if all(target.exists() for target in targets):
-            continue
         volumes, _ = io.load_channels(path, [channel for _, channel in wanted])
         for target, volume in zip(targets, volumes, strict=True):
             _write(target, volume, grid)
     target = folder / f"{subject.name}_seg.nii.gz"
-    if subject.label is not None and not target.exists():
+    if subject.label is not None:
         label = io.load_label(subject, None, grid)
         _write(target, label.transpose(1, 2, 0), grid)
 
 
 def _write(target, volume, grid):
-    """Writes [H, W, S] and makes sure that it reads back as it was."""
+    """Writes [H, W, S], unless it is there, and makes sure that it reads back so."""
+    if target.exists():
+        if _holds(target, volume, grid):
+            return
+        logging.warning("%s: it has changed since it was made; made again", target)
     unverified = target.with_name(f".unverified-{target.name}")
     io.write_nifti(unverified, volume, volume.dtype, affine=grid.affine)
-    again, affine = io.load_volume(unverified)
-    same_place = np.allclose(affine, grid.affine, rtol=0, atol=1e-3)  # float32, mm
-    if not (
-        same_place and np.array_equal(again, volume, equal_nan=again.dtype.kind == "f")
-    ):
+    if not _holds(unverified, volume, grid):
         unverified.unlink()
         raise files.DataError(
             f"{target}: does not read back as written. Look for a full or failing disk."
         )
     unverified.replace(target)
+
+
+def _holds(path, volume, grid):
+    """Whether a file reads as [H, W, S] on a grid."""
+    try:
+        again, affine = io.load_volume(path)
+    except files.DataError:
+        return False
+    same_place = np.allclose(affine, grid.affine, rtol=0, atol=1e-3)  # float32, mm
+    equal_nan = again.dtype.kind == "f"
+    return same_place and np.array_equal(again, volume, equal_nan=equal_nan)
 
 
 def _describe(target, source, subject):
