@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from io import BytesIO
@@ -91,8 +90,7 @@ def loss_curves(log_path: str | os.PathLike, path: str | os.PathLike) -> None:
 
     A term that is switched off, and 0 throughout, is left out.
     """
-    with open(log_path) as file:
-        lines = [json.loads(line) for line in file]
+    lines = files.read_lines(log_path)
     if not lines:
         return
     # A phase of a run may have losses of its own.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -115,6 +116,34 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     return content
 
 
+def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The whole lines of a losses.jsonl; what was cut off or changed is passed over.
+
+    Raises:
+        DataError: it is a folder, or may not be read.
+    """
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}). {remedy(error, 'read')}."
+        ) from error
+    return [line for line in map(_line, lines) if line is not None]
+
+
+def _line(text):
+    """A dict of numbers, among them a step and seconds; None for anything else."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(line, dict) and {"step", "seconds"} <= line.keys()
+    numbers = whole and all(type(each) in (int, float) for each in line.values())
+    return line if numbers else None
+
+
 def folder_within(folder: str | os.PathLike, name: str) -> Path:
     """folder/name, for a name that came from elsewhere; DataError if it leads away."""
     path = Path(folder) / name
@@ -212,6 +241,27 @@ def write_atomically(path: str | os.PathLike, content: bytes | memoryview) -> No
 def write_json(path: str | os.PathLike, value: object) -> None:
     """Writes JSON, whole or not at all."""
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+_SEAL = "digest"
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with a digest of all the rest of it, for `unsealed`."""
+    content = json.loads(json.dumps({k: v for k, v in value.items() if k != _SEAL}))
+    return {**content, _SEAL: _digest(content)}
+
+
+def unsealed(value: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `sealed` was given; None where it is another. What has no digest is taken
+    as it is: versions before there were any wrote none."""
+    content = {k: v for k, v in value.items() if k != _SEAL}
+    return content if value.get(_SEAL, _digest(content)) == _digest(content) else None
+
+
+def _digest(content):
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def lock(file: IO | int, wait: bool = True, shared: bool = False) -> None:

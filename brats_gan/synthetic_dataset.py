@@ -36,7 +36,23 @@ def volumes(
 
 def write_description(folder: str | Path, summary: dict) -> None:
     """Writes dataset_description.json, which says that the data set is finished."""
-    files.write_json(Path(folder, DESCRIPTION), summary)
+    files.write_json(Path(folder, DESCRIPTION), files.sealed(summary))
+
+
+def read_description(folder: str | Path) -> dict:
+    """dataset_description.json, as `write_description` wrote it.
+
+    Raises:
+        RunError, DataError: it was changed, or is not readable.
+    """
+    path = Path(folder, DESCRIPTION)
+    summary = files.unsealed(files.read_json(path))
+    if summary is None:
+        raise runs.RunError(
+            f"{path} was changed since it was written; start its build_dataset.py "
+            "command again, which writes it anew"
+        )
+    return summary
 
 
 def write_volume(
@@ -160,7 +176,7 @@ def verified_subjects(
             f"{folder} is not a finished synthetic data set: it has no "
             "dataset_description.json; start its build_dataset.py command again"
         )
-    description = files.read_json(described)
+    description = read_description(folder)
     trained_on = description.get("TrainingSubjects")
     if not isinstance(trained_on, list):
         raise runs.RunError(
@@ -201,7 +217,7 @@ def verified_subjects(
 def made_without_data(folder: str | Path) -> bool:
     """Whether a data set needed no real one, so that its split is not of ours."""
     path = Path(folder, DESCRIPTION)
-    return path.exists() and files.read_json(path).get("RealData") is False
+    return path.exists() and read_description(folder).get("RealData") is False
 
 
 def accepted(folder: str | Path, slices: data.Slices) -> list[int]:

@@ -769,7 +769,7 @@ def test_an_export_gives_the_numbers_of_the_live_model(tmp_path):
     loaded, description = runs.load_export(tmp_path, "net")
     x = tf.constant([[1.0, 2.0]])
     np.testing.assert_array_equal(loaded.answer(x)["y"], net(x))
-    made_by = {"script", "flags", "version", "revision"}
+    made_by = {"script", "flags", "version", "revision", "files"}
     assert description.pop("k") == 3 and set(description) == made_by
     assert description["version"] == brats_gan.__version__
 

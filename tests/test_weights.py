@@ -233,7 +233,7 @@ def test_a_file_of_text_that_is_listed_is_refused(maps, tmp_path):
     description = json.loads(path.read_text())
     # blake2b of 16 bytes of b"weights", by coreutils: b2sum -l 128
     description["files"]["DC_f"] = "873ac3c6df553eaa62331fd4ff9b521a"
-    path.write_text(json.dumps(description))
+    path.write_text(json.dumps(files.sealed(description)))
     with pytest.raises(runs.RunError, match="DC_f.npz holds no arrays"):
         weights.read(tmp_path / "w")
 

@@ -156,7 +156,8 @@ def beside(folder: str | Path) -> list[tuple[Path, dict]]:
     made += [folder / "weights" / "weights.json", folder / "weights.json"]
     for path in [*made, folder / "dataset_description.json"]:
         with contextlib.suppress(files.DataError):
-            claim = _claim(files.read_json(path)) if path.exists() else None
+            content = files.read_json(path) if path.exists() else {}
+            claim = _claim(files.unsealed(content) or {})
             if claim is not None:
                 found.append((path, claim))
     record = read(folder)

@@ -67,7 +67,8 @@ def all_checkpoints(folder: Path) -> list[Path]:
 
     As TensorFlow names them: without the endings of their files.
     """
-    steps = [int(path.stem[len("ckpt-") :]) for path in folder.glob("ckpt-*.index")]
+    names = [path.stem[len("ckpt-") :] for path in folder.glob("ckpt-*.index")]
+    steps = [int(name) for name in names if name.isdecimal() and name == str(int(name))]
     return [folder / f"ckpt-{step}" for step in sorted(steps, reverse=True)]
 
 

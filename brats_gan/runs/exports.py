@@ -18,6 +18,7 @@ from absl import logging
 
 import brats_gan
 from brats_gan import files, shipped
+from brats_gan.data import records
 from brats_gan.lazy import tf
 from brats_gan.runs.folder import command_of
 from brats_gan.runs.process import RunError, require_plain, writing
@@ -105,9 +106,8 @@ def export(
         with writing(target), _quiet():
             temporary.mkdir(parents=True)
             archive.write_out(str(temporary))
-        files.write_json(
-            target.with_suffix(".json"), {**description, **made_by(run_dir)}
-        )
+        whole = {**description, **made_by(run_dir), _FILES: _digests(temporary)}
+        files.write_json(target.with_suffix(".json"), files.sealed(whole))
     except (RunError, files.DataError):
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -118,6 +118,27 @@ def export(
 
 
 _MADE_BY = ("script", "flags", "version", "revision")
+_FILES = "files"  # {name: digest} of the SavedModel
+
+
+def _digests(folder):
+    """{name: digest of its content} of all files of a SavedModel."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {p.relative_to(folder).as_posix(): records.digest(p) for p in paths}
+
+
+def _require_as_written(path, description):
+    """RunError where the files of a SavedModel are not those it was written with."""
+    known = description.get(_FILES)
+    if known is None:  # by a version that wrote none
+        return
+    now = _digests(path)
+    differ = [name for name, digest in known.items() if now.get(name) != digest]
+    if differ:
+        raise RunError(
+            f"{path / differ[0]} is not what was written there: it is damaged or "
+            f"missing; {_MAKE_AGAIN}"
+        )
 
 
 def made_by(run_dir: str | Path) -> dict[str, Any]:
@@ -134,7 +155,7 @@ def export_fingerprint(run_dir: str | Path, name: str) -> str:
     written, as a finished run does that is started again. Errors as `load_export`.
     """
     described = export_description(run_dir, name)
-    told = {k: v for k, v in described.items() if k not in _MADE_BY}
+    told = {k: v for k, v in described.items() if k not in (*_MADE_BY, _FILES)}
     digest = hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=16)
     path = Path(run_dir) / "export" / name
     try:
@@ -177,6 +198,9 @@ def export_description(
         raise RunError(f"{path} is damaged ({error}); {_MAKE_AGAIN}") from error
     if not isinstance(described, dict):
         raise RunError(f"{path} is damaged (no JSON object); {_MAKE_AGAIN}")
+    described = files.unsealed(described)
+    if described is None:
+        raise RunError(f"{path} was changed since it was written; {_MAKE_AGAIN}")
     wrong = [
         key for key, of in needed.items() if not isinstance(described.get(key), of)
     ]
@@ -206,6 +230,7 @@ def load_export(
     require_plain(run_dir)
     description = export_description(run_dir, name, needed)
     path = Path(run_dir) / "export" / name
+    _require_as_written(path, description)
     try:
         return tf.saved_model.load(str(path)), description
     except Exception as error:  # of a damaged file TensorFlow raises errors of any kind

@@ -32,10 +32,10 @@ def _keep_lines_until(path, step):
     """Drops what a killed run logged after its last checkpoint."""
     if not path.exists():
         return
-    lines = path.read_text().splitlines()
-    kept = [line for line in lines if _step_of(line) <= step]
-    if len(kept) < len(lines):
-        files.write_atomically(path, "".join(line + "\n" for line in kept).encode())
+    kept = [line for line in files.read_lines(path) if line["step"] <= step]
+    text = "".join(json.dumps(line) + "\n" for line in kept).encode()
+    if text != path.read_bytes():
+        files.write_atomically(path, text)
 
 
 def _keep_events_until(folder, step):
@@ -43,7 +43,11 @@ def _keep_events_until(folder, step):
 
     A file may be cut off within an event; what comes before is kept.
     """
+    from google.protobuf.message import DecodeError
+
     for path in folder.glob("*.tfevents.*"):
+        if not path.is_file():
+            continue
         kept, dropped = [], False
         records = iter(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
         while True:
@@ -51,10 +55,14 @@ def _keep_events_until(folder, step):
                 record = next(records)
             except StopIteration:
                 break
-            except tf.errors.DataLossError:
+            except tf.errors.OpError:
                 dropped = True
                 break
-            if tf.compat.v1.Event.FromString(record).step <= step:
+            try:
+                fits = tf.compat.v1.Event.FromString(record).step <= step
+            except DecodeError:
+                fits = False
+            if fits:
                 kept.append(record)
             else:
                 dropped = True
@@ -66,20 +74,13 @@ def _keep_events_until(folder, step):
             part.replace(path)
 
 
-def _step_of(line):
-    try:
-        return json.loads(line)["step"]
-    except ValueError:  # cut off by a kill
-        return float("inf")
-
-
 def seconds_logged(run_dir: str | Path) -> float:
     """Seconds that a run trained, over all processes that took part.
 
     The clock of losses.jsonl starts anew with each of them.
     """
-    lines = Path(run_dir, "losses.jsonl").read_text().splitlines()
-    clock = np.array([0.0, *(json.loads(line)["seconds"] for line in lines)])
+    lines = files.read_lines(Path(run_dir, "losses.jsonl"))
+    clock = np.array([0.0, *(line["seconds"] for line in lines)])
     passed = np.diff(clock)
     return float(np.sum(np.where(passed < 0, clock[1:], passed)))
 

@@ -144,7 +144,7 @@ def of_data_sets(
     """What synthetic data sets say that they ("Inputs") or their models
     ("ModelInputs") were made from."""
     found = [
-        (folder, files.read_json(Path(folder, synthetic_dataset.DESCRIPTION)).get(key))
+        (folder, synthetic_dataset.read_description(folder).get(key))
         for folder in folders
     ]
     return [(folder, each) for folder, each in found if each and each.get("subjects")]

@@ -94,9 +94,19 @@ def _of_checkpoint(run_dir, path, step):
 
 
 def begun(run_dir: str | Path) -> dict[str, Any]:
-    """What RUN/networks.json says; {} where no run has begun."""
+    """What RUN/networks.json says; {} where no run has begun.
+
+    Raises:
+        RunError, DataError: it is damaged.
+    """
     path = Path(run_dir, "networks.json")
-    return files.read_json(path) if path.exists() else {}
+    description = files.unsealed(files.read_json(path)) if path.exists() else {}
+    if description is None:
+        raise runs.RunError(
+            f"{path} was changed since {run_dir} began; put it back from a copy, or "
+            "begin anew in another folder"
+        )
+    return description
 
 
 def begin(
@@ -141,7 +151,7 @@ def begin(
         if source:
             logging.info("%s: goes on from its checkpoint, not --init_from", run_dir)
         if path.exists():
-            return files.read_json(path)
+            return begun(run_dir)
     elif source:
         stored = find(source, stage)
         _require_same(stored, stage, spec)
@@ -178,7 +188,7 @@ def _require_same(stored, stage, spec):
 
 def record(run_dir: Path, description: Mapping[str, Any]) -> None:
     """Writes RUN/networks.json: what `begin` returned."""
-    files.write_json(run_dir / "networks.json", description)
+    files.write_json(run_dir / "networks.json", files.sealed(description))
 
 
 def require_fitting(
@@ -288,7 +298,7 @@ def finish(
         found: structural.Fit of stage 1.
     """
     description = {
-        **files.read_json(run_dir / "networks.json"),
+        **begun(run_dir),
         "steps": steps,
         **description,
         **runs.made_by(run_dir),

@@ -53,7 +53,8 @@ def write(folder: Path, stored: Stored, dtype: type[np.floating] = np.float32) -
             files.write_atomically(temporary / f"{name}.npz", content)
         if stored.split is not None:
             data.save_split(temporary / "split.json", stored.split)
-        files.write_json(temporary / "weights.json", {**description, "files": digests})
+        whole = files.sealed({**description, "files": digests})
+        files.write_json(temporary / "weights.json", whole)
     except files.DataError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -99,6 +100,9 @@ def read(folder: str | Path) -> Stored:
             f"{path} was written by a newer version of brats_gan "
             f"({description.get('version')}); install that"
         )
+    description = files.unsealed(description)
+    if description is None:
+        raise runs.RunError(f"{path} was changed since it was written; {_COPY_AGAIN}")
     digests = description.pop("files", None)
     if (
         version != FORMAT
