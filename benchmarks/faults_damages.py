@@ -27,7 +27,10 @@ def _swap(path, rng, place):
     others = [
         other
         for other in sorted(within.rglob(f"*{path.suffix}"))
-        if other.is_file() and other.read_bytes() != path.read_bytes()
+        if other.is_file()
+        and other.read_bytes() != path.read_bytes()
+        # What a command is given as real data is right, whatever it is.
+        and (place / "data" in other.parents) == (place / "data" in path.parents)
     ]
     if others:
         other = rng.choice(others)
