@@ -22,7 +22,7 @@ def flags_of(script: str) -> dict[str, flags.Flag]:
     return mine
 
 
-_NUMBERS = ("nan", "inf", "-inf", "-1", "1e400", "9" * 40, "", "text", "0x10", "½")
+_NUMBERS = ("nan", "inf", "-inf", "-1", "1e400", "9" * 40, "", "text", "1x0", "½")
 _TEXTS = ("text", "", "nan", "-1", "a,b", "1,,2", ":", "../..", b"\xff\xfe", "x" * 300)
 _PATHS = ("", "{}/no/such", "{}/file", "{}", "{}/pipe", "x" * 300, b"\xff\xfe")
 # Values that a command may take.
@@ -32,7 +32,15 @@ _CAN_BE_ANY = {
 }
 _CAN_BE_EMPTY = {
     *("split", "layout", "init_from", "segmentor_run", "synthetic_dir"),
-    *("synthetic_dirs", "table", "experiment", "cache_dir", "results", "flagfile"),
+    *(
+        "synthetic_dirs",
+        "merge_labels",
+        "table",
+        "experiment",
+        "cache_dir",
+        "results",
+        "flagfile",
+    ),
 }
 
 

@@ -204,5 +204,5 @@ def test_files_of_2023_that_were_renamed_keep_their_labels_by_flag(tmp_path):
 
 
 def test_an_unknown_layout_is_refused(tmp_path):
-    with pytest.raises(files.DataError, match="'brats2099' is not known"):
+    with pytest.raises(files.DataError, match="--layout=brats2099 is not known"):
         io.find_subjects(tmp_path, "brats2099")

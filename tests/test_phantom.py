@@ -37,6 +37,22 @@ def test_a_pool_writes_the_same_bytes_as_one_process(tmp_path):
     }
 
 
+def test_subjects_are_made_one_by_one_where_there_are_no_locks(
+    tmp_path, monkeypatch, caplog
+):
+    def without(*arguments):
+        raise OSError(38, "Function not implemented")
+
+    made = []
+    monkeypatch.setattr(phantom.subjects.futures, "ProcessPoolExecutor", without)
+    monkeypatch.setattr(
+        phantom.subjects, "write_subject", lambda *job: made.append(job[1]) or tmp_path
+    )
+    assert phantom.write_subjects(tmp_path, 3) == [tmp_path] * 3
+    assert made == [1, 2, 3]
+    assert "one by one: there are no locks ([Errno 38]" in caplog.text
+
+
 def test_a_whole_subject_is_kept_and_a_broken_off_one_is_made_again(tmp_path):
     folder = phantom.write_subject(tmp_path, 3, slices=SLAB)
     before = read_all(folder)

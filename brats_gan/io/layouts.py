@@ -98,7 +98,7 @@ def explore(
     data_dir = Path(data_dir).expanduser()
     if layout is not None and layout not in LAYOUTS:
         raise DataError(
-            f"Layout {layout!r} is not known: choose of {', '.join(LAYOUTS)}."
+            f"--layout={layout} is not known: choose of {', '.join(LAYOUTS)}."
         )
     if not data_dir.is_dir():
         raise DataError(f"{data_dir}: no such folder. Check the path.")

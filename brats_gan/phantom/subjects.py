@@ -18,6 +18,7 @@ from multiprocessing import connection
 
 import nibabel
 import numpy as np
+from absl import logging
 
 from brats_gan import files, progress
 from brats_gan.phantom.anatomy import (
@@ -225,15 +226,25 @@ def _die_with_parent():
     threading.Thread(target=watch, daemon=True).start()
 
 
-@contextlib.contextmanager
-def _workers(processes):
-    """A pool of workers that take no signals of a terminal and do not outlive this."""
+def _pool(processes):
+    """A pool of workers that do not outlive this process; None where none can be."""
+    if processes == 1:
+        return None
     # Not fork, which would copy the locks of TensorFlow's threads.
     context = multiprocessing.get_context("spawn")
-    others = {*multiprocessing.active_children()}
-    pool = futures.ProcessPoolExecutor(processes, context, _die_with_parent)
     try:
-        yield pool
+        return futures.ProcessPoolExecutor(processes, context, _die_with_parent)
+    except (OSError, ImportError) as error:  # no /dev/shm, as in some containers
+        logging.warning("subjects are made one by one: there are no locks (%s)", error)
+        return None
+
+
+@contextlib.contextmanager
+def _at_work(pool):
+    """The workers of a pool, which take no signals of a terminal."""
+    others = {*multiprocessing.active_children()}
+    try:
+        yield
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in {*multiprocessing.active_children()} - others:
@@ -293,12 +304,13 @@ def write_subjects(
 
     classes_of(spec)  # raises before the first subject
     jobs = [(output_dir, index, seed, slices, spec) for index in range(1, count + 1)]
-    if processes == 1:
+    pool = _pool(processes)
+    if pool is None:
         for job in jobs:
             report(write_subject(*job))
         return folders
     try:
-        with _workers(processes) as pool:
+        with _at_work(pool):
             with _signals_blocked():
                 made = [pool.submit(write_subject, *job) for job in jobs]
             for future in made:
