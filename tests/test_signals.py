@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from brats_gan import runs
+from brats_gan.phantom import subjects
 from tests import test_runs
 
 ROOT = Path(__file__).parents[1]
@@ -149,3 +151,35 @@ def test_phantoms_that_are_stopped_leave_no_process(name, code, tmp_path):
         assert time.monotonic() < limit
         time.sleep(0.02)
     assert not (tmp_path / "out").exists() or not [*(tmp_path / "out").iterdir()]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_a_signal_that_another_thread_takes_waits_until_workers_have_started(name):
+    class Arrived(Exception):
+        pass
+
+    def arrive(number, frame):
+        raise Arrived(number)
+
+    number = getattr(signal, name)
+    go, others = threading.Event(), threading.Event()
+
+    def take():
+        go.wait()
+        signal.pthread_kill(threading.get_ident(), number)
+        others.set()
+
+    thread = threading.Thread(target=take)
+    thread.start()  # before signals are blocked, which threads begin with
+    before, passed = signal.signal(number, arrive), []
+    try:
+        with pytest.raises(Arrived), subjects._signals_blocked():
+            go.set()
+            others.wait()
+            time.sleep(0.05)  # its handler would run here
+            passed.append("whole")
+        assert signal.getsignal(number) is arrive
+    finally:
+        thread.join()
+        signal.signal(number, before)
+    assert passed == ["whole"]

@@ -258,19 +258,31 @@ def _at_work(pool):
 def _signals_blocked():
     """What is started within is deaf to signals, which its parent acts on.
 
-    The parent gets them afterwards, and so leaves no worker half started.
+    The parent gets them afterwards, and so leaves no worker half started. That this
+    thread takes none is not enough: the kernel then gives them to another, such as one
+    of OpenBLAS, and Python runs the handler here all the same.
     """
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(
-        signal.SIG_BLOCK, {getattr(signal, name) for name in names}
-    )
+    numbers, received = {getattr(signal, name) for name in names}, []
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {
+            number: signal.signal(number, lambda number, _: received.append(number))
+            for number in numbers
+            if callable(signal.getsignal(number))
+        }
     try:
         yield
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for number in received:
+        signal.raise_signal(number)
 
 
 def write_subjects(
