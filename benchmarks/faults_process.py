@@ -45,7 +45,7 @@ from brats_gan.stages import structural as stage1
 ROOT = Path(__file__).parents[1]
 BEGIN, TRAINED, END = "begin", "trained", "end"
 REACHED = 77  # exit code of a script that came to where it is to stop
-LIMIT = 900  # seconds after which a script counts as hanging
+LIMIT = 240  # seconds after which a script counts as hanging
 STEPS = 3
 _MUCH = 2**20  # characters of what a script says
 

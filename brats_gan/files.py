@@ -100,10 +100,19 @@ def is_file_name(name: str) -> bool:
     )
 
 
+def require_regular(path: str | os.PathLike) -> None:
+    """OSError where a path is a pipe or a device, for which reading might wait for
+    ever; what is missing, or a folder, is for the reader to say."""
+    path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
+
+
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
     """A JSON object from a file; DataError says which file is not one."""
     path = Path(path)
     try:
+        require_regular(path)
         if path.is_file() and path.stat().st_size > _MAX_JSON:
             raise ValueError(f"{path.stat().st_size} bytes")
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -123,6 +132,7 @@ def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
         DataError: it is a folder, or may not be read.
     """
     try:
+        require_regular(path)
         lines = Path(path).read_bytes().splitlines()
     except FileNotFoundError:
         return []

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from brats_gan.files import DataError
+from brats_gan.files import DataError, require_regular
 
 MOST_LABELS = 256  # labels are stored as uint8
 WHOLE = "whole"  # the region of all lesion labels, which every data set has
@@ -208,6 +208,7 @@ def parse(text: str | os.PathLike | None) -> Spec:
     if str(text).lstrip().startswith("{"):
         return from_dict(json.loads(str(text)))
     try:
+        require_regular(Path(text).expanduser())
         return from_dict(json.loads(Path(text).expanduser().read_text("utf-8")))
     except OSError as error:
         raise ValueError(f"{text}: {error.strerror}") from error

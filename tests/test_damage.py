@@ -1,13 +1,23 @@
 """Files of a run that were changed, and files that are not ours."""
 
 import json
+import os
 import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from brats_gan import figures, files, runs, structural, synthetic_dataset, weights
+from brats_gan import (
+    figures,
+    files,
+    runs,
+    spec,
+    structural,
+    synthetic_dataset,
+    weights,
+)
+from brats_gan.experiments import tables
 from brats_gan.stages import inputs
 from tests.test_runs import checkpoints, logged, tiny, train
 
@@ -171,3 +181,23 @@ def test_a_description_of_a_data_set_that_was_changed_is_refused(tmp_path):
     ):
         with pytest.raises(runs.RunError, match="description.json was changed since"):
             read(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in a file system")
+@pytest.mark.parametrize(
+    "read", [files.read_json, files.read_lines, spec.parse, tables.read]
+)
+def test_a_pipe_that_nobody_writes_to_is_refused_and_not_waited_for(read, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises((files.DataError, ValueError), match="a pipe or a device"):
+        read(tmp_path / "pipe")
+
+
+def test_an_error_in_training_is_said_below_the_bar(tmp_path, monkeypatch, capsys):
+    def full(*arguments):
+        raise runs.RunError("no room")
+
+    monkeypatch.setattr(runs.training, "save", full)
+    with pytest.raises(runs.RunError, match="no room"):
+        train(tmp_path, 3, checkpoint_seconds=0)
+    assert capsys.readouterr().out.endswith("\n")

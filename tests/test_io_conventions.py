@@ -108,6 +108,8 @@ def test_a_label_of_one_number_is_asked_about(tmp_path):
     [
         ("3", None, "pairs of numbers are due"),
         (None, "x", "numbers are due"),
+        (None, "1,,2", "numbers are due"),
+        ("3:1,", None, "pairs of numbers are due"),
         ("3:1", "3", "a label is named twice"),
         ("70000:1", None, "pairs of numbers are due"),
     ],

@@ -98,6 +98,7 @@ def read(path: Path) -> list[dict]:
         DataError: it is a folder or may not be read, or a line is none of results.
     """
     try:
+        files.require_regular(path)
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []

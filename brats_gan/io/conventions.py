@@ -69,6 +69,12 @@ class Labelling(NamedTuple):
 AS_NAMED = Labelling()  # what the names of files say
 
 
+def _parts(flag):
+    """What commas part; a part may not be empty, but the whole flag may."""
+    text = (flag or "").replace(" ", "")
+    return text.split(",") if text else []
+
+
 def labelling(
     convention: str | None = None, merge: str | None = None, drop: str | None = None
 ) -> Labelling:
@@ -87,7 +93,7 @@ def labelling(
             f"--labels={convention} is not known: choose of {', '.join(CONVENTIONS)}."
         )
     pairs = []
-    for text in filter(None, (merge or "").replace(" ", "").split(",")):
+    for text in _parts(merge):
         match = re.fullmatch("([0-9]{1,5}):([0-9]{1,5})", text)
         if not match or int(match[1]) > _MOST:
             raise DataError(
@@ -95,7 +101,7 @@ def labelling(
             )
         pairs.append((int(match[1]), int(match[2])))
     dropped = []
-    for text in filter(None, (drop or "").replace(" ", "").split(",")):
+    for text in _parts(drop):
         if not re.fullmatch("[0-9]{1,5}", text) or int(text) > _MOST:
             raise DataError(
                 f"--drop_labels={drop}: numbers are due, such as 4 or 4,255."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -178,6 +179,7 @@ def loop(
         log_path.open("a", buffering=1) as log,
         writer.as_default(),
         signals_held() as received,
+        _below_the_bar(),
     ):
         iterator = iter(_on_device(batches(first)))
         done, calls = first, 0
@@ -242,6 +244,17 @@ def loop(
             if received:
                 where = f" after step {done} of {steps}, with a checkpoint"
                 raise Stopped(received[0], where)
+
+
+@contextlib.contextmanager
+def _below_the_bar():
+    """Ends the line of a bar that goes no further, for an error is said next."""
+    try:
+        yield
+    except (Exception, Stopped):
+        with contextlib.suppress(OSError, Stopped):  # of a stdout that nobody reads
+            print(flush=True)
+        raise
 
 
 def _next_multiple(step, of):
