@@ -25,7 +25,8 @@ io.layouts
 io.labels io.twins
 io.subjects
 io
-io.checks io.convert
+io.findings io.convert
+io.checks
 data.cache data.records
 data.slices data.splits data.label_pool
 data.batches data.source
