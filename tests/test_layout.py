@@ -15,7 +15,8 @@ ROWS = """
 lazy files progress shipped
 spec
 addons layers losses schedules code_bank styles parts
-fusion metrics structural_map figures networks signatures
+fusion metrics
+lesion_metrics structural_map figures networks signatures
 io.streams
 io.headers io.names io.conventions
 io.metaimage io.nifti io.bids io.content

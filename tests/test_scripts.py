@@ -315,7 +315,7 @@ def test_results_hold_a_line_with_scores_of_held_out_subjects(chain):
     (line,) = map(json.loads, (root / "results.jsonl").read_text().splitlines())
     assert line["train_on"] == "both" and line["iterations"] == 2
     assert line["held_out"] == data.load_split(root / "structural/split.json")["test"]
-    for name in ("dice_index", "mse", "dice_whole", "dice_enhancing"):
+    for name in ("dice_index", "mse", "dice_whole", "lesion_dice_enhancing"):
         assert line[name] >= 0
 
 

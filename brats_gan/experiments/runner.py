@@ -141,7 +141,8 @@ def result(
         "iterations": sum(phase.steps for phase in plan),
         **{name: scores["by_slice"]["mean"][name] for name in ("mse", "dice_index")},
         **{
-            f"dice_{name}": of_subjects.get(f"dice_{name}")
+            f"{score}_{name}": of_subjects.get(f"{score}_{name}")
+            for score in ("dice", "lesion_dice", "lesion_hausdorff95")
             for name in training.spec.regions
         },
         "phases": [
