@@ -3,14 +3,14 @@
 And shows or empties the cache, where all stages keep the slices that they decode.
 
   python prepare_data.py check   --data_dir=DIR [--layout=NAME] [--slices=A:B] [--json]
-  python prepare_data.py convert --data_dir=DIR --output_dir=DIR [--layout=NAME]
+  python prepare_data.py convert --data_dir=DIR --output_dir=DIR [--to=FORMAT]
   python prepare_data.py phantom --output_dir=DIR [--subjects=N] [--seed=N]
   python prepare_data.py cache   [--cache_dir=DIR] [--clear]
 
 check    One table of what is there, then every problem with its file and the remedy.
          Exit code 0 only if the folder is usable as it is.
-convert  Any layout to BraTS 2018-21 NIfTI with this project's labels. Goes on where it
-         was interrupted.
+convert  Any layout to BraTS 2018-21 NIfTI with this project's labels, or to nnU-Net's
+         raw data or BIDS. Goes on where it was interrupted.
 phantom  BraTS-like subjects made from the MNI152 atlas; no download, no patient.
 cache    Where decoded slices are kept, and how much of them. --clear removes them; what
          is needed is decoded again. Not while a command is at work with them.
@@ -26,6 +26,8 @@ from absl import app, flags
 
 from brats_gan import common_flags, files, io, progress, runs
 from brats_gan.spec import BRATS, Spec
+
+FORMATS = ("brats", "nnunet", "bids")  # of io.targets
 
 _DATA = common_flags.data_dir("Folder to check or to convert.")
 _OUTPUT = common_flags.path("output_dir", "Folder that convert and phantom write.")
@@ -45,6 +47,12 @@ _CACHE = flags.DEFINE_string(
     None,
     "Of cache; default: $BRATS_GAN_CACHE, else brats_gan in the user's folder for "
     "caches.",
+)
+_TO = flags.DEFINE_enum(
+    "to", "brats", FORMATS, "What convert writes; data/README.md shows the trees."
+)
+_NUMBER = common_flags.count(
+    "dataset_id", 1, "Of convert --to=nnunet: the number in DatasetNNN_NAME.", 999
 )
 _CLEAR = flags.DEFINE_bool("clear", False, "cache empties it.")
 _SEED = common_flags.seed("Seeds the phantoms; equal seeds give equal files.")
@@ -74,10 +82,15 @@ def convert(
     layout: str | None,
     spec: Spec,
     labelling: io.Labelling,
+    to: str,
+    dataset_id: int,
 ) -> int:
     from brats_gan.io import convert
 
-    done, problems = convert.convert(data_dir, output_dir, layout, spec, labelling)
+    done, problems = convert.convert(
+        *(data_dir, output_dir, layout, spec, labelling, to, dataset_id),
+        progress=progress.Line(f"converting {data_dir}", "subject"),
+    )
     for name, message in problems:
         print(f"error: {name}: {message}", file=sys.stderr)
     print(f"{len(done)} of {len(done) + len(problems)} subjects are in {output_dir}")
@@ -142,7 +155,7 @@ def main(argv):
     files.require_writable(_OUTPUT.value)
     if command == "convert":
         files.require_apart({"output_dir": _OUTPUT.value}, {"data_dir": _DATA.value})
-        return convert(_DATA.value, _OUTPUT.value, *read)
+        return convert(_DATA.value, _OUTPUT.value, *read, _TO.value, _NUMBER.value)
     return phantom(_OUTPUT.value, _SUBJECTS.value, _SEED.value, spec)
 
 

@@ -26,8 +26,8 @@ io.layouts
 io.labels io.twins
 io.subjects
 io
-io.findings io.convert
-io.checks
+io.findings io.targets
+io.checks io.convert
 data.cache data.records
 data.slices data.splits data.label_pool
 data.batches data.source

@@ -128,14 +128,18 @@ def explore(
         kind, found, problems = nnunet.survey(
             channels_in, spec, layout and ("msd" if layout == "msd" else "nnunet")
         )
+        whole = nnunet.is_prepared(channels_in)
         subjects = [
-            Subject(name, kind, images, label, False, spec, labelling)
+            Subject(name, kind, images, label, whole, spec, labelling)
             for name, images, label in found
         ]
     else:
         if _is_ours(data_dir) and labelling.convention is None:
             labelling = labelling._replace(convention="brats2015")
         pairs, lost = collections.with_labels([*collections.named(groups)], labels)
+        if kinds == ["bids"]:
+            before = names.original(_description(data_dir).get("SourceNames"))
+            pairs = [(before.get(name.lower(), name), group) for name, group in pairs]
         subjects, problems = _subjects(pairs, _is_prepared(data_dir), spec, labelling)
         problems += _lost(lost)
         notes += _unlabelled(subjects, unknown)

@@ -124,6 +124,16 @@ def role_of_folder(name: str, spec: Spec) -> str | None:
     return role if rank == NAMED else None
 
 
+def original(listed: object) -> dict[str, str]:
+    """Name in a folder that was converted, in lower case -> what it was before.
+
+    Args:
+        listed: what the folder says of it, {name: name before}; anything else is none.
+    """
+    pairs = listed.items() if isinstance(listed, dict) else ()
+    return {str(new).lower(): old for new, old in pairs if isinstance(old, str)}
+
+
 def is_of_2023(name: str) -> bool:
     """Whether a file or a subject is named as BraTS does since 2023.
 
