@@ -17,7 +17,7 @@ spec
 addons layers losses schedules code_bank styles parts
 fusion metrics structural_map figures networks signatures
 io.streams
-io.headers io.names io.conventions
+io.headers io.names io.conventions io.patients
 io.metaimage io.nifti io.bids io.content
 io.volumes
 io.nnunet io.collections
@@ -61,6 +61,7 @@ experiments
 stages.beginning stages.inputs
 stages.structural stages.multimodal stages.dataset stages.segmentation
 stages
+flag_parsers
 common_flags commands
 """
 ROW = {
