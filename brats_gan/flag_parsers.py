@@ -83,7 +83,8 @@ class PatternParser(flags.ArgumentParser):
         try:
             patients.compiled(argument)
         except files.DataError as error:
-            raise ValueError(str(error)) from error
+            said = str(error).removeprefix(f"--patient_pattern={argument}: ")
+            raise ValueError(said) from error
         return argument
 
     def flag_type(self) -> str:
