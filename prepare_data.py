@@ -2,7 +2,8 @@
 
 And shows or empties the cache, where all stages keep the slices that they decode.
 
-  python prepare_data.py check   --data_dir=DIR [--layout=NAME] [--slices=A:B] [--json]
+  python prepare_data.py check   --data_dir=DIR [--layout=NAME] [--slices=A:B]
+                                         [--patient_pattern=REGEX] [--json]
   python prepare_data.py convert --data_dir=DIR --output_dir=DIR [--to=FORMAT]
   python prepare_data.py phantom --output_dir=DIR [--subjects=N] [--seed=N]
   python prepare_data.py cache   [--cache_dir=DIR] [--clear]
@@ -37,6 +38,7 @@ _LAYOUT = flags.DEFINE_enum(
     io.LAYOUTS,
     "Layout of --data_dir. Detected from file names if unset.",
 )
+common_flags.patient_pattern()
 common_flags.labels()
 _SPEC = common_flags.spec()
 _SLICES = common_flags.slices()
@@ -64,13 +66,20 @@ def check(
     slices: tuple[int, int],
     spec: Spec,
     labelling: io.Labelling,
+    patient_pattern: str | None,
     as_json: bool,
 ) -> int:
     from brats_gan.io import checks
 
     shown = progress.Line(f"checking {data_dir}", "subject")
     report = checks.check(
-        data_dir, layout, slices, progress=shown, spec=spec, labelling=labelling
+        data_dir,
+        layout,
+        slices,
+        progress=shown,
+        spec=spec,
+        labelling=labelling,
+        patient_pattern=patient_pattern,
     )
     print(json.dumps(report.as_dict(), indent=2) if as_json else report.as_text())
     return 0 if report.usable else 1
@@ -149,7 +158,8 @@ def main(argv):
     read = (_LAYOUT.value, spec, source.labelling)
     if command == "check":
         layout, *how = read
-        return check(_DATA.value, layout, source.slices, *how, _JSON.value)
+        how += source.patient_pattern, _JSON.value
+        return check(_DATA.value, layout, source.slices, *how)
     if command == "cache":
         return cache(_CACHE.value, _CLEAR.value)
     files.require_writable(_OUTPUT.value)

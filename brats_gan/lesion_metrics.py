@@ -1,4 +1,4 @@
-"""Scores lesion by lesion, as the challenges of BraTS 2023 rank segmentations (D37).
+"""Scores lesion by lesion, as the challenges of BraTS 2023 rank segmentations (D38).
 
 One large lesion decides the Dice of a volume, however many small ones are missed. Here
 every lesion of the reference counts alike, and so does every one that is not there.

@@ -82,7 +82,7 @@ def score(
         {"by_slice": scores, "by_subject": scores or None}. Scores are means over slices
         or subjects of metrics.all_scores, {modality: {name: value}}, and under "mean"
         their mean over the modalities. four_channel has one prediction, "all". Those of
-        subjects have lesion_metrics.scores too, on the slices in range (D37).
+        subjects have lesion_metrics.scores too, on the slices in range (D38).
     """
     # BraTS is at 1 mm, and a slice shows spec.crop of them.
     spec, pixel = slices.spec, slices.spec.crop / slices.image_size

@@ -18,7 +18,7 @@ addons layers losses schedules code_bank styles parts
 fusion metrics
 lesion_metrics structural_map figures networks signatures
 io.streams
-io.headers io.names io.conventions
+io.headers io.names io.conventions io.patients
 io.metaimage io.nifti io.bids io.content
 io.volumes
 io.nnunet io.collections
@@ -62,6 +62,7 @@ experiments
 stages.beginning stages.inputs
 stages.structural stages.multimodal stages.dataset stages.segmentation
 stages
+flag_parsers
 common_flags commands
 """
 ROW = {

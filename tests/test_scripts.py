@@ -751,6 +751,12 @@ def test_a_training_slice_planted_in_a_data_set_is_found(chain, tmp_path):
     assert (first["id"], first["slice"]) == ("synth-00001", 3)
     assert (first["training_subject"], first["training_slice"]) == (train[0], 3)
     assert first["correlation"] > 0.99 and len(found["closest"]) == 7
+    assert first["training_patient"] == first["training_subject"]
+    assert found["patients"] == {
+        "training": len(train),
+        "held-out": 1,
+        "training, of generated nearer than any held-out": 1,
+    }
     assert found["generated"]["slices"] == 7 and found["held-out"]["slices"] == 4
     assert (tmp_path / "copy/nearest.png").read_bytes().startswith(b"\x89PNG")
 

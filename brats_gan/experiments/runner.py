@@ -213,10 +213,10 @@ def fill_tables(
     in_real = np.flatnonzero(slices.index[:, 0] < len(real))
     usable = synthetic_dataset.accepted(synthetic_dir, slices) if synthetic else []
     iterations = iterations_of(len(in_real))
-    plans = {}
+    patients, plans = mixing.patients_of(slices), {}
     for name, row in rows.items():  # all of them before the first step
         try:
-            items = mixing.choose(row, slices.index[:, 0], in_real, usable, seed)
+            items = mixing.choose(row, patients, in_real, usable, seed)
         except files.DataError as error:
             raise files.DataError(
                 f"--experiment={name}, {synthetic_dir}: {error}"

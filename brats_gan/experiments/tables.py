@@ -168,7 +168,7 @@ def rows(table: int, lines: list[dict]) -> list[dict]:
 
     "best" is the repeat of the highest index Dice, as the paper keeps it (D14); sd is
     over the repeats, with n - 1; seconds are the mean of a repeat. Lesion-wise scores
-    (D37) are of the whole lesion, HD95 in mm; lines from before there were any lack
+    (D38) are of the whole lesion, HD95 in mm; lines from before there were any lack
     them.
     """
     known = TABLE1 if table == 1 else TABLE2

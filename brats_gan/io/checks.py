@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 
 from brats_gan import files, io
-from brats_gan.io import content
+from brats_gan.io import content, patients
 from brats_gan.io.findings import Report, SubjectReport, count, times
 from brats_gan.io.twins import twins
 from brats_gan.spec import BRATS, Spec
@@ -30,6 +30,7 @@ def check(
     progress: Callable[[int, int], None] | None = None,
     spec: Spec = BRATS,
     labelling: io.Labelling = io.AS_NAMED,
+    patient_pattern: str | None = None,
 ) -> Report:
     """Looks at every subject of a folder, and raises nothing about the data.
 
@@ -42,14 +43,16 @@ def check(
         progress: called with (subjects done, subjects) now and then.
         spec: what the data is to hold.
         labelling: how the labels are to be read.
+        patient_pattern: see patients.patient_of.
 
     Returns:
         A `Report`.
     """
     slices = tuple(slices or spec.slices)
-    report = Report(str(data_dir), layout, slices, quick, spec, labelling)
+    how = spec, labelling, patient_pattern
+    report = Report(str(data_dir), layout, slices, quick, *how)
     try:
-        subjects, problems, notes = io.explore(data_dir, layout, spec, labelling)
+        subjects, problems, notes = io.explore(data_dir, layout, *how)
     except files.DataError as error:
         report.problems.append(("", str(error)))
         return report
@@ -93,7 +96,7 @@ class _Check:
         self.report, self.subject, self.seen = report, subject, seen
         # A prepared subject has its slices cut already.
         self.slices = None if subject.prepared else report.slices
-        self.found = SubjectReport(subject.name)
+        self.found = SubjectReport(subject.name, subject.patient)
         self.failed = False
 
     def run(self):
@@ -269,6 +272,13 @@ def _note_the_whole(report):
     found = report.subjects
     if len(found) == 1:
         report.notes.append(("", "one subject: a split into train and test needs two."))
+    elif len(report.visits) == 1:
+        message = (
+            f"{len(found)} subjects of one patient: a split into train and test needs "
+            "two. If they are not one, tell them apart by --patient_pattern="
+            f"'{patients.ONE_EACH}'."
+        )
+        report.notes.append(("", message))
     labelled = [subject for subject in found if subject.labels is not None]
     if labelled and not any(subject.lesion_slices for subject in labelled):
         report.notes.append(("", "no subject has a lesion in range."))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from brats_gan import io
+from brats_gan.io import patients
 from brats_gan.spec import BRATS, Spec
 
 
@@ -15,6 +16,7 @@ class SubjectReport:
     """What was found out about one subject; None where it was not looked at."""
 
     name: str
+    patient: str  # whose visit it is
     shape: tuple[int, int, int] | None = None  # (W, H, S), in LPS
     spacing: tuple[float, ...] | None = None  # mm, in LPS
     axes: str | None = None  # as stored, such as "LPS"; "?" where no file says
@@ -36,6 +38,7 @@ class Report:
     quick: bool
     spec: Spec = BRATS
     labelling: io.Labelling = io.AS_NAMED
+    patient_pattern: str | None = None
     subjects: list[SubjectReport] = dataclasses.field(default_factory=list)
     # Both are of (subject, message).
     problems: list[tuple[str, str]] = dataclasses.field(default_factory=list)
@@ -46,6 +49,12 @@ class Report:
         """Whether nothing is wrong with the folder."""
         return not self.problems
 
+    @property
+    def visits(self) -> dict[str, list[str]]:
+        """{patient: names of his subjects}."""
+        names = [subject.name for subject in self.subjects]
+        return patients.by_patient(names, self.patient_pattern)
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the fields, and whether the folder is usable."""
         content = dataclasses.asdict(self)
@@ -53,7 +62,7 @@ class Report:
         for kind in ("problems", "notes"):
             pairs = content[kind]
             content[kind] = [{"subject": s, "message": m} for s, m in pairs]
-        return {"usable": self.usable, **content}
+        return {"usable": self.usable, "patients": len(self.visits), **content}
 
     def as_text(self) -> str:
         """The table, then what is wrong, then what to know."""
@@ -65,9 +74,10 @@ class Report:
             lines = [
                 f"{self.data_dir}: {subjects} of layout {self.layout}, "
                 f"with {', '.join(self.spec.modalities)}; {what} read",
+                _visits(self.visits),
                 f"Slices are counted in range {first}:{stop}, voxels everywhere.",
                 "",
-                *_table([_row(subject, self.spec) for subject in self.subjects]),
+                *_table(self._rows()),
                 "",
             ]
         for title, pairs in (("Problems", self.problems), ("Notes", self.notes)):
@@ -80,6 +90,31 @@ class Report:
         lines.append(f"{verdict}: {', '.join(found)}")
         return "\n".join(lines)
 
+    def _rows(self):
+        """Of the table; whose visits they are only where someone has more than one."""
+        rows = [_row(subject, self.spec) for subject in self.subjects]
+        if len(self.visits) == len(rows):
+            for row in rows:
+                del row["patient"]
+        return rows
+
+
+def _visits(visits):
+    """A sentence on {patient: names of his subjects}."""
+    subjects = count(sum(map(len, visits.values())), "subject")
+    several = [patient for patient, names in visits.items() if len(names) > 1]
+    if not several:
+        return (
+            f"{subjects}, each a patient of its own by its name; if some are visits of "
+            "one, say how their names tell it (--patient_pattern)."
+        )
+    shown = ", ".join(visits[several[0]][:3])
+    have = "has" if len(several) == 1 else "have"
+    return (
+        f"{subjects} of {count(len(visits), 'patient')} ({len(several)} {have} more "
+        f"than one visit, such as {several[0]}: {shown}); a split keeps them together."
+    )
+
 
 # --- The table ------------------------------------------------------------------------
 
@@ -89,6 +124,7 @@ def _row(subject, spec):
     labels = subject.labels or dict.fromkeys(spec.labels[1:])
     return {
         "subject": subject.name,
+        "patient": subject.patient,
         "shape": subject.shape and times(subject.shape),
         "mm": subject.spacing and times(subject.spacing),
         "axes": subject.axes,

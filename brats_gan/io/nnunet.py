@@ -76,9 +76,8 @@ def survey(
     find = _one_file_a_channel if by_channel else _one_file_a_subject
     subjects, problems = find(files, channels)
     found = [(n, i, _label(folder, n)) for n, i in subjects]
-    before = names.original(read_json(folder / "dataset.json").get("source_names"))
-    found = [(before.get(name.lower(), name), *rest) for name, *rest in found]
-    return kind, found, problems
+    before = read_json(folder / "dataset.json").get("source_names")
+    return kind, names.as_before(found, before), problems
 
 
 def is_prepared(folder: Path) -> bool:
