@@ -4,12 +4,14 @@ And shows or empties the cache, where all stages keep the slices that they decod
 
   python prepare_data.py check   --data_dir=DIR [--layout=NAME] [--slices=A:B]
                                          [--patient_pattern=REGEX] [--json]
+                                         [--report=FILE.html]
   python prepare_data.py convert --data_dir=DIR --output_dir=DIR [--to=FORMAT]
   python prepare_data.py phantom --output_dir=DIR [--subjects=N] [--seed=N]
   python prepare_data.py cache   [--cache_dir=DIR] [--clear]
 
 check    One table of what is there, then every problem with its file and the remedy.
-         Exit code 0 only if the folder is usable as it is.
+         Exit code 0 only if the folder is usable as it is. --report writes it as a page
+         too, with a slice of every subject that has a problem or a note.
 convert  Any layout to BraTS 2018-21 NIfTI with this project's labels, or to nnU-Net's
          raw data or BIDS. Goes on where it was interrupted.
 phantom  BraTS-like subjects made from the MNI152 atlas; no download, no patient.
@@ -43,6 +45,9 @@ common_flags.labels()
 _SPEC = common_flags.spec()
 _SLICES = common_flags.slices()
 _JSON = flags.DEFINE_bool("json", False, "check prints JSON instead of the table.")
+_REPORT = common_flags.path(
+    "report", "Page that check writes beside what it prints, FILE.html."
+)
 _SUBJECTS = common_flags.count("subjects", 4, "How many phantoms.", 99_999)
 _CACHE = flags.DEFINE_string(
     "cache_dir",
@@ -68,9 +73,14 @@ def check(
     labelling: io.Labelling,
     patient_pattern: str | None,
     as_json: bool,
+    page_path: str | None,
 ) -> int:
     from brats_gan.io import checks
 
+    if page_path:
+        from brats_gan.io import page
+
+        page.require_path(page_path)
     shown = progress.Line(f"checking {data_dir}", "subject")
     report = checks.check(
         data_dir,
@@ -82,6 +92,8 @@ def check(
         patient_pattern=patient_pattern,
     )
     print(json.dumps(report.as_dict(), indent=2) if as_json else report.as_text())
+    if page_path:
+        page.write(report, page_path)
     return 0 if report.usable else 1
 
 
@@ -158,7 +170,7 @@ def main(argv):
     read = (_LAYOUT.value, spec, source.labelling)
     if command == "check":
         layout, *how = read
-        how += source.patient_pattern, _JSON.value
+        how += source.patient_pattern, _JSON.value, _REPORT.value
         return check(_DATA.value, layout, source.slices, *how)
     if command == "cache":
         return cache(_CACHE.value, _CLEAR.value)

@@ -27,7 +27,7 @@ io.labels io.twins
 io.subjects
 io
 io.findings io.targets
-io.checks io.convert
+io.checks io.convert io.page
 data.cache data.records
 data.slices data.splits data.label_pool
 data.batches data.source

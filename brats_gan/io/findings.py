@@ -77,7 +77,7 @@ class Report:
                 _visits(self.visits),
                 f"Slices are counted in range {first}:{stop}, voxels everywhere.",
                 "",
-                *_table(self._rows()),
+                *_table(self.rows()),
                 "",
             ]
         for title, pairs in (("Problems", self.problems), ("Notes", self.notes)):
@@ -90,8 +90,8 @@ class Report:
         lines.append(f"{verdict}: {', '.join(found)}")
         return "\n".join(lines)
 
-    def _rows(self):
-        """Of the table; whose visits they are only where someone has more than one."""
+    def rows(self) -> list[dict[str, Any]]:
+        """Of the table, {column: value}; whose visits only where someone has two."""
         rows = [_row(subject, self.spec) for subject in self.subjects]
         if len(self.visits) == len(rows):
             for row in rows:
