@@ -76,7 +76,7 @@ def write(report: Report, path: str | os.PathLike, most: int = MOST) -> None:
         hidden=max(0, len(named) - most),
         most=most,
         legend=[
-            (name, "#%02x%02x%02x" % _colour(value))
+            (name, f"rgb{_colour(value)}")
             for value, name in enumerate(report.spec.labels)
             if value
         ],
