@@ -17,6 +17,7 @@ _DATA = common_flags.data_dir(
     "pretrained, which brings labels."
 )
 common_flags.layout()
+common_flags.patient_pattern()
 common_flags.labels()
 common_flags.split("that of --structural_run")
 common_flags.path(
@@ -101,6 +102,7 @@ def main(argv):
         print("correlation with the nearest training slice:")
         for name in ("generated", "held-out"):
             print(f"  {name}: {json.dumps(found[name])}")
+        print(f"  patients: {json.dumps(found['patients'])}")
         print(f"closest pairs: {output_dir / 'nearest.png'}")
 
 

@@ -32,6 +32,7 @@ common_flags.count(
     1_000_000,
 )
 common_flags.layout()
+common_flags.patient_pattern()
 common_flags.labels()
 common_flags.spec()
 common_flags.path("synthetic_dir", "Output of build_dataset.py.")

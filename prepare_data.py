@@ -2,15 +2,18 @@
 
 And shows or empties the cache, where all stages keep the slices that they decode.
 
-  python prepare_data.py check   --data_dir=DIR [--layout=NAME] [--slices=A:B] [--json]
-  python prepare_data.py convert --data_dir=DIR --output_dir=DIR [--layout=NAME]
+  python prepare_data.py check   --data_dir=DIR [--layout=NAME] [--slices=A:B]
+                                         [--patient_pattern=REGEX] [--json]
+                                         [--report=FILE.html]
+  python prepare_data.py convert --data_dir=DIR --output_dir=DIR [--to=FORMAT]
   python prepare_data.py phantom --output_dir=DIR [--subjects=N] [--seed=N]
   python prepare_data.py cache   [--cache_dir=DIR] [--clear]
 
 check    One table of what is there, then every problem with its file and the remedy.
-         Exit code 0 only if the folder is usable as it is.
-convert  Any layout to BraTS 2018-21 NIfTI with this project's labels. Goes on where it
-         was interrupted.
+         Exit code 0 only if the folder is usable as it is. --report writes it as a page
+         too, with a slice of every subject that has a problem or a note.
+convert  Any layout to BraTS 2018-21 NIfTI with this project's labels, or to nnU-Net's
+         raw data or BIDS. Goes on where it was interrupted.
 phantom  BraTS-like subjects made from the MNI152 atlas; no download, no patient.
 cache    Where decoded slices are kept, and how much of them. --clear removes them; what
          is needed is decoded again. Not while a command is at work with them.
@@ -27,6 +30,8 @@ from absl import app, flags
 from brats_gan import common_flags, files, io, progress, runs
 from brats_gan.spec import BRATS, Spec
 
+FORMATS = ("brats", "nnunet", "bids")  # of io.targets
+
 _DATA = common_flags.data_dir("Folder to check or to convert.")
 _OUTPUT = common_flags.path("output_dir", "Folder that convert and phantom write.")
 _LAYOUT = flags.DEFINE_enum(
@@ -35,16 +40,26 @@ _LAYOUT = flags.DEFINE_enum(
     io.LAYOUTS,
     "Layout of --data_dir. Detected from file names if unset.",
 )
+common_flags.patient_pattern()
 common_flags.labels()
 _SPEC = common_flags.spec()
 _SLICES = common_flags.slices()
 _JSON = flags.DEFINE_bool("json", False, "check prints JSON instead of the table.")
+_REPORT = common_flags.path(
+    "report", "Page that check writes beside what it prints, FILE.html."
+)
 _SUBJECTS = common_flags.count("subjects", 4, "How many phantoms.", 99_999)
 _CACHE = flags.DEFINE_string(
     "cache_dir",
     None,
     "Of cache; default: $BRATS_GAN_CACHE, else brats_gan in the user's folder for "
     "caches.",
+)
+_TO = flags.DEFINE_enum(
+    "to", "brats", FORMATS, "What convert writes; data/README.md shows the trees."
+)
+_NUMBER = common_flags.count(
+    "dataset_id", 1, "Of convert --to=nnunet: the number in DatasetNNN_NAME.", 999
 )
 _CLEAR = flags.DEFINE_bool("clear", False, "cache empties it.")
 _SEED = common_flags.seed("Seeds the phantoms; equal seeds give equal files.")
@@ -56,15 +71,29 @@ def check(
     slices: tuple[int, int],
     spec: Spec,
     labelling: io.Labelling,
+    patient_pattern: str | None,
     as_json: bool,
+    page_path: str | None,
 ) -> int:
     from brats_gan.io import checks
 
+    if page_path:
+        from brats_gan.io import page
+
+        page.require_path(page_path)
     shown = progress.Line(f"checking {data_dir}", "subject")
     report = checks.check(
-        data_dir, layout, slices, progress=shown, spec=spec, labelling=labelling
+        data_dir,
+        layout,
+        slices,
+        progress=shown,
+        spec=spec,
+        labelling=labelling,
+        patient_pattern=patient_pattern,
     )
     print(json.dumps(report.as_dict(), indent=2) if as_json else report.as_text())
+    if page_path:
+        page.write(report, page_path)
     return 0 if report.usable else 1
 
 
@@ -74,10 +103,15 @@ def convert(
     layout: str | None,
     spec: Spec,
     labelling: io.Labelling,
+    to: str,
+    dataset_id: int,
 ) -> int:
     from brats_gan.io import convert
 
-    done, problems = convert.convert(data_dir, output_dir, layout, spec, labelling)
+    done, problems = convert.convert(
+        *(data_dir, output_dir, layout, spec, labelling, to, dataset_id),
+        progress=progress.Line(f"converting {data_dir}", "subject"),
+    )
     for name, message in problems:
         print(f"error: {name}: {message}", file=sys.stderr)
     print(f"{len(done)} of {len(done) + len(problems)} subjects are in {output_dir}")
@@ -136,13 +170,14 @@ def main(argv):
     read = (_LAYOUT.value, spec, source.labelling)
     if command == "check":
         layout, *how = read
-        return check(_DATA.value, layout, source.slices, *how, _JSON.value)
+        how += source.patient_pattern, _JSON.value, _REPORT.value
+        return check(_DATA.value, layout, source.slices, *how)
     if command == "cache":
         return cache(_CACHE.value, _CLEAR.value)
     files.require_writable(_OUTPUT.value)
     if command == "convert":
         files.require_apart({"output_dir": _OUTPUT.value}, {"data_dir": _DATA.value})
-        return convert(_DATA.value, _OUTPUT.value, *read)
+        return convert(_DATA.value, _OUTPUT.value, *read, _TO.value, _NUMBER.value)
     return phantom(_OUTPUT.value, _SUBJECTS.value, _SEED.value, spec)
 
 

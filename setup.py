@@ -100,6 +100,7 @@ setup(
         "isal>=1.5",  # gzip several times as fast as zlib
         "matplotlib>=3.7",
         "scipy>=1.10",
+        "jinja2>=3.1",  # the page of prepare_data.py check --report
     ],
     extras_require={
         "demo": ["nilearn>=0.10"],  # ships the MNI152 maps the phantom is made of

@@ -11,6 +11,7 @@ from brats_gan.stages import structural as stage
 common_flags.data_dir()
 _RUN = common_flags.run_dir()
 common_flags.layout()
+common_flags.patient_pattern()
 common_flags.labels()
 common_flags.spec()
 common_flags.split()

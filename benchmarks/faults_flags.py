@@ -9,7 +9,7 @@ from absl import flags
 
 from benchmarks.faults_process import ROOT
 from benchmarks.faults_stages import STAGES
-from brats_gan import common_flags
+from brats_gan import flag_parsers
 
 
 def flags_of(script: str) -> dict[str, flags.Flag]:
@@ -46,7 +46,7 @@ _CAN_BE_EMPTY = {
 
 def _values(name, flag):
     """(value, whether it may be accepted)."""
-    number = (flags.FloatParser, flags.IntegerParser, common_flags.StepsPerCall)
+    number = (flags.FloatParser, flags.IntegerParser, flag_parsers.StepsPerCall)
     if flag.boolean:
         yield from ((value, False) for value in ("", "text", "2", "nan"))
     elif isinstance(flag.parser, number):
@@ -74,7 +74,7 @@ def all_flags() -> Iterator[tuple[str, str, object, bool]]:
             for value, valid in _values(name, flag):
                 yield stage, name, value, valid
     of_prepare = {
-        "check": ("data_dir", "layout", "spec", "slices", "json"),
+        "check": ("data_dir", "layout", "patient_pattern", "spec", "slices", "json"),
         "convert": ("data_dir", "output_dir", "layout", "spec"),
         "phantom": ("output_dir", "subjects", "seed", "spec"),
         "cache": ("cache_dir", "clear"),

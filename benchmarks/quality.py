@@ -309,7 +309,8 @@ def main(argv):
     size, beta = int(settings["image_size"]), float(settings["beta"])
     in_range = io.parse_slices(settings["slices"])
     split = data.load_split(pathlib.Path(run_dir, "split.json"))
-    by_name = {subject.name: subject for subject in io.find_subjects(_DATA.value)}
+    found = io.find_subjects(_DATA.value, patient_pattern=split.get("patient_pattern"))
+    by_name = {subject.name: subject for subject in found}
     missing = sorted({*split["train"], *split["test"]} - by_name.keys())
     if missing:
         raise files.DataError(

@@ -33,6 +33,7 @@ from brats_gan import (
     structural_map,
     synthesis,
 )
+from brats_gan.experiments import mixing
 
 ALL = tuple(range(len(spec.BRATS.modalities)))
 SIGHTS = (ALL, *((i,) for i in ALL))  # of the judges: the four together, and each alone
@@ -46,7 +47,7 @@ class Maps(NamedTuple):
 
     f: np.ndarray  # [N, H, W] in {0, 1}
     background: np.ndarray  # [N, H, W] in {0, 1}, of Algorithm 2 or MASK
-    groups: np.ndarray  # [N], the subject, or the number of a generated one
+    groups: np.ndarray  # [N], the patient, or the number of a generated one
 
 
 class Sets(NamedTuple):
@@ -64,13 +65,13 @@ def batched(function, x, size=50):
 
 
 def groups_of(slices, rows):
-    """What of real slices belongs together: the subject; of only one, its quarters.
+    """What of real slices belongs together: the patient; of only one, its quarters.
 
     Quarters of neighbouring slices. It is one group where there is one slice.
     """
-    subjects, numbers = slices.index[rows].T
-    if len(np.unique(subjects)) > 1:
-        return subjects
+    patients, numbers = mixing.patients_of(slices)[rows], slices.index[rows, 1]
+    if len(np.unique(patients)) > 1:
+        return patients
     return 4 * (numbers - numbers.min()) // (np.ptp(numbers) + 1)
 
 

@@ -8,13 +8,12 @@ the script's, because this module disclaims it.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from absl import flags
 
-from brats_gan import data, io, losses, runs, structural_map, weights
+from brats_gan import data, flag_parsers, io, losses, runs, structural_map, weights
 from brats_gan import precision as precisions
 from brats_gan import spec as specs
 
@@ -45,52 +44,12 @@ MOST_WEIGHT = 1e6
 MOST_EPOCHS = 1e6
 
 
-class Number(flags.FloatParser):
-    """A number within bounds, both of which belong to it; not-a-number is beyond."""
-
-    def is_outside_bounds(self, val: float) -> bool:
-        return not self.lower_bound <= val <= self.upper_bound
-
-
-class Multiple(flags.IntegerParser):
-    """A whole number within bounds that is a multiple of the lower one."""
-
-    def is_outside_bounds(self, val: int) -> bool:
-        return super().is_outside_bounds(val) or val % self.lower_bound != 0
-
-    @property
-    def syntactic_help(self) -> str:
-        return (
-            f"a multiple of {self.lower_bound} from {self.lower_bound} to "
-            f"{self.upper_bound}"
-        )
-
-    @syntactic_help.setter
-    def syntactic_help(self, value: str) -> None:
-        pass  # the parent's words leave out what the number is a multiple of
-
-
-class StepsPerCall(flags.ArgumentParser):
-    """What --steps_per_call takes: "auto", or a number above 0."""
-
-    lower_bound, upper_bound = 1, 1_000_000
-
-    def parse(self, argument: str | int) -> str | int:
-        if argument == "auto":
-            return argument
-        if not str(argument).isdecimal() or not int(argument):
-            raise ValueError(f"{argument} is neither auto nor a number above 0")
-        if int(argument) > self.upper_bound:
-            raise ValueError(f"{argument} is more than {self.upper_bound}")
-        return int(argument)
-
-
 def number(
     name: str, default: float | None, help: str, lowest: float, highest: float
 ) -> flags.FlagHolder:
     """A flag for a number from `lowest` to `highest`; absl's would take nan for one."""
     return flags.DEFINE(
-        Number(lowest, highest),
+        flag_parsers.Number(lowest, highest),
         name,
         default,
         help,
@@ -108,23 +67,12 @@ def count(
 # --- Data -----------------------------------------------------------------------------
 
 
-class FolderParser(flags.ArgumentParser):
-    """What flags of folders and files take: a path, whose ~ is the home folder.
-
-    A shell leaves it alone behind the = of a flag.
-    """
-
-    def parse(self, argument: str) -> str:
-        return os.path.expanduser(argument) if argument else argument
-
-    def flag_type(self) -> str:
-        return "path"
-
-
 def path(name: str, help: str) -> flags.FlagHolder[str | None]:
     """A flag whose value is a path, without a default."""
     serializer = flags.ArgumentSerializer()
-    return flags.DEFINE(FolderParser(), name, None, help, serializer=serializer)
+    return flags.DEFINE(
+        flag_parsers.FolderParser(), name, None, help, serializer=serializer
+    )
 
 
 def data_dir(
@@ -136,6 +84,18 @@ def data_dir(
 def layout() -> flags.FlagHolder[str | None]:
     return flags.DEFINE_string(
         "layout", None, "Layout of data_dir. Detected from file names if unset."
+    )
+
+
+def patient_pattern() -> flags.FlagHolder[str | None]:
+    return flags.DEFINE(
+        flag_parsers.PatternParser(),
+        "patient_pattern",
+        None,
+        "Regular expression whose one group is the patient in the name of a subject, "
+        "so that all visits of a patient are on one side of the split. Names of known "
+        "collections need none (data/README.md).",
+        serializer=flags.ArgumentSerializer(),
     )
 
 
@@ -159,11 +119,11 @@ def split(default: str = "drawn from --split_seed") -> flags.FlagHolder[str | No
 
 def split_seed() -> flags.FlagHolder[int]:
     # random.Random takes -1 for 1.
-    return count("split_seed", 0, "Seeds the split by subject.", MOST_SEED, 0)
+    return count("split_seed", 0, "Seeds the split by patient.", MOST_SEED, 0)
 
 
 def held_out() -> flags.FlagHolder[float]:
-    return number("held_out", 0.1, "Share of the subjects to hold out.", 0, 1)
+    return number("held_out", 0.1, "Share of the patients to hold out.", 0, 1)
 
 
 def slices() -> flags.FlagHolder[str]:
@@ -175,22 +135,10 @@ def slices() -> flags.FlagHolder[str]:
     )
 
 
-class SpecParser(flags.ArgumentParser):
-    """What --spec takes: a JSON file, or JSON; flags.txt has the JSON."""
-
-    def parse(self, argument: str | specs.Spec) -> specs.Spec:
-        if isinstance(argument, specs.Spec):
-            return argument
-        return specs.parse(argument)
-
-    def flag_type(self) -> str:
-        return "data specification"
-
-
 def spec() -> flags.FlagHolder[specs.Spec | None]:
     """A flag whose value is a spec.Spec, or None for that of BraTS."""
     return flags.DEFINE(
-        SpecParser(),
+        flag_parsers.SpecParser(),
         "spec",
         None,
         "JSON file of the modalities, labels and regions of data that is not BraTS' "
@@ -227,7 +175,7 @@ def init_from(of: str = "") -> flags.FlagHolder[str | None]:
 def image_size(multiple: int) -> flags.FlagHolder[int]:
     """A flag for the side of slices, which the networks need to be a multiple."""
     return flags.DEFINE(
-        Multiple(multiple, MOST_PIXELS),
+        flag_parsers.Multiple(multiple, MOST_PIXELS),
         "image_size",
         192,
         f"Pixels per side of a slice, a multiple of {multiple}.",
@@ -321,7 +269,7 @@ def checkpoint_seconds() -> flags.FlagHolder[float]:
 
 def steps_per_call() -> flags.FlagHolder[str | int]:
     return flags.DEFINE(
-        StepsPerCall(),
+        flag_parsers.StepsPerCall(),
         "steps_per_call",
         "auto",
         STEPS_PER_CALL,

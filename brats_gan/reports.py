@@ -63,6 +63,7 @@ def nearest_report(
                 "id": places[position][0],
                 "slice": places[position][1],
                 "training_subject": training.names[subject],
+                "training_patient": training.patients[subject],
                 "training_slice": int(number) + first_slice,
                 "correlation": round(float(made.correlation[position]), 4),
             }
@@ -84,4 +85,17 @@ def nearest_report(
         output_dir / "nearest.png",
         row_titles=[f"{pair['correlation']:.3f}" for pair in closest],
     )
-    return {**privacy.summary(made, real), "closest": closest}
+    near = made.correlation > real.correlation.max()
+    nearest_to = training.index[made.row[near], 0]
+    return {
+        **privacy.summary(made, real),
+        "patients": {
+            "training": len({*training.patients}),
+            "held-out": len({*held_out.patients}),
+            # Of those counted above: how many it is that may have been copied.
+            "training, of generated nearer than any held-out": len(
+                {training.patients[subject] for subject in nearest_to}
+            ),
+        },
+        "closest": closest,
+    }

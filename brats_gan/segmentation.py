@@ -6,7 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from brats_gan import data, fusion, lesion_components, losses, metrics, runs
+from brats_gan import (
+    data,
+    fusion,
+    lesion_components,
+    lesion_metrics,
+    losses,
+    metrics,
+    runs,
+)
 from brats_gan.lazy import tf
 from brats_gan.spec import BRATS, Spec
 
@@ -73,7 +81,8 @@ def score(
     Returns:
         {"by_slice": scores, "by_subject": scores or None}. Scores are means over slices
         or subjects of metrics.all_scores, {modality: {name: value}}, and under "mean"
-        their mean over the modalities. four_channel has one prediction, "all".
+        their mean over the modalities. four_channel has one prediction, "all". Those of
+        subjects have lesion_metrics.scores too, on the slices in range (D38).
     """
     # BraTS is at 1 mm, and a slice shows spec.crop of them.
     spec, pixel = slices.spec, slices.spec.crop / slices.image_size
@@ -89,7 +98,11 @@ def score(
         for pairs in volumes.values():
             label = np.stack([pair[0] for pair in pairs])  # [S, H, W]
             answers = np.stack([pair[1] for pair in pairs], 1)  # [N, S, H, W]
-            by_subject.append(_scores(label, answers, (1.0, pixel, pixel), spec))
+            spacing = 1.0, pixel, pixel
+            of_subject = _scores(label, answers, spacing, spec)
+            for named, answer in zip(of_subject.values(), answers, strict=True):
+                named.update(lesion_metrics.scores(label, answer, spacing, spec))
+            by_subject.append(of_subject)
         scores["by_subject"] = _mean(by_subject)
     return scores
 

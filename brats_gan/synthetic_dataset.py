@@ -15,6 +15,8 @@ import numpy as np
 
 import brats_gan
 from brats_gan import files, io, manifest, runs
+from brats_gan.data import records
+from brats_gan.io import patients
 from brats_gan.spec import BRATS, Spec, differences, of_description
 
 if TYPE_CHECKING:
@@ -183,11 +185,18 @@ def verified_subjects(
             f'{described} has no list of "TrainingSubjects", so what its models have '
             "seen is not known; make the data set by build_dataset.py"
         )
-    leaked = sorted({subject.name for subject in held_out}.intersection(trained_on))
+    made_from = (description.get(key) for key in ("Inputs", "ModelInputs"))
+    given = {subject.patient_pattern for subject in held_out} - {None}
+    leaked = patients.shared(
+        [subject.name for subject in held_out],
+        trained_on,
+        *{*records.patterns(*made_from), *given},
+    )
     if leaked:
         raise runs.RunError(
-            f"{folder} was made by models trained on {', '.join(leaked)}, which "
-            f"this run holds out; give --split={folder}/split.json"
+            f"{folder} was made by models trained on subjects, or patients, which this "
+            f"run holds out: {patients.described(leaked)}; give "
+            f"--split={folder}/split.json"
         )
     if filtered is not None and filtered != description.get("Filtered", True):
         raise runs.RunError(

@@ -460,6 +460,30 @@ def test_an_oddity_is_a_note(kind, tmp_path):
     assert any(_matches(message, m) for _, m in report.notes)
 
 
+def test_patients_and_visits_are_shown(tmp_path):
+    for number, name in enumerate(("RHUH-0001_0", "RHUH-0001_2", "RHUH-0002_0", "x")):
+        nifti.write_subject(tmp_path, name, SHAPE, number)
+    report = checks.check(tmp_path, slices=SLICES)
+    said = "4 subjects of 3 patients (1 has more than one visit, such as RHUH-0001: "
+    assert f"\n{said}RHUH-0001_0, RHUH-0001_2)" in report.as_text()
+    rows = [line.split()[:2] for line in report.as_text().splitlines()]
+    assert ["subject", "patient"] in rows and ["RHUH-0001_2", "RHUH-0001"] in rows
+    shown = report.as_dict()
+    assert shown["patients"] == 3
+    of_each = [subject["patient"] for subject in shown["subjects"]]
+    assert of_each == ["RHUH-0001", "RHUH-0001", "RHUH-0002", "x"]
+    each = checks.check(tmp_path, slices=SLICES, patient_pattern="(.+)").as_text()
+    assert "\n4 subjects, each a patient of its own" in each
+    assert "patient" not in each.splitlines()[4]
+
+
+def test_subjects_of_one_patient_alone_are_a_note(tmp_path):
+    for number, name in enumerate(("RHUH-0001_0", "RHUH-0001_2")):
+        nifti.write_subject(tmp_path, name, SHAPE, number)
+    ((_, note),) = checks.check(tmp_path, slices=SLICES).notes
+    assert note.startswith("2 subjects of one patient: a split into train and test")
+
+
 @pytest.mark.parametrize("layout", io.LAYOUTS)
 def test_a_good_folder_of_every_layout_is_usable(layout, tmp_path):
     for number, name in enumerate("AB"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from brats_gan import common_flags
+from brats_gan import common_flags, flag_parsers
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = (
@@ -66,6 +66,7 @@ def test_flags_txt_has_every_flag_that_has_a_value(script, tmp_path):
 
 def test_flags_that_are_shared_are_in_flags_txt_as_they_are_given(tmp_path):
     given = ["--data_dir=d", "--run_dir=r", "--deterministic", "--steps_per_call=3"]
+    given += ["--patient_pattern=^(P[0-9]+)_"]
     given += ["--nocheck", "--weight_mask=2.5", "--slices=1:5", "--precision=float32"]
     _, lines = begin("train_structural", tmp_path / "run", *given)
     assert {*given} <= {*lines}
@@ -87,3 +88,11 @@ def test_fields_are_filled_by_the_flags_of_their_names(monkeypatch):
     monkeypatch.setattr(flags, "FLAGS", values)
     assert common_flags.chosen(Chosen) == Chosen(7, "default", {"mask": 0.5})
     assert common_flags.chosen(Chosen, steps=9).steps == 9
+
+
+def test_a_pattern_without_one_group_is_refused_as_a_flag():
+    parser = flag_parsers.PatternParser()
+    assert parser.parse("^(P[0-9]+)_") == "^(P[0-9]+)_"
+    for pattern, message in (("(P", "no regular"), ("P", "0 groups"), ("", "0 groups")):
+        with pytest.raises(ValueError, match=message):
+            parser.parse(pattern)

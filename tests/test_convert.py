@@ -205,13 +205,16 @@ def test_check_prints_json_and_fails_on_a_bad_folder(tmp_path):
     assert "A_t2.nii.gz" in report["problems"][0]["message"]
 
 
-def test_convert_says_how_many_it_converted(tmp_path):
+@pytest.mark.parametrize("flags", [(), ("--to=nnunet", "--dataset_id=12")])
+def test_convert_says_how_many_it_converted(flags, tmp_path):
     nifti.write_subject(tmp_path / "in", "A", SHAPE, layout="brats2015")
     folders = f"--data_dir={tmp_path / 'in'}", f"--output_dir={tmp_path / 'out'}"
-    run = _run("convert", *folders)
+    run = _run("convert", *folders, *flags)
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout == f"1 of 1 subjects are in {tmp_path / 'out'}\n"
-    assert len(io.find_subjects(tmp_path / "out")) == 1
+    (subject,) = io.find_subjects(tmp_path / "out")
+    assert subject.layout == ("nnunet" if flags else "brats2018")
+    assert (tmp_path / "out/Dataset012_in").exists() == bool(flags)
 
 
 @pytest.mark.parametrize(
@@ -236,5 +239,13 @@ def test_a_wrong_command_fails_with_one_clear_message(args, message):
 
 def test_help_names_the_commands_and_their_flags():
     text = _run("--help").stdout
-    for word in ("check", "convert", "phantom", "--data_dir", "--layout", "--[no]json"):
+    for word in (
+        "check",
+        "convert",
+        "phantom",
+        "--data_dir",
+        "--layout",
+        "--[no]json",
+        "--to",
+    ):
         assert word in text

@@ -200,6 +200,28 @@ def test_no_subject_is_on_both_sides_and_the_split_stays(folder, tmp_path):
     assert train_again == train
 
 
+def test_a_pattern_is_kept_in_the_split_of_a_run_and_its_subjects(folder, tmp_path):
+    """Which a later stage that is given the split needs not be told again."""
+    how = {"patient_pattern": "^(s)[01]", "slices": SLICES, "held_out": 0.5}
+    train, test = data.split_subjects(folder, tmp_path / "one", **how)
+    split = data.load_split(tmp_path / "one/split.json")
+    assert split["patient_pattern"] == "^(s)[01]"
+    names = [[s.name for s in side] for side in (train, test)]
+    assert sorted(names) == [["s0", "s1"], ["s2"]]
+    given = tmp_path / "one/split.json"
+    again = data.split_subjects(folder, tmp_path / "two", given=given, slices=SLICES)
+    assert again == (train, test)
+    assert data.load_split(tmp_path / "two/split.json") == split
+
+
+def test_a_split_with_a_patient_on_both_sides_is_refused_by_pattern(folder, tmp_path):
+    given = tmp_path / "given.json"
+    data.save_split(given, {"seed": 0, "train": ["s0", "s2"], "test": ["s1"]})
+    how = {"given": given, "slices": SLICES, "patient_pattern": "^(s)[01]"}
+    with pytest.raises(files.DataError, match="given.json.*such as s1, .* by s0"):
+        data.split_subjects(folder, tmp_path / "run", **how)
+
+
 def test_a_given_split_is_kept_to(folder, tmp_path):
     given = tmp_path / "given.json"
     data.save_split(given, {"seed": 0, "train": ["s2", "s0"], "test": ["s1"]})

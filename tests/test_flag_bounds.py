@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from brats_gan import common_flags
+from brats_gan import flag_parsers
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = (
@@ -16,7 +16,7 @@ SCRIPTS = (
     "build_dataset",
     "eval_segmentation",
 )
-NUMERIC = (flags.FloatParser, flags.IntegerParser, common_flags.StepsPerCall)
+NUMERIC = (flags.FloatParser, flags.IntegerParser, flag_parsers.StepsPerCall)
 
 
 def flags_of(script):

@@ -182,6 +182,38 @@ def test_a_subject_on_both_sides_under_two_names_is_refused_without_the_check(ro
         begin(root / "new", folder, root / "mine.json")
 
 
+@pytest.mark.parametrize("told", ["by us", "by them", "by none"])
+def test_another_visit_of_a_patient_trained_on_is_not_held_out(root, told):
+    """In a later run whose split is of its own, with visits that no one has read."""
+    (trained, other), (held_out,) = sides(root / "run")
+    folder, (one, two) = root / "brats2018", (f"{trained}_v1", f"{trained}_v2")
+    rename(folder, trained, one)
+    shutil.rmtree(root / "run")
+    how = {"patient_pattern": f"^({trained})_v"} if told == "by them" else {}
+    data.save_split(
+        root / "first.json",
+        {"seed": 0, "train": [one, other], "test": [held_out], **how},
+    )
+    before = begin(root / "run", folder, root / "first.json")
+    rename(folder, one, "moved")
+    shutil.move(folder / "moved", root / "moved")
+    nifti.write_subject(folder, two, SHAPE, 7, labels=[2])
+    how = {"patient_pattern": f"^({trained})_v"} if told == "by us" else {}
+    data.save_split(
+        root / "mine.json",
+        {"seed": 0, "train": [other, held_out], "test": [two], **how},
+    )
+    against = [(root / "run", before)]
+    new = root / "new", folder, root / "mine.json"
+    if told == "by none":  # these names say nothing
+        begin(*new, apart_from=against)
+        return
+    with pytest.raises(files.DataError) as caught:
+        begin(*new, apart_from=against)
+    message = f"{two}, which is held out, is a visit of the patient of {one}, which"
+    assert str(caught.value).startswith(f"{folder / two}: {message} {root / 'run'}")
+
+
 # --- A split.json that was edited or is gone ------------------------------------------
 
 

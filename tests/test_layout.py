@@ -15,9 +15,10 @@ ROWS = """
 lazy files progress shipped
 spec
 addons layers losses schedules code_bank styles parts
-fusion metrics structural_map figures networks signatures
+fusion metrics
+lesion_metrics structural_map figures networks signatures
 io.streams
-io.headers io.names io.conventions
+io.headers io.names io.conventions io.patients
 io.metaimage io.nifti io.bids io.content
 io.volumes
 io.nnunet io.collections
@@ -25,7 +26,8 @@ io.layouts
 io.labels io.twins
 io.subjects
 io
-io.checks io.convert
+io.findings io.targets
+io.checks io.convert io.page
 data.cache data.records
 data.slices data.splits data.label_pool
 data.batches data.source
@@ -60,6 +62,7 @@ experiments
 stages.beginning stages.inputs
 stages.structural stages.multimodal stages.dataset stages.segmentation
 stages
+flag_parsers
 common_flags commands
 """
 ROW = {

@@ -86,6 +86,17 @@ def test_real_data_is_taken_by_subject():
         assert len(phase.items) == 5
 
 
+def test_all_visits_of_a_patient_are_taken_together():
+    """A fifth of five patients of two subjects each is one patient, two subjects."""
+    subjects = np.repeat(np.arange(10), 3)
+    patients = subjects // 2 * 2
+    for seed in range(8):
+        row = tables.TABLE2[2]._replace(real=0.2)
+        items = mixing.choose(row, patients, np.arange(30), [], seed)
+        first, second = np.unique(subjects[items["real"][:, 0]])
+        assert (first % 2, second) == (0, first + 1) and len(items["real"]) == 6
+
+
 def test_the_seed_chooses_the_samples():
     chosen = {tuple(plan(2, seed)[0].items[:, 0]) for seed in range(10)}
     assert chosen == {tuple(range(5)), tuple(range(5, 10))}
@@ -146,6 +157,14 @@ def test_batches_hold_real_slices_as_they_are_and_enhanced_ones_moved(slices):
     assert flair[oedema].mean() > 1.3 * flair[healthy].mean()
     # The same copy whenever it is drawn.
     np.testing.assert_array_equal(batch()["x"], made["x"])
+
+
+def test_patients_are_numbered_by_the_first_of_their_subjects(slices, monkeypatch):
+    assert slices.patients == ["s0", "s1"]
+    numbers = mixing.patients_of(slices)  # where each is its own: that of the subject
+    np.testing.assert_array_equal(numbers, slices.index[:, 0])
+    monkeypatch.setattr(slices, "patients", ["s", "s"])
+    assert mixing.patients_of(slices).tolist() == [0] * 8
 
 
 def test_what_was_taken_is_described_by_subject_and_slice(slices):

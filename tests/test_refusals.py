@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from brats_gan import data, files, runs, trained_models
+from brats_gan import data, files, io, runs, synthetic_dataset, trained_models
 from brats_gan.experiments import tables
 from brats_gan.stages import dataset, multimodal, segmentation, structural
 from tests import nifti, test_resume
@@ -332,3 +332,44 @@ def test_a_held_out_subject_of_the_report_is_read_before_the_first_sample(
     with pytest.raises(files.DataError, match="s1 has no label file"):
         dataset.build(settings, source, root / "out")
     assert not (root / "out").exists()
+
+
+def test_another_visit_of_whom_the_models_have_seen_is_not_held_out_by_stage_3(
+    tmp_path,
+):
+    for number, name in enumerate(("RHUH-0001_1", "RHUH-0002_0")):
+        nifti.write_subject(tmp_path / "data", name, (160, 160, 6), number)
+    given = tmp_path / "mine.json"
+    data.save_split(
+        given, {"seed": 0, "train": ["RHUH-0002_0"], "test": ["RHUH-0001_1"]}
+    )
+    settings = dataset.Settings(str(tmp_path / "a"), str(tmp_path / "b"))
+    source = data.Source(str(tmp_path / "data"), split=str(given))
+    of_maps = data.preprocessing(32, RANGE)
+    seen = ["RHUH-0001_0", "RHUH-0002_0"]
+    message = r"holds out RHUH-0001_1 \(of the patient of RHUH-0001_0\), which the mod"
+    with pytest.raises(runs.RunError, match=message):
+        dataset.find_labels(settings, source, tmp_path / "out", of_maps, seen)
+
+
+@pytest.mark.parametrize(
+    ("held_out", "pattern", "of_set"),
+    [
+        ("RHUH-0001_1", None, None),
+        ("a.2", r"(.)\.", None),
+        ("a.2", None, r"(.)\."),
+    ],
+)
+def test_another_visit_of_whom_a_data_set_has_seen_is_not_scored_on(
+    held_out, pattern, of_set, tmp_path
+):
+    split = {"train": ["RHUH-0001_0", "a.1"], "test": []}
+    inputs = {"split": {**split, "patient_pattern": of_set}}
+    synthetic_dataset.write_description(
+        tmp_path, {"TrainingSubjects": split["train"], "Inputs": inputs}
+    )
+    subject = io.Subject(held_out, "brats2018", {}, None, patient_pattern=pattern)
+    with pytest.raises(
+        runs.RunError, match=rf"{held_out} \(of the patient of .*--split"
+    ):
+        synthetic_dataset.verified_subjects(tmp_path, [subject])

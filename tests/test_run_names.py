@@ -3,7 +3,7 @@
 import pytest
 from absl import flags
 
-from brats_gan import common_flags, runs
+from brats_gan import flag_parsers, runs
 from brats_gan.runs import checkpoints, exports
 
 NAMES = ["run [1]", "run*", "what?", "back\\slash"]
@@ -37,7 +37,7 @@ def test_a_home_folder_is_not_made_below_this_one():
 
 def test_flags_of_folders_know_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
-    parse = common_flags.FolderParser().parse
+    parse = flag_parsers.FolderParser().parse
     assert parse("~/data") == "/home/someone/data"
     assert parse("data/~x") == "data/~x"
-    assert isinstance(common_flags.FolderParser(), flags.ArgumentParser)
+    assert isinstance(flag_parsers.FolderParser(), flags.ArgumentParser)

@@ -15,7 +15,7 @@ import tensorflow as tf
 from absl import flags
 
 import brats_gan
-from brats_gan import common_flags, figures, files, runs, schedules
+from brats_gan import figures, files, flag_parsers, runs, schedules
 from tests import scripts
 
 loop_overhead = scripts.module("benchmarks.loop_overhead")
@@ -228,7 +228,7 @@ def test_auto_puts_only_short_steps_together_and_says_how_long_it_takes(
 
 @pytest.mark.parametrize("text", ["0", "-1", "2.5", "some"])
 def test_steps_per_call_is_auto_or_a_number_above_0(text):
-    parser = common_flags.StepsPerCall()
+    parser = flag_parsers.StepsPerCall()
     assert parser.parse("auto") == "auto" and parser.parse("12") == 12
     with pytest.raises(ValueError, match="neither auto nor a number above 0"):
         parser.parse(text)

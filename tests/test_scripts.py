@@ -315,7 +315,7 @@ def test_results_hold_a_line_with_scores_of_held_out_subjects(chain):
     (line,) = map(json.loads, (root / "results.jsonl").read_text().splitlines())
     assert line["train_on"] == "both" and line["iterations"] == 2
     assert line["held_out"] == data.load_split(root / "structural/split.json")["test"]
-    for name in ("dice_index", "mse", "dice_whole", "dice_enhancing"):
+    for name in ("dice_index", "mse", "dice_whole", "lesion_dice_enhancing"):
         assert line[name] >= 0
 
 
@@ -751,6 +751,12 @@ def test_a_training_slice_planted_in_a_data_set_is_found(chain, tmp_path):
     assert (first["id"], first["slice"]) == ("synth-00001", 3)
     assert (first["training_subject"], first["training_slice"]) == (train[0], 3)
     assert first["correlation"] > 0.99 and len(found["closest"]) == 7
+    assert first["training_patient"] == first["training_subject"]
+    assert found["patients"] == {
+        "training": len(train),
+        "held-out": 1,
+        "training, of generated nearer than any held-out": 1,
+    }
     assert found["generated"]["slices"] == 7 and found["held-out"]["slices"] == 4
     assert (tmp_path / "copy/nearest.png").read_bytes().startswith(b"\x89PNG")
 

@@ -125,6 +125,9 @@ def test_scores_are_of_the_regions_and_labels_of_the_data(made):
     for part in (*source.spec.regions, *source.spec.labels[1:]):
         assert part in scored
     assert "dice_enhancing" not in line
+    for region in source.spec.regions:
+        assert 0 <= line[f"lesion_dice_{region}"] <= 1
+        assert 0 <= line["by_subject"]["mean"][f"lesion_hausdorff95_{region}"] <= 374
 
 
 def test_a_table_is_filled_by_the_data_whatever_its_specification(made):

@@ -17,6 +17,8 @@ def line(experiment, repeat, mse, dice, table=2, whole=0.5, **more):
         "mse": mse,
         "dice_index": dice,
         "dice_whole": whole,
+        "lesion_dice_whole": whole,
+        "lesion_hausdorff95_whole": 100.0 * repeat,
         "iterations": 100,
         "seconds": 10.0 * repeat,
         **more,
@@ -40,6 +42,19 @@ def test_best_and_mean_and_sd_by_hand():
 def test_one_repeat_has_no_sd():
     row = tables.rows(2, LINES[:1])[6]
     assert row["Dice"] == 0.6 and row["Dice sd"] is None
+
+
+def test_lesion_wise_scores_come_after_the_columns_that_were_there_before():
+    row = tables.rows(2, LINES)[6]
+    assert [*row][-5:-3] == ["seconds", "lesion-wise Dice"]
+    assert (row["lesion-wise Dice"], row["lesion-wise HD95"]) == (0.5, 200.0)
+
+
+def test_a_line_from_before_there_were_lesion_wise_scores_is_still_shown(tmp_path):
+    old = {k: v for k, v in LINES[0].items() if not k.startswith("lesion_")}
+    tables.record(tmp_path / "results.jsonl", old)
+    row = tables.rows(2, tables.read(tmp_path / "results.jsonl"))[6]
+    assert row["Dice"] == 0.6 and row["lesion-wise Dice"] is None
 
 
 def test_a_row_that_has_not_run_stays_blank(tmp_path):

@@ -318,9 +318,15 @@ def test_a_run_that_goes_on_does_not_load_again(maps, tmp_path, lines):
 def test_it_is_said_if_weights_have_seen_what_a_run_holds_out(maps, tmp_path, lines):
     weights.write(tmp_path / "w", maps)
     begun(tmp_path / "run", source=tmp_path / "w", held_out=["a", "c"])
-    assert "1 subjects with the names of subjects that this run holds out (a)" in (
-        "\n".join(lines)
-    )
+    said = "1 subjects with the names of subjects that this run holds out, or of their "
+    assert f"{said}patients (a)" in "\n".join(lines)
+
+
+def test_it_is_said_if_weights_have_seen_another_visit(maps, tmp_path, lines):
+    weights.write(tmp_path / "w", maps)  # of a
+    more = {"held_out": ["ab", "c"], "patient_pattern": "^(a)"}
+    begun(tmp_path / "run", source=tmp_path / "w", **more)
+    assert "patients (ab (of the patient of a))" in "\n".join(lines)
 
 
 def test_a_place_without_weights_is_refused(tmp_path, monkeypatch):

@@ -4,7 +4,8 @@ A *record* is fixed before a run's first step, and is in all it leaves: its inpu
 its exports and weights, the description of a data set. It is a dict of JSON:
 
     {"image_size": 192, "slices": [55, 105],
-     "split": {"seed": 0, "train": [NAME, ...], "test": [NAME, ...]},
+     "split": {"seed": 0, "train": [NAME, ...], "test": [NAME, ...],
+               "patient_pattern": REGEX, where one was given},
      "subjects": {NAME: {"files": {"t1": DIGEST, ..., "seg": DIGEST},
                          "images": DIGEST, "label": DIGEST}}}
 
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from brats_gan import files, io
+from brats_gan.io import patients
 
 NAME = "inputs.json"
 LABEL = "seg"  # beside the modalities, in "files"
@@ -271,7 +273,8 @@ def _seen(identity):
 def require_unseen(
     ours: dict, theirs: dict, where: str | Path, subjects: Iterable[io.Subject] = ()
 ) -> None:
-    """Refuses what we hold out and they have trained on under another name.
+    """Refuses what we hold out and they have trained on under another name, and who
+    is held out here and trained on there at another visit.
 
     Names are compared where splits are; arguments as of `require_same`.
 
@@ -279,6 +282,12 @@ def require_unseen(
         DataError: names both subjects, and the file.
     """
     by_name = {subject.name: subject for subject in subjects}
+
+    def place(name):
+        if name not in by_name:
+            return name
+        return next(iter(paths(by_name[name]).values())).parent
+
     same_way = comparable(ours, theirs)
     trained = {}
     for name in theirs["split"].get("train", []):
@@ -288,14 +297,28 @@ def require_unseen(
         for key in _keys(ours["subjects"].get(name), same_way):
             twin = trained.get(key)
             if twin is not None and (twin != name or ours is theirs):
-                file = name
-                if name in by_name:
-                    file = next(iter(paths(by_name[name]).values())).parent
                 raise files.DataError(
-                    f"{file}: {name}, which is held out, is the same subject as "
+                    f"{place(name)}: {name}, which is held out, is the same subject as "
                     f"{twin}, which {where} trains on. Remove one of the two, or give "
                     "a --split that has both on one side."
                 )
+    sides = ours["split"].get("test", []), theirs["split"].get("train", [])
+    for name, other in patients.shared(*sides, *patterns(ours, theirs)):
+        if other != name:
+            raise files.DataError(
+                f"{place(name)}: {name}, which is held out, is a visit of the patient "
+                f"of {other}, which {where} trains on. Give its split by --split, or "
+                "one that has all visits of a patient on one side."
+            )
+
+
+def patterns(*found: dict | None) -> list[str]:
+    """Of records, the patterns that were given to tell patients; for patients.shared.
+
+    Where none was, names alone tell; where one was, it has been told what they do not.
+    """
+    said = [each["split"].get("patient_pattern") for each in found if each]
+    return [pattern for pattern in said if pattern]
 
 
 def _keys(identity, same_way):

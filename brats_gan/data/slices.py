@@ -43,6 +43,7 @@ class Slices:
 
     Attributes:
         names: subject names.
+        patients: whose visit each subject is.
         index: [N, 2] int, (subject, slice) of every slice that shows brain.
         lesions: positions in `index` whose label is not empty.
         image_size: side of a slice.
@@ -75,6 +76,7 @@ class Slices:
                 "another --split."
             )
         self.names = [subject.name for subject in subjects]
+        self.patients = [subject.patient for subject in subjects]
         self.spec = subjects[0].spec
         self.image_size = image_size = image_size or self.spec.crop
         slices = tuple(slices or self.spec.slices)

@@ -19,7 +19,7 @@ class Source:
     layout: str | None = None  # one of io.LAYOUTS; None: by file names
     split: str | None = None  # a split.json to use
     split_seed: int = 0
-    held_out: float = 0.1  # share of the subjects, if the split is drawn
+    held_out: float = 0.1  # share of the patients, if the split is drawn
     slices: tuple[int, int] | None = None  # half-open (D15); None: that of the spec
     cache_dir: str | None = None  # None: that of the user, see data.cache
     check: bool = True  # whether to check all headers and labels first
@@ -27,6 +27,7 @@ class Source:
     labels: str | None = None  # one of io.CONVENTIONS; None: by names of files
     merge_labels: str | None = None  # see io.labelling
     drop_labels: str | None = None
+    patient_pattern: str | None = None  # see patients.patient_of; None: by names
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "spec", self.spec or BRATS)
@@ -53,6 +54,7 @@ class Source:
             strict=strict,
             spec=self.spec,
             labelling=self.labelling,
+            patient_pattern=self.patient_pattern,
         )
 
     def read(self, subjects: list[io.Subject], image_size: int) -> Slices:

@@ -1,4 +1,4 @@
-"""Splits by subject: found, drawn once for a run, written and read."""
+"""Splits by patient: found, drawn once for a run, written and read."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from absl import logging
 
 from brats_gan import files, io
 from brats_gan.data import records
-from brats_gan.io import checks
+from brats_gan.io import checks, patients
 from brats_gan.spec import BRATS, Spec
+
+PATTERN = "patient_pattern"  # in a split that was drawn with one
 
 
 def find_split(
@@ -27,6 +29,7 @@ def find_split(
     strict: bool = True,
     spec: Spec = BRATS,
     labelling: io.Labelling = io.AS_NAMED,
+    patient_pattern: str | None = None,
 ) -> tuple[list[io.Subject], list[io.Subject], dict]:
     """Finds the subjects of a folder and splits them; writes nothing.
 
@@ -41,10 +44,11 @@ def find_split(
         layout: see io.find_subjects.
         check: look at all headers and labels first.
         slices: the range that must be there, half-open.
-        held_out: share of the subjects to hold out, where the split is drawn.
+        held_out: share of the patients to hold out, where the split is drawn.
         strict: False draws a split where `given` is of other subjects.
         spec: of the data.
         labelling: how the labels are to be read.
+        patient_pattern: see patients.patient_of; None: that of the split.
 
     Returns:
         Subjects to train on, subjects held out: lists of io.Subject; and the split,
@@ -52,15 +56,17 @@ def find_split(
 
     Raises:
         DataError: the folder is not usable, or the split names other subjects, or none
-            to train on, or is not what the run began with.
+            to train on, or has a patient on both sides, or is not what the run began
+            with.
     """
-    subjects = io.find_subjects(data_dir, layout, spec, labelling)
+    pattern = patient_pattern
+    subjects = io.find_subjects(data_dir, layout, spec, labelling, pattern)
     if check:
         checks.require_usable(data_dir, layout, slices, spec, labelling)
     path = run_dir / "split.json"
-    own, split = own_split(run_dir), None
+    own, split = own_split(run_dir, pattern), None
     if given and (own is None or Path(given).exists()):  # it may have been moved since
-        split = given_split(given)
+        split = given_split(given, pattern)
     if own is not None and split is not None and strict:
         _require_equal(own, split, path, given)
     if own is not None or given:
@@ -70,7 +76,7 @@ def find_split(
         other = missing or not split["test"]
         if other and not (strict or own is not None):
             logging.info("%s is of other subjects: a split is drawn", source)
-            split = random_split(by_name, seed, held_out)
+            split = random_split(by_name, seed, held_out, pattern)
         elif missing:
             raise files.DataError(
                 f"{source} names subjects that {data_dir} does not have: "
@@ -78,12 +84,17 @@ def find_split(
             )
     else:
         by_name = {subject.name: subject for subject in subjects}
-        split = random_split(by_name, seed, held_out)
+        split = random_split(by_name, seed, held_out, pattern)
     if not split["train"]:
         raise files.DataError(
             f"{source}: names no subject to train on. Give another --split."
         )
-    train, test = ([by_name[n] for n in split[side]] for side in ("train", "test"))
+    if pattern:
+        split = {**split, PATTERN: pattern}
+    train, test = (
+        [by_name[n]._replace(patient_pattern=split.get(PATTERN)) for n in split[side]]
+        for side in ("train", "test")
+    )
     return train, test, split
 
 
@@ -96,24 +107,48 @@ def split_subjects(
     return train, test
 
 
-def random_split(names: Iterable[str], seed: int, held_out: float = 0.1) -> dict:
-    """Splits by subject: {"seed", "train", "test"}, the same whatever the order given.
+def random_split(
+    names: Iterable[str],
+    seed: int,
+    held_out: float = 0.1,
+    patient_pattern: str | None = None,
+) -> dict:
+    """Splits by patient: {"seed", "train", "test"}, the same whatever the order given.
 
-    At least one subject is held out, and at least one is left to train on.
+    All visits of a patient are on one side. At least one patient is held out, and at
+    least one is left to train on.
+
+    Args:
+        names: of the subjects.
+        seed: of the order of the patients.
+        held_out: share of the patients.
+        patient_pattern: see patients.patient_of; the split has it where it is given.
     """
     names = sorted(names)
-    if len(names) < 2:
-        raise files.DataError(
-            f"{len(names)} subject{'s' * (len(names) != 1)} found, but a split needs "
-            "two or more. Add subjects to the data folder."
-        )
     if len(set(names)) < len(names):
         raise files.DataError("Two subjects have the same name. Rename one of them.")
-    count = min(max(1, round(held_out * len(names))), len(names) - 1)
-    shuffled = names.copy()
-    random.Random(seed).shuffle(shuffled)
-    train, test = sorted(shuffled[count:]), sorted(shuffled[:count])
-    return {"seed": seed, "train": train, "test": test}
+    groups = [*patients.by_patient(names, patient_pattern).values()]
+    if len(groups) < 2:
+        found = f"{len(names)} subject{'s' * (len(names) != 1)}"
+        of_one = f" of one patient ({', '.join(names[:3])})" if len(names) > 1 else ""
+        other = (
+            f" If they are not one, --patient_pattern='{patients.ONE_EACH}' takes each "
+            "for a patient of its own."
+        )
+        raise files.DataError(
+            f"{found}{of_one} found, but a split needs two or more patients. Add some "
+            f"to the data folder.{other if of_one else ''}"
+        )
+    count = min(max(1, round(held_out * len(groups))), len(groups) - 1)
+    random.Random(seed).shuffle(groups)
+    train, test = (sorted(sum(side, [])) for side in (groups[count:], groups[:count]))
+    if len(groups) < len(names):
+        logging.info(
+            "%d subjects are of %d patients; %d of these are held out",
+            *(len(names), len(groups), count),
+        )
+    split = {"seed": seed, "train": train, "test": test}
+    return split | ({PATTERN: patient_pattern} if patient_pattern else {})
 
 
 def save_split(path: Path, split: dict) -> None:
@@ -121,7 +156,7 @@ def save_split(path: Path, split: dict) -> None:
     files.write_json(path, split)
 
 
-def own_split(run_dir: Path) -> dict | None:
+def own_split(run_dir: Path, patient_pattern: str | None = None) -> dict | None:
     """The split of a run, None where it has not begun.
 
     What it has left has the last word: a split.json that is gone is written again by
@@ -132,7 +167,7 @@ def own_split(run_dir: Path) -> dict | None:
             its split is written nowhere.
     """
     path = Path(run_dir, "split.json")
-    split = load_split(path) if path.exists() else None
+    split = load_split(path, patient_pattern) if path.exists() else None
     split = records.require_true(path, split)
     if split is None and records.is_begun(run_dir):
         raise files.DataError(
@@ -142,9 +177,9 @@ def own_split(run_dir: Path) -> dict | None:
     return split
 
 
-def given_split(path: str | Path) -> dict:
+def given_split(path: str | Path, patient_pattern: str | None = None) -> dict:
     """The split of a file, which must be what those beside it were made with."""
-    split = load_split(Path(path))
+    split = load_split(Path(path), patient_pattern)
     if Path(path).name == "split.json":
         records.require_true(Path(path), split)
     return split
@@ -160,8 +195,19 @@ def _require_equal(own, split, path, given):
             )
 
 
-def load_split(path: Path) -> dict:
-    """Reads what `save_split` wrote; DataError if a subject is on both sides."""
+def load_split(
+    path: Path, patient_pattern: str | None = None, apart: bool = True
+) -> dict:
+    """Reads what `save_split` wrote.
+
+    Args:
+        path: of the split.
+        patient_pattern: see patients.patient_of; None: that of the split.
+        apart: refuse a patient on both sides. False is for what has been trained so.
+
+    Raises:
+        DataError: it is no split, or a subject or a patient is on both sides.
+    """
     split = files.read_json(path)
     sides = [split.get(side) for side in ("train", "test")]
     lists = all(isinstance(side, list) for side in sides)
@@ -173,6 +219,21 @@ def load_split(path: Path) -> dict:
     if both:
         raise files.DataError(
             f"{path}: on both sides: {', '.join(both)}. Delete the file to split anew."
+        )
+    pattern = split.get(PATTERN)
+    if pattern is not None:
+        try:
+            patients.compiled(str(pattern))
+        except files.DataError as error:
+            raise files.DataError(f"{path}: {error}") from error
+    both = patients.shared(*sides[::-1], patient_pattern or pattern) if apart else []
+    if both:
+        raise files.DataError(
+            f"{path}: visits of one patient are on both sides: {len(both)} held out, "
+            f"such as {both[0][0]}, whose patient is trained on by {both[0][1]}. What "
+            "was trained with it has seen the patients it is scored on: split anew in "
+            "a new folder, without that file. If these are not one patient, "
+            f"--patient_pattern='{patients.ONE_EACH}' takes each subject for one."
         )
     return split
 

@@ -34,22 +34,29 @@ def needed(row: tables.Row, real_count: int) -> int:
     return round(row.synthetic * real_count)
 
 
+def patients_of(slices: data.Slices) -> np.ndarray:
+    """[N] int, the patient of each slice: the number of the first of his subjects."""
+    first = np.array([slices.patients.index(each) for each in slices.patients])
+    return first[slices.index[:, 0]]
+
+
 def choose(
     row: tables.Row,
-    subjects: np.ndarray,
+    patients: np.ndarray,
     real: np.ndarray,
     synthetic: np.ndarray,
     seed: int,
 ) -> dict:
     """The items of a row, by source.
 
-    Real data is taken by subject, at least one; synthetic samples and the slices that
-    are enhanced one by one. One order, drawn from `seed`, serves all rows: a smaller
-    amount is a part of a larger one, so that rows differ by their amounts only.
+    Real data is taken by patient, at least one, with all visits; synthetic samples and
+    the slices that are enhanced one by one. One order, drawn from `seed`, serves all
+    rows: a smaller amount is a part of a larger one, so that rows differ by their
+    amounts only.
 
     Args:
         row: has real, synthetic, enhanced: amounts relative to the real training set.
-        subjects: [N] int, subject of each slice.
+        patients: [N] int, patient of each slice, see `patients_of`.
         real: positions of the real training slices.
         synthetic: positions of the synthetic samples that may be used.
         seed: of the choice.
@@ -71,9 +78,9 @@ def choose(
     orders = [np.random.default_rng([seed, stream]) for stream in range(3)]
     items = {}
     if row.real:
-        names = orders[0].permutation(np.unique(subjects[real]))
-        kept = names[: max(1, round(row.real * len(names)))]
-        items["real"] = _as_items(real[np.isin(subjects[real], kept)])
+        drawn = orders[0].permutation(np.unique(patients[real]))
+        kept = drawn[: max(1, round(row.real * len(drawn)))]
+        items["real"] = _as_items(real[np.isin(patients[real], kept)])
     if row.synthetic:
         items["synthetic"] = _as_items(orders[1].permutation(synthetic)[:asked])
     if row.enhanced:

@@ -141,7 +141,8 @@ def result(
         "iterations": sum(phase.steps for phase in plan),
         **{name: scores["by_slice"]["mean"][name] for name in ("mse", "dice_index")},
         **{
-            f"dice_{name}": of_subjects.get(f"dice_{name}")
+            f"{score}_{name}": of_subjects.get(f"{score}_{name}")
+            for score in ("dice", "lesion_dice", "lesion_hausdorff95")
             for name in training.spec.regions
         },
         "phases": [
@@ -212,10 +213,10 @@ def fill_tables(
     in_real = np.flatnonzero(slices.index[:, 0] < len(real))
     usable = synthetic_dataset.accepted(synthetic_dir, slices) if synthetic else []
     iterations = iterations_of(len(in_real))
-    plans = {}
+    patients, plans = mixing.patients_of(slices), {}
     for name, row in rows.items():  # all of them before the first step
         try:
-            items = mixing.choose(row, slices.index[:, 0], in_real, usable, seed)
+            items = mixing.choose(row, patients, in_real, usable, seed)
         except files.DataError as error:
             raise files.DataError(
                 f"--experiment={name}, {synthetic_dir}: {error}"

@@ -1,8 +1,9 @@
 """Volumes in and out of files: how BraTS is distributed, year by year.
 
-How each year names and numbers its files and labels is in layouts and labels; how a
-subject on disk becomes two arrays, in subjects. Decisions of the project are cited as
-D1, D15 (docs/deviations.md). checks and convert stand on this and are imported by name.
+How each year names and numbers its files and labels is in layouts and labels; whose
+visit a subject is, in patients; how one on disk becomes two arrays, in subjects.
+Decisions of the project are cited as D1, D15 (docs/deviations.md). checks and convert
+stand on this and are imported by name.
 
 Axes: a volume is [H, W, S] in LPS, so rows run anterior to posterior, columns right to
 left and slices foot to head, as in the raw BraTS arrays.

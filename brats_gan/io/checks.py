@@ -6,92 +6,20 @@ Imports no TensorFlow, so that looking at a folder takes a second.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import os
 from collections.abc import Callable
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 
 from brats_gan import files, io
-from brats_gan.io import content
+from brats_gan.io import content, patients
+from brats_gan.io.findings import Report, SubjectReport, count, times
 from brats_gan.io.twins import twins
 from brats_gan.spec import BRATS, Spec
 
 _MAX_OUTSIDE = 0.1  # part of a lesion that may lie where no modality shows brain
-
-
-@dataclasses.dataclass
-class SubjectReport:
-    """What was found out about one subject; None where it was not looked at."""
-
-    name: str
-    shape: tuple[int, int, int] | None = None  # (W, H, S), in LPS
-    spacing: tuple[float, ...] | None = None  # mm, in LPS
-    axes: str | None = None  # as stored, such as "LPS"; "?" where no file says
-    # Of the whole volume: name of each lesion label -> voxels.
-    labels: dict[str, int] | None = None
-    lesion_slices: int | None = None  # in range
-    blank_slices: int | None = None  # in range, no modality positive
-    negative: dict[str, int] | None = None  # modality -> voxels, whole volume
-    nonfinite: dict[str, int] | None = None  # modality -> voxels, whole volume
-
-
-@dataclasses.dataclass
-class Report:
-    """What `check` found. Problems make a folder unusable, notes do not."""
-
-    data_dir: str
-    layout: str | None
-    slices: tuple[int, int]
-    quick: bool
-    spec: Spec = BRATS
-    labelling: io.Labelling = io.AS_NAMED
-    subjects: list[SubjectReport] = dataclasses.field(default_factory=list)
-    # Both are of (subject, message).
-    problems: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    notes: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-
-    @property
-    def usable(self) -> bool:
-        """Whether nothing is wrong with the folder."""
-        return not self.problems
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: the fields, and whether the folder is usable."""
-        content = dataclasses.asdict(self)
-        content["spec"] = self.spec.as_dict()
-        for kind in ("problems", "notes"):
-            pairs = content[kind]
-            content[kind] = [{"subject": s, "message": m} for s, m in pairs]
-        return {"usable": self.usable, **content}
-
-    def as_text(self) -> str:
-        """The table, then what is wrong, then what to know."""
-        lines = []
-        if self.subjects:
-            subjects = _count(len(self.subjects), "subject")
-            what = "headers and labels" if self.quick else "every voxel"
-            first, stop = self.slices
-            lines = [
-                f"{self.data_dir}: {subjects} of layout {self.layout}, "
-                f"with {', '.join(self.spec.modalities)}; {what} read",
-                f"Slices are counted in range {first}:{stop}, voxels everywhere.",
-                "",
-                *_table([_row(subject, self.spec) for subject in self.subjects]),
-                "",
-            ]
-        for title, pairs in (("Problems", self.problems), ("Notes", self.notes)):
-            if pairs:
-                lines.append(f"{title}:")
-                lines += [f"  {s}: {m}" if s else f"  {m}" for s, m in pairs]
-                lines.append("")
-        verdict = "usable" if self.usable else "NOT usable"
-        found = [_count(len(self.problems), "problem"), _count(len(self.notes), "note")]
-        lines.append(f"{verdict}: {', '.join(found)}")
-        return "\n".join(lines)
 
 
 def check(
@@ -102,6 +30,7 @@ def check(
     progress: Callable[[int, int], None] | None = None,
     spec: Spec = BRATS,
     labelling: io.Labelling = io.AS_NAMED,
+    patient_pattern: str | None = None,
 ) -> Report:
     """Looks at every subject of a folder, and raises nothing about the data.
 
@@ -114,14 +43,16 @@ def check(
         progress: called with (subjects done, subjects) now and then.
         spec: what the data is to hold.
         labelling: how the labels are to be read.
+        patient_pattern: see patients.patient_of.
 
     Returns:
         A `Report`.
     """
     slices = tuple(slices or spec.slices)
-    report = Report(str(data_dir), layout, slices, quick, spec, labelling)
+    how = spec, labelling, patient_pattern
+    report = Report(str(data_dir), layout, slices, quick, *how)
     try:
-        subjects, problems, notes = io.explore(data_dir, layout, spec, labelling)
+        subjects, problems, notes = io.explore(data_dir, layout, *how)
     except files.DataError as error:
         report.problems.append(("", str(error)))
         return report
@@ -165,7 +96,7 @@ class _Check:
         self.report, self.subject, self.seen = report, subject, seen
         # A prepared subject has its slices cut already.
         self.slices = None if subject.prepared else report.slices
-        self.found = SubjectReport(subject.name)
+        self.found = SubjectReport(subject.name, subject.patient)
         self.failed = False
 
     def run(self):
@@ -229,7 +160,7 @@ class _Check:
             )
         if np.abs(spacing - 1).max() > 0.01:
             self.note(
-                f"{grid.path}: voxels of {_times(self.found.spacing)} mm, and the crop "
+                f"{grid.path}: voxels of {times(self.found.spacing)} mm, and the crop "
                 f"is {self.report.spec.crop} pixels whatever their size. Resample to "
                 "1 mm."
             )
@@ -278,7 +209,7 @@ class _Check:
         blank = _voxels(~brain.any((1, 2)))
         self.found.blank_slices = blank
         if blank:
-            self.note(f"{_count(blank, 'slice')} in range without brain; left out.")
+            self.note(f"{count(blank, 'slice')} in range without brain; left out.")
         self.compare(shown, places)
         if label is not None:
             self.compare_label(label[self.span()] > 0, brain)
@@ -341,6 +272,13 @@ def _note_the_whole(report):
     found = report.subjects
     if len(found) == 1:
         report.notes.append(("", "one subject: a split into train and test needs two."))
+    elif len(report.visits) == 1:
+        message = (
+            f"{len(found)} subjects of one patient: a split into train and test needs "
+            "two. If they are not one, tell them apart by --patient_pattern="
+            f"'{patients.ONE_EACH}'."
+        )
+        report.notes.append(("", message))
     labelled = [subject for subject in found if subject.labels is not None]
     if labelled and not any(subject.lesion_slices for subject in labelled):
         report.notes.append(("", "no subject has a lesion in range."))
@@ -353,48 +291,5 @@ def _note_the_whole(report):
         report.notes += [("", said) for said in io.ambiguities(report.layout, there)]
 
 
-# --- The table ------------------------------------------------------------------------
-
-
-def _row(subject, spec):
-    """Column title -> text, of one subject."""
-    labels = subject.labels or dict.fromkeys(spec.labels[1:])
-    return {
-        "subject": subject.name,
-        "shape": subject.shape and _times(subject.shape),
-        "mm": subject.spacing and _times(subject.spacing),
-        "axes": subject.axes,
-        **labels,
-        "lesion slices": subject.lesion_slices,
-        "blank": subject.blank_slices,
-        "negative": _total(subject.negative),
-        "not finite": _total(subject.nonfinite),
-    }
-
-
-def _total(counts):
-    return None if counts is None else sum(counts.values())
-
-
-def _table(rows):
-    """List of {title: value} -> aligned lines; a value not looked at is a dash."""
-    cells = [list(rows[0])]
-    cells += [["-" if v is None else str(v) for v in row.values()] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for line in cells:
-        padded = [text.ljust(width) for text, width in zip(line, widths, strict=True)]
-        lines.append("  ".join(padded).rstrip())
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
-
-
-def _times(numbers):
-    return " x ".join(f"{number:g}" for number in numbers)
-
-
 def _voxels(mask):
     return int(np.count_nonzero(mask))  # a plain int, which JSON knows
-
-
-def _count(number, noun):
-    return f"{number} {noun}{'s' * (number != 1)}"

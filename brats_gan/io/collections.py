@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from brats_gan.io import bids, names
+from brats_gan.io import bids, names, patients
 from brats_gan.spec import Spec
 
 DEPTH = 6  # folders below the one that is named
@@ -216,14 +217,21 @@ def _group(kind, folder, prefix, files):
     return Group(kind, folder, prefix, roles, prefixes, certain)
 
 
-def named(found: list[Group]) -> Iterator[tuple[str, Group]]:
-    """(subject name, group); two folders of one name get their parents' before it."""
+def named(found: list[Group], data_dir: Path) -> Iterator[tuple[str, Group]]:
+    """(subject name, group); two folders of one name get their parents' before it.
+
+    So do folders that are named by the visit alone, in one of the patient, for all but
+    the first folder of all, whose name may change.
+    """
     own = [_name(group) for group in found]
+    times = Counter(own)
     for group, name in zip(found, own, strict=True):
         # 2015 has subjects of one name in HGG and LGG; RHUH-GBM calls visits 0, 1, 2.
-        unique = own.count(name) == 1
         above = group.folder if group.prefix else group.folder.parent
-        yield name if unique else f"{folder_name(above)}_{name}", group
+        joined = f"{folder_name(above)}_{name}"
+        is_visit = patients.is_known(joined) and not patients.is_known(name)
+        within = above != data_dir and data_dir in above.parents
+        yield joined if times[name] > 1 or (is_visit and within) else name, group
 
 
 def _name(group):

@@ -1,15 +1,16 @@
-"""Any layout to BraTS 2018-21 NIfTI with this project's labels, geometry kept."""
+"""Any layout to one that is written: BraTS 2018-21, nnU-Net or BIDS, geometry kept."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from absl import logging
 
-import brats_gan
 from brats_gan import files, io
+from brats_gan.io import targets
 from brats_gan.spec import BRATS, Spec
 
 
@@ -19,17 +20,32 @@ def convert(
     layout: str | None = None,
     spec: Spec = BRATS,
     labelling: io.Labelling = io.AS_NAMED,
+    to: str = "brats",
+    dataset_id: int = 1,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """Writes output_dir/ID/ID_{MODALITY,seg}.nii.gz for every subject, in LPS.
+    """Writes the files of every subject as a format calls them, in LPS.
 
-    Values are those of the source, scaling applied; labels are indices in spec.labels.
-    Each file is read back and compared before it gets its name. Files that are there
-    already are compared with their source and left alone if they are equal, so that the
-    same call goes on where it was interrupted, and makes again what was damaged since.
+    Values are those of the source, scaling applied; labels are indices in spec.labels,
+    in nnU-Net's format without a gap. Each file is read back and compared before it
+    gets its name. Files that are there already are compared with their source and left
+    alone if they are equal, so that the same call goes on where it was interrupted, and
+    makes again what was damaged since.
+
+    Args:
+        data_dir, layout, spec, labelling: what is read, see io.find_subjects.
+        output_dir: folder to write to.
+        to: one of targets.FORMATS.
+        dataset_id: of nnU-Net's format, 1 to 999.
+        progress: called with (subjects done, subjects) now and then.
 
     Returns:
         Names of the subjects that are complete now, and a list of (name, message) for
         those that could not be converted.
+
+    Raises:
+        DataError: the folders do not go together, see io.find_subjects and
+            targets.chosen too.
     """
     source, target = Path(data_dir).resolve(), Path(output_dir).resolve()
     if source == target or source in target.parents:
@@ -43,10 +59,11 @@ def convert(
                 raise files.DataError(
                     f"{path}: is a link into {output_dir}. Name another output folder."
                 )
+    written = targets.chosen(to, target, source.name, subjects, dataset_id)
     done, problems = [], []
-    for subject in subjects:
+    for number, subject in enumerate(subjects, 1):
         try:
-            _convert_subject(subject, files.folder_within(target, subject.name))
+            _convert_subject(subject, written, target)
         except files.DataError as error:
             problems.append((subject.name, str(error)))
         except OSError as error:
@@ -54,24 +71,35 @@ def convert(
             problems.append((subject.name, message))
         else:
             done.append(subject.name)
-    _describe(target, source, subjects[0])
+        if progress:
+            progress(number, len(subjects))
+    written.describe()
     return done, problems
 
 
-def _convert_subject(subject, folder):
-    grid = None
+def _convert_subject(subject, written, target):
+    """All is read before anything is written: a subject that is there in part would
+    spoil a folder of nnU-Net's as a whole."""
+    grid, volumes = None, {}
     for path, wanted in io.images_by_file(subject).items():
-        targets = [folder / f"{subject.name}_{m}.nii.gz" for m, _ in wanted]
         this = io.lps_grid(path, io.read_header(path))
         grid = grid or this
         io.require_same_grid(grid, this)
-        volumes, _ = io.load_channels(path, [channel for _, channel in wanted])
-        for target, volume in zip(targets, volumes, strict=True):
-            _write(target, volume, grid)
-    target = folder / f"{subject.name}_seg.nii.gz"
+        loaded, _ = io.load_channels(path, [channel for _, channel in wanted])
+        for (modality, _), volume in zip(wanted, loaded, strict=True):
+            written.require_fitting(path, volume)
+            volumes[modality] = volume
     if subject.label is not None:
-        label = io.load_label(subject, None, grid)
-        _write(target, label.transpose(1, 2, 0), grid)
+        label = io.load_label(subject, None, grid).transpose(1, 2, 0)
+        table = np.zeros(subject.spec.num_labels, np.uint8)
+        table[list(written.stored)] = list(written.stored.values())
+        volumes["seg"] = table[label]
+    for role, volume in volumes.items():
+        path = written.path(subject, role)
+        folder = target
+        for part in path.relative_to(target).parts[:-1]:
+            folder = files.folder_within(folder, part)
+        _write(path, volume, grid)
 
 
 def _write(target, volume, grid):
@@ -99,17 +127,3 @@ def _holds(path, volume, grid):
     same_place = np.allclose(affine, grid.affine, rtol=0, atol=1e-3)  # float32, mm
     equal_nan = again.dtype.kind == "f"
     return same_place and np.array_equal(again, volume, equal_nan=equal_nan)
-
-
-def _describe(target, source, subject):
-    """Writes dataset_description.json, in the manner of BIDS derivatives."""
-    description = {
-        "Name": f"{source.name}, as BraTS 2018-21",
-        "BIDSVersion": "1.9.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "brats_gan", "Version": brats_gan.__version__}],
-        "SourceLayout": subject.layout,
-        "Labels": dict(enumerate(subject.spec.labels)),
-        "Prepared": subject.prepared,
-    }
-    files.write_json(target / "dataset_description.json", description)

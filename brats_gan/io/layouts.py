@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from brats_gan.files import MAX_NAME, DataError, is_file_name, read_json
-from brats_gan.io import collections, names, nnunet
+from brats_gan.io import collections, names, nnunet, patients
 from brats_gan.io.conventions import AS_NAMED, Labelling
 from brats_gan.spec import BRATS, Spec
 
@@ -21,7 +21,7 @@ LAYOUTS = ("brats2015", "brats2018", "brats2023", "msd", "nnunet", "bids")
 
 
 class Subject(NamedTuple):
-    """One patient on disk.
+    """One visit of a patient, on disk.
 
     `prepared` marks a data set this project wrote: its intensities are in [0, 1], its
     brains centred and its slices cut to the range already, so it is read as it is.
@@ -34,6 +34,12 @@ class Subject(NamedTuple):
     prepared: bool = False
     spec: Spec = BRATS
     labelling: Labelling = AS_NAMED
+    patient_pattern: str | None = None  # see patients.patient_of
+
+    @property
+    def patient(self) -> str:
+        """Whose visit it is."""
+        return patients.patient_of(self.name, self.patient_pattern)
 
 
 class Findings(NamedTuple):
@@ -50,6 +56,7 @@ def find_subjects(
     layout: str | None = None,
     spec: Spec = BRATS,
     labelling: Labelling = AS_NAMED,
+    patient_pattern: str | None = None,
 ) -> list[Subject]:
     """Lists the subjects below a folder, sorted by name.
 
@@ -58,11 +65,12 @@ def find_subjects(
         layout: one of LAYOUTS, or None to recognise it by the names of the files.
         spec: whose modalities are looked for.
         labelling: how the labels are to be read.
+        patient_pattern: see patients.patient_of; it must fit one of the names.
 
     Returns:
         A list of `Subject`, never empty. Raises `DataError` naming every bad subject.
     """
-    subjects, problems, _ = explore(data_dir, layout, spec, labelling)
+    subjects, problems, _ = explore(data_dir, layout, spec, labelling, patient_pattern)
     if problems:
         raise DataError(first_of(problems))
     return subjects
@@ -79,11 +87,8 @@ def first_of(problems: Sequence[tuple[str, str]], limit: int = 20) -> str:
 def survey(
     data_dir: str | os.PathLike, layout: str | None = None, spec: Spec = BRATS
 ) -> tuple[list[Subject], list[tuple[str, str]]]:
-    """As `find_subjects`, but raises only where the folder as a whole is wrong.
-
-    Returns:
-        A sorted list of `Subject`, and a list of (subject name, message).
-    """
+    """As `find_subjects`, but raises only where the folder as a whole is wrong: the
+    subjects, and (subject name, message) of what is wrong."""
     subjects, problems, _ = explore(data_dir, layout, spec)
     return subjects, problems
 
@@ -93,6 +98,7 @@ def explore(
     layout: str | None = None,
     spec: Spec = BRATS,
     labelling: Labelling = AS_NAMED,
+    patient_pattern: str | None = None,
 ) -> Findings:
     """As `survey`, with notes: what is odd, and need not be wrong."""
     data_dir = Path(data_dir).expanduser()
@@ -128,14 +134,17 @@ def explore(
         kind, found, problems = nnunet.survey(
             channels_in, spec, layout and ("msd" if layout == "msd" else "nnunet")
         )
+        whole = nnunet.is_prepared(channels_in)
         subjects = [
-            Subject(name, kind, images, label, False, spec, labelling)
+            Subject(name, kind, images, label, whole, spec, labelling)
             for name, images, label in found
         ]
     else:
         if _is_ours(data_dir) and labelling.convention is None:
             labelling = labelling._replace(convention="brats2015")
-        pairs, lost = collections.with_labels([*collections.named(groups)], labels)
+        own = [*collections.named(groups, data_dir)]
+        pairs, lost = collections.with_labels(own, labels)
+        pairs = names.as_before(pairs, _description(data_dir).get("SourceNames"))
         subjects, problems = _subjects(pairs, _is_prepared(data_dir), spec, labelling)
         problems += _lost(lost)
         notes += _unlabelled(subjects, unknown)
@@ -146,14 +155,15 @@ def explore(
     subjects, unclear = _of_clear_convention(subjects)
     problems += misnamed + unclear
     subjects = sorted(subjects, key=lambda subject: subject.name)
+    patients.require_fitting(patient_pattern, [subject.name for subject in subjects])
+    subjects = [s._replace(patient_pattern=patient_pattern) for s in subjects]
     return Findings(subjects, sorted(problems), notes)
 
 
 def _several(data_dir, kinds, groups, channels_in):
     examples = {group.kind: group.folder for group in groups}
-    by_channel = "msd or nnunet"
     shown = [
-        f"{by_channel} ({channels_in})"
+        f"msd or nnunet ({channels_in})"
         if kind == "dataset.json"
         else f"{kind} ({examples[kind]})"
         for kind in kinds
@@ -315,13 +325,8 @@ def _empty(folders):
 
 
 def _deep(folders):
-    if not folders:
-        return []
-    message = (
-        f"folders more than {collections.DEPTH} deep are not looked into, such as "
-        f"{folders[0]}."
-    )
-    return [("", message)]
+    where = f"folders more than {collections.DEPTH} deep are not looked into"
+    return [("", f"{where}, such as {folders[0]}.")] if folders else []
 
 
 def _well_named(subjects):

@@ -124,6 +124,18 @@ def role_of_folder(name: str, spec: Spec) -> str | None:
     return role if rank == NAMED else None
 
 
+def as_before(found: list[tuple], listed: object) -> list[tuple]:
+    """(name, ...) of the subjects of a folder that was converted, as they were named.
+
+    Args:
+        found: tuples that begin with the name of a subject.
+        listed: what the folder says of it, {name: name before}; anything else is none.
+    """
+    pairs = listed.items() if isinstance(listed, dict) else ()
+    before = {str(new).lower(): old for new, old in pairs if isinstance(old, str)}
+    return [(before.get(name.lower(), name), *rest) for name, *rest in found]
+
+
 def is_of_2023(name: str) -> bool:
     """Whether a file or a subject is named as BraTS does since 2023.
 

@@ -75,7 +75,15 @@ def survey(
         )
     find = _one_file_a_channel if by_channel else _one_file_a_subject
     subjects, problems = find(files, channels)
-    return kind, [(n, i, _label(folder, n)) for n, i in subjects], problems
+    found = [(n, i, _label(folder, n)) for n, i in subjects]
+    before = read_json(folder / "dataset.json").get("source_names")
+    return kind, names.as_before(found, before), problems
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether the subjects of a folder were converted from a data set of this project's
+    own, see layouts.Subject."""
+    return read_json(folder / "dataset.json").get("prepared") is True
 
 
 def _channels(description, spec):
@@ -189,6 +197,7 @@ def by_names(
     """As `label_map`, of (number, name) pairs from any file."""
     if spec.labels != BRATS.labels:
         ours = {name.lower(): index for index, name in enumerate(spec.labels)}
+        ours.setdefault("background", 0)  # nnU-Net has no other name for it
         if not all(str(name).lower() in ours for _, name in pairs):
             return None
         return {small_number(source, n): ours[str(m).lower()] for n, m in pairs}

@@ -26,6 +26,8 @@ from brats_gan import (
     trained_models,
     weights,
 )
+from brats_gan.data import records
+from brats_gan.io import patients
 from brats_gan.lazy import tf
 from brats_gan.spec import Spec, of_description
 from brats_gan.stages import beginning, inputs
@@ -111,14 +113,17 @@ def find_labels(
     training, held_out, split = dataclasses.replace(
         read, split=source.split or of_run
     ).subjects(output_dir, strict=bool(source.split) or folder is None)
-    names = {subject.name for subject in held_out}
-    leaked = sorted(names.intersection(seen))
+    leaked = patients.shared(
+        [subject.name for subject in held_out],
+        seen,
+        *records.patterns({"split": split}, of_maps.get("inputs")),
+    )
     if leaked:
         raise runs.RunError(
-            f"the split holds out {', '.join(leaked[:5])}, which the models have seen: "
-            "they, or the weights they started from (--init_from), were trained on "
-            "subjects of that name. Give by --split the split of their run, or start "
-            "them from other weights"
+            f"the split holds out {patients.described(leaked)}, which the models have "
+            "seen: they, or the weights they started from (--init_from), were trained "
+            "on subjects of that name, or of that patient. Give by --split the split "
+            "of their run, or start them from other weights"
         )
     return read.read(training, of_maps["image_size"]), (training, held_out), split
 

@@ -204,6 +204,7 @@ def train(
         settings.init_from,
         [subject.name for subject in held_out],
         spec=source.spec,
+        patient_pattern=split.get("patient_pattern"),
         first_steps=first_steps,
         inputs=inputs.digest(fixed),
     )

@@ -357,6 +357,7 @@ def single_run(
             settings.init_from,
             [subject.name for subject in held_out],
             spec=source.spec,
+            patient_pattern=split.get("patient_pattern"),
             inputs=inputs.digest(fixed),
         )
         weights.record(run_dir, begun)

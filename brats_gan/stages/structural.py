@@ -163,6 +163,7 @@ def train(
         settings.init_from,
         [subject.name for subject in held_out],
         spec=source.spec,
+        patient_pattern=split.get("patient_pattern"),
         inputs=inputs.digest(fixed),
     )
     beginning.start(run_dir, split, by, runs.LENGTH)

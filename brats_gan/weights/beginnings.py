@@ -9,6 +9,8 @@ from typing import Any
 from absl import logging
 
 from brats_gan import data, files, multimodal, runs, structural
+from brats_gan.data import records
+from brats_gan.io import patients
 from brats_gan.lazy import tf
 from brats_gan.spec import BRATS, Spec, differences, of_description
 from brats_gan.weights.folders import folder_of, read, write
@@ -76,7 +78,7 @@ def _of_checkpoint(run_dir, path, step):
             "its exports can be used"
         )
     split = run_dir / "split.json"
-    split = data.load_split(split) if split.exists() else None
+    split = data.load_split(split, apart=False) if split.exists() else None
     if split is not None:
         description["training_subjects"] = split["train"]
     stored = Stored(str(run_dir), description, {}, None, split)
@@ -117,6 +119,7 @@ def begin(
     source: str | Path | None = None,
     held_out: Iterable[str] = (),
     spec: Spec = BRATS,
+    patient_pattern: str | None = None,
     **fixed: object,
 ) -> dict[str, Any]:
     """Before a run's first step: loads --init_from. Writes nothing, see `record`.
@@ -131,6 +134,7 @@ def begin(
         source: --init_from, or None.
         held_out: names of the subjects that the run will not see.
         spec: of the data.
+        patient_pattern: see io.patients.patient_of.
         fixed: what else holds for all of the run, for RUN/networks.json.
 
     Returns:
@@ -163,15 +167,21 @@ def begin(
             "data_fingerprint": stored.description.get("data_fingerprint"),
             "training_subjects": stored.training_subjects,
         }
-        seen = sorted({*held_out}.intersection(stored.training_subjects))
+        own, theirs = {"patient_pattern": patient_pattern}, stored.split or {}
+        seen = patients.shared(
+            sorted(held_out),
+            stored.training_subjects,
+            *records.patterns({"split": own}, {"split": theirs}),
+        )
         if seen:
             logging.warning(
                 "%s was trained on %d subjects with the names of subjects that this "
-                "run holds out (%s): if they are the same, no score on them is of "
-                "unseen data. A split that keeps to its own avoids that (--split)",
+                "run holds out, or of their patients (%s): if they are the same, no "
+                "score on them is of unseen data. A split that keeps to its own avoids "
+                "that (--split)",
                 source,
                 len(seen),
-                ", ".join(seen[:5]),
+                patients.described(seen),
             )
     return description
 

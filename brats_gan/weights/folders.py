@@ -121,7 +121,7 @@ def read(folder: str | Path) -> Stored:
             raise runs.RunError(f"{path} and fit.npz hold no fit; {_COPY_AGAIN}")
         found = structural.Fit(**fit, threshold=threshold)
     split = folder / "split.json"
-    split = data.load_split(split) if split.exists() else None
+    split = data.load_split(split, apart=False) if split.exists() else None
     return Stored(str(folder), description, arrays, found, split)
 
 
