@@ -214,6 +214,15 @@ def test_a_pattern_is_kept_in_the_split_of_a_run_and_its_subjects(folder, tmp_pa
     assert data.load_split(tmp_path / "two/split.json") == split
 
 
+def test_a_pattern_that_is_told_beside_a_split_is_kept_with_it(folder, tmp_path):
+    given, pattern = tmp_path / "given.json", "^(s)[01]"
+    data.save_split(given, {"seed": 0, "train": ["s0", "s1"], "test": ["s2"]})
+    how = {"given": given, "slices": SLICES, "patient_pattern": pattern}
+    train, _, split = data.find_split(folder, tmp_path / "run", **how)
+    assert split["patient_pattern"] == pattern
+    assert [subject.patient for subject in train] == ["s", "s"]
+
+
 def test_a_split_with_a_patient_on_both_sides_is_refused_by_pattern(folder, tmp_path):
     given = tmp_path / "given.json"
     data.save_split(given, {"seed": 0, "train": ["s0", "s2"], "test": ["s1"]})

@@ -37,9 +37,9 @@ _IDENTIFIERS = (
 _NUMBERS = (
     r"((?:.*_)?brats_2013_pat\d+)_\d+$",
     r"((?:.*_)?sub-[^_]+)(?=$|_[a-z]+-)",
-    r"(.*\d.*?)[_-](?:ses|session|visit|timepoint|time|week)[_-]?\d+(?:-\d+)?"
+    r"(\D*\d.*?)[_-](?:ses|session|visit|timepoint|time|week)[_-]?\d+(?:-\d+)?"
     rf"{_AFTER}",
-    r"(.*\d.*?)[_-](?:baseline|follow-?up|(?:pre|post)-?op)[_-]?\d*(?![a-z0-9])",
+    r"(\D*\d.*?)[_-](?:baseline|follow-?up|(?:pre|post)-?op)[_-]?\d*(?![a-z0-9])",
 )
 _KNOWN = [re.compile(_BEFORE + known, re.IGNORECASE) for known in _IDENTIFIERS]
 _KNOWN += [re.compile(known, re.IGNORECASE) for known in _NUMBERS]
