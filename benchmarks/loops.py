@@ -161,15 +161,13 @@ def _blurred(image, share, options):
 
 
 def _segment(components, image, i):
-    """Class probabilities [1, H, W, 5] of one image of modality i."""
+    """Logits [1, H, W, 5] of the classes of one image of modality i."""
     name = spec.BRATS.modalities[i]
     if "EC_l" in components:
         code = components["EC_l"](image, training=True)
-        logits = components[f"DC_l_{name}"](code, training=True)
-    else:
-        net = components.get("SEG") or components[f"SEG_{name}"]
-        logits = net(image, training=True)
-    return tf.nn.softmax(logits)
+        return components[f"DC_l_{name}"](code, training=True)
+    net = components.get("SEG") or components[f"SEG_{name}"]
+    return net(image, training=True)
 
 
 def make_train_step(nets, optimizers, options=multimodal.Options()):  # noqa: B008

@@ -374,9 +374,10 @@ def category_entropy(scores, modality):
 
 def label_weighted(label, logits):
     """[B, 4, H, W], list of four [B, 5, H, W] -> scalar, as losses.label_weighted."""
-    p = torch.softmax(torch.stack(logits, 1).float(), 2)  # [B, 4, 5, H, W]
+    logits = torch.stack(logits, 1).float()  # [B, 4, 5, H, W]
+    p = torch.softmax(logits, 2)
     onehot = F.one_hot(label, LABELS).movedim(-1, 2).float()
-    entropy = -(onehot * p.clamp(1e-6, 1.0).log()).sum(2)
+    entropy = F.cross_entropy(logits.transpose(1, 2), label, reduction="none")
     weight = p.new_tensor(spec.BRATS.label_weights)[label]
     axes = (0, 1, 3, 4)
     overlap, total = (onehot * p).sum(axes)[1:], (onehot + p).sum(axes)[1:]

@@ -58,10 +58,18 @@ def heaviest_convolution(
     return networks.heaviest_convolution(image_size, width, images * batch_size)
 
 
-def segment(
+def segment(nets: dict, x: tf.Tensor, spec: Spec = BRATS) -> tf.Tensor:
+    """label_r: class probabilities of every pixel, of trained networks.
+
+    Arguments and shapes as `logits`.
+    """
+    return tf.nn.softmax(logits(nets, x, spec=spec))
+
+
+def logits(
     nets: dict, x: tf.Tensor, training: bool = False, spec: Spec = BRATS
 ) -> tf.Tensor:
-    """label_r: class probabilities of every pixel.
+    """What the softmax of label_r is taken of, as losses.LABEL_LOSSES want it.
 
     Args:
         nets: of `build`; the names tell the scheme.
@@ -79,24 +87,21 @@ def segment(
         code = nets["EC_l"](tf.reshape(x, merged), training=training)
         code = tf.reshape(code, [shape[0], count, *code.shape[1:]])
         # Networks differ from here on, so there is nothing to batch.
-        logits = [
+        by_modality = [
             nets[f"DC_l_{name}"](code[:, i], training=training)
             for i, name in enumerate(spec.modalities)
         ]
-        logits = tf.stack(logits, 1)
-    elif "SEG" not in nets:
-        logits = [
+        return tf.stack(by_modality, 1)
+    if "SEG" not in nets:
+        by_modality = [
             nets[f"SEG_{name}"](x[:, i], training=training)
             for i, name in enumerate(spec.modalities)
         ]
-        logits = tf.stack(logits, 1)
-    elif nets["SEG"].inputs[0].shape[-1] == count:
+        return tf.stack(by_modality, 1)
+    if nets["SEG"].inputs[0].shape[-1] == count:
         channels = tf.concat(tf.unstack(x, axis=1), -1)
-        logits = nets["SEG"](channels, training=training)[:, None]
-    else:
-        logits = nets["SEG"](tf.reshape(x, merged), training=training)
-        logits = tf.reshape(logits, apart)
-    return tf.nn.softmax(logits)
+        return nets["SEG"](channels, training=training)[:, None]
+    return tf.reshape(nets["SEG"](tf.reshape(x, merged), training=training), apart)
 
 
 def endpoint(nets: dict, image_size: int, spec: Spec = BRATS) -> tuple:

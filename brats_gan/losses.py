@@ -5,9 +5,9 @@ and a stage weights each term by a flag of the same name (D9). ||x||_2^2 is read
 mean over every axis (D2). Modalities ride on the batch axis, so the paper's sums over
 i, and over i and j, are means too: a constant factor, which the weights absorb.
 
-Scores are patch maps [B, h, w, 1], images [B, H, W, 1], codes [B, h, w, C], label
-probabilities [B, H, W, L] and labels [B, H, W] integers 0..L-1, unless said otherwise;
-L counts the labels, background included.
+Scores are patch maps [B, h, w, 1], images [B, H, W, 1], codes [B, h, w, C], logits of
+labels [B, H, W, L] and labels [B, H, W] integers 0..L-1, unless said otherwise; L
+counts the labels, background included.
 """
 
 from __future__ import annotations
@@ -59,10 +59,15 @@ def generator_f(code_score: tf.Tensor | None, generated_score: tf.Tensor) -> dic
 
 
 def normal(mean: tf.Tensor, logvar: tf.Tensor) -> dict:
-    """L_normal = |mean(mu)|^2 + |mean(exp(logvar / 2)) - 1|^2, of [B, code_dim]."""
+    """L_normal = |mean(mu)|^2 + |mean(exp(logvar / 2)) - 1|^2, of [B, code_dim].
+
+    The means are over the dimensions of one code, and the squares are averaged over the
+    batch: a code far above 0 is not made good by another far below.
+    """
     sigma = tf.exp(0.5 * logvar)
     return {
-        "normal": squared(tf.reduce_mean(mean)) + squared(tf.reduce_mean(sigma) - 1.0),
+        "normal": squared(tf.reduce_mean(mean, -1))
+        + squared(tf.reduce_mean(sigma, -1) - 1.0),
     }
 
 
@@ -351,35 +356,36 @@ def registration(
 
 
 def label_squared(
-    label: tf.Tensor, probabilities: tf.Tensor, class_weights: Sequence[float] = ()
+    label: tf.Tensor, logits: tf.Tensor, class_weights: Sequence[float] = ()
 ) -> tf.Tensor:
     """|label - label_r|^2 on one-hot classes: the paper's lesion loss (D12).
 
-    [...], [..., L] -> scalar. L_les,1, L_les,2 and L_seg are all this one, in which
-    all labels weigh alike.
+    [...], [..., L] -> scalar, with label_r = softmax(logits). L_les,1, L_les,2 and
+    L_seg are all this one, in which all labels weigh alike.
     """
     del class_weights
-    onehot = tf.one_hot(tf.cast(label, tf.int32), probabilities.shape[-1])
-    return difference(onehot, probabilities)
+    onehot = tf.one_hot(tf.cast(label, tf.int32), logits.shape[-1])
+    return difference(onehot, tf.nn.softmax(logits))
 
 
 def label_weighted(
     label: tf.Tensor,
-    probabilities: tf.Tensor,
+    logits: tf.Tensor,
     class_weights: Sequence[float] = BRATS.label_weights,
 ) -> tf.Tensor:
     """Class-weighted cross-entropy plus Dice: the lesion loss by default (D12).
 
     The Dice part is 1 - soft Dice of the lesion classes over the whole batch, so that a
-    class that is nowhere in the batch is not divided by.
+    class that is nowhere in the batch is not divided by. The entropy is of logits: a
+    network that is sure and wrong has a gradient then.
     [..., H, W], [..., H, W, L] -> scalar; class_weights is spec.Spec.label_weights.
     """
-    onehot = tf.one_hot(tf.cast(label, tf.int32), probabilities.shape[-1])
-    onehot.shape.assert_is_compatible_with(probabilities.shape)
-    entropy = -tf.reduce_sum(
-        onehot * tf.math.log(tf.clip_by_value(probabilities, 1e-6, 1.0)), -1
-    )
-    weight = tf.gather(class_weights, tf.cast(label, tf.int32))
+    label = tf.cast(label, tf.int32)
+    onehot = tf.one_hot(label, logits.shape[-1])
+    onehot.shape.assert_is_compatible_with(logits.shape)
+    probabilities = tf.nn.softmax(logits)
+    entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
+    weight = tf.gather(class_weights, label)
 
     axes = list(range(onehot.shape.rank - 1))
     overlap = tf.reduce_sum(onehot * probabilities, axes)[1:]

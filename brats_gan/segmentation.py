@@ -55,10 +55,9 @@ def make_train_step(
         if dropout:
             x = tf.nn.experimental.stateless_dropout(x, dropout, drop_seed)
         with tf.GradientTape(persistent=True) as tape:
-            probabilities = lesion_components.segment(nets, x, True, spec)
-            shape = tf.shape(probabilities)[:-1]
-            label = tf.broadcast_to(label[:, None], shape)
-            named = {"segmentation": loss(label, probabilities, spec.label_weights)}
+            logits = lesion_components.logits(nets, x, True, spec)
+            label = tf.broadcast_to(label[:, None], tf.shape(logits)[:-1])
+            named = {"segmentation": loss(label, logits, spec.label_weights)}
         runs.update(optimizers, tape, named, {"segmentation": variables})
         return named
 

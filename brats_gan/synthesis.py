@@ -148,13 +148,17 @@ def labels_of(nets: dict, spec: Spec = BRATS) -> Callable:
     )
 
 
+_OF_LESIONS = 2**32 - 1  # a stream beside those of the attempts
+
+
 def _is_healthy(slices, number, seed, lesion_free):
     """Whether sample `number` is to have no lesion.
 
     Settled once a sample: drawn anew at each attempt, empty labels would pass the last
     filter first and crowd the data set.
     """
-    rng = np.random.default_rng([seed, number])
+    # Not [seed, number], which NumPy takes for [seed, number, 0], the first attempt's.
+    rng = np.random.default_rng([seed, number, _OF_LESIONS])
     return len(slices.lesions) == 0 or rng.random() < lesion_free
 
 

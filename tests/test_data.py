@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brats_gan import data, files, io
+from brats_gan import data, files, io, synthesis
 from tests import nifti
 
 SLICES = (1, 5)
@@ -258,3 +258,26 @@ def test_batches_have_static_shapes(slices):
     for value in data.multimodal_batches(slices, 2, 0).element_spec.values():
         assert value.shape.is_fully_defined()
     assert data.structural_batches(slices, 2, 0).element_spec["x"].dtype == tf.float32
+
+
+def test_what_a_step_draws_is_not_what_orders_slices():
+    # NumPy pads seeds with zeros: [s, n] is [s, n, 0], a stream's first pass.
+    order = np.random.default_rng([3, 1, 0]).random(4)
+    assert not np.isin(data.batches._of_step(3, 1).random(4), order).any()
+
+
+def test_whether_a_sample_has_a_lesion_is_not_drawn_as_its_code_is(monkeypatch):
+    class Slices:
+        lesions = range(5)
+
+    seeds = []
+    monkeypatch.setattr(
+        synthesis.np.random,
+        "default_rng",
+        lambda seed: seeds.append(seed) or np.random.Generator(np.random.PCG64(seed)),
+    )
+    synthesis._is_healthy(Slices, 7, 3, 0.5)
+    own = np.random.Generator(np.random.PCG64(seeds[0])).random(4)
+    for attempt in range(50):
+        code = np.random.Generator(np.random.PCG64([3, 7, attempt])).random(4)
+        assert not np.isin(own, code).any()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brats_gan import losses
+from brats_gan import losses, spec
 
 
 def column(*values):
@@ -43,10 +43,13 @@ def test_generator_f():
 
 
 def test_normal():
-    # mean(mu) = (1 + 3) / 2 = 2, squared 4; sigma = exp(ln 2) = 2 and 1, mean 1.5,
-    # (1.5 - 1)^2 = 0.25
-    named = losses.normal(column(1.0, 3.0), column(2 * math.log(2.0), 0.0))
-    check(named, {"normal": 4.25})
+    # Of one code: mean(mu) = (1 + 3) / 2 = 2, squared 4; sigma = exp(ln 2) = 2 and 1,
+    # mean 1.5, (1.5 - 1)^2 = 0.25. Of two whose mu are 2 and -2 throughout, and sigma
+    # 1: 4 each, though their mean is 0.
+    mean, logvar = tf.constant([[1.0, 3.0]]), tf.constant([[2 * math.log(2.0), 0.0]])
+    check(losses.normal(mean, logvar), {"normal": 4.25})
+    apart = tf.constant([[2.0, 2.0], [-2.0, -2.0]])
+    check(losses.normal(apart, tf.zeros([2, 2])), {"normal": 4.0})
 
 
 def test_divergence():
@@ -217,10 +220,14 @@ def test_registration():
     check(losses.registration(maps(1.0), maps(0.25)), {"registration": 0.75})
 
 
+def logits_of(probabilities):
+    return tf.math.log(tf.constant(probabilities) + 1e-30)
+
+
 def test_label_squared():
     # One-hot (1, 0, 0, 0, 0) against (0.5, 0.5, 0, 0, 0): (0.25 + 0.25) / 5
-    probabilities = tf.constant([[[[0.5, 0.5, 0, 0, 0]]]])
-    loss = losses.label_squared(tf.zeros([1, 1, 1], tf.uint8), probabilities)
+    logits = logits_of([[[[0.5, 0.5, 0, 0, 0]]]])
+    loss = losses.label_squared(tf.zeros([1, 1, 1], tf.uint8), logits)
     np.testing.assert_allclose(loss, 0.1, rtol=1e-6)
 
 
@@ -228,16 +235,27 @@ def test_label_weighted():
     # Two pixels, labels 0 and 1, each with probability 0.5 for either.
     # Entropy: (0.7 ln 2 + 5 ln 2) / 2. Dice of class 1: (2 * 0.5 + 1) / (1 + 1 + 1)
     # = 2/3; of classes 2 to 4, nowhere and not found: 1. Mean Dice: (2/3 + 3) / 4.
-    probabilities = tf.constant([[[[0.5, 0.5, 0, 0, 0]], [[0.5, 0.5, 0, 0, 0]]]])
+    logits = logits_of([[[[0.5, 0.5, 0, 0, 0]], [[0.5, 0.5, 0, 0, 0]]]])
     label = tf.constant([[[0], [1]]], tf.uint8)
     expected = 2.85 * math.log(2.0) + 1 - (2 / 3 + 3) / 4
-    loss = losses.label_weighted(label, probabilities)
+    loss = losses.label_weighted(label, logits)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_who_is_sure_and_wrong_has_a_gradient_of_the_weighted_label_loss():
+    logits = tf.constant([[[[100.0, 0, 0, 0, 0]]]])  # background, beyond any doubt
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        loss = losses.label_weighted(tf.constant([[[3]]], tf.uint8), logits)
+    # Of the entropy: its class weight times (p - onehot).
+    weight = spec.BRATS.label_weights[3]
+    gradient = tape.gradient(loss, logits)[0, 0, 0]
+    np.testing.assert_allclose(gradient, [weight, 0, 0, -weight, 0], atol=1e-5)
 
 
 def test_label_losses_are_least_for_the_right_answer():
     label = tf.constant([[[0, 1], [2, 4]]], tf.uint8)
-    right = tf.one_hot(tf.cast(label, tf.int32), 5)
+    right = 100.0 * tf.one_hot(tf.cast(label, tf.int32), 5)
     for loss in losses.LABEL_LOSSES.values():
         np.testing.assert_allclose(loss(label, right), 0.0, atol=1e-6)
         assert float(loss(label, tf.reverse(right, [-1]))) > 0.1

@@ -160,9 +160,7 @@ def looped_terms(nets, batch):
         ("lesion", x_g, tf.stack([placed] * 4, 1)),
     ):
         found = [
-            tf.nn.softmax(
-                components[f"DC_l_{m}"](components["EC_l"](images[i])), axis=-1
-            )
+            components[f"DC_l_{m}"](components["EC_l"](images[i]))
             for i, m in enumerate(("t1", "t2", "t1ce", "flair"))
         ]
         named[name] = losses.label_weighted(label, tf.stack(found, 1))

@@ -15,6 +15,17 @@ CANDIDATES = 8  # labels offered for placement in each example
 LESION_FREE = 0.1  # share of sampled labels that are empty, as of healthy slices
 
 
+_OF_STEPS = 2**32 - 1  # a stream beside those of `shuffled`
+
+
+def _of_step(seed, step):
+    """Generator of what one step draws beside the order of its slices.
+
+    Not [seed, step], which NumPy takes for [seed, step, 0]: of a stream's first pass.
+    """
+    return np.random.default_rng([seed, _OF_STEPS, step])
+
+
 @functools.lru_cache(maxsize=64)
 def _order(count, seed, stream, epoch):
     return np.random.default_rng([seed, stream, epoch]).permutation(count)
@@ -68,7 +79,7 @@ def structural_batches(
 
     def fetch(step):
         rows = shuffled(len(slices), seed, 0, step * batch_size, batch_size)
-        modalities = np.random.default_rng([seed, step]).integers(
+        modalities = _of_step(seed, step).integers(
             slices.spec.num_modalities, size=batch_size
         )
         return {
@@ -127,7 +138,7 @@ def multimodal_batches(
                 for stream in range(count + 1)
             ]
         )
-        rng = np.random.default_rng([seed, step])
+        rng = _of_step(seed, step)
         modality = rng.integers(count, size=batch_size)
         if len(slices) >= len(streams):
             for of_example in streams.T:  # a view: no slice twice in an example

@@ -131,7 +131,7 @@ def lesion_terms(nets: dict, p: Pass, blur_seed: tf.Tensor, options: Options) ->
     label_loss = losses.LABEL_LOSSES[options.label_loss]
     guided = _random_blur(p.x_g, blur_seed) if options.guidance_blur else p.x_g
     label_r, label_g = (
-        lesion_components.segment(components, split(x, spec), True, spec)
+        lesion_components.logits(components, split(x, spec), True, spec)
         for x in (p.x, guided)
     )
     label_axes = label_g.shape[1]
@@ -192,7 +192,7 @@ def first_terms(
         },
     )
     components = lesion_nets(nets)
-    label_r = lesion_components.segment(components, batch["x"], True, spec)
+    label_r = lesion_components.logits(components, batch["x"], True, spec)
     label_loss = losses.LABEL_LOSSES[options.label_loss]
     how = options.image_norm, spec.image_weights
     return {
