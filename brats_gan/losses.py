@@ -61,20 +61,16 @@ def generator_f(code_score: tf.Tensor | None, generated_score: tf.Tensor) -> dic
 def normal(mean: tf.Tensor, logvar: tf.Tensor) -> dict:
     """L_normal = |mean(mu)|^2 + |mean(exp(logvar / 2)) - 1|^2, of [B, code_dim].
 
-    The means are over the dimensions of one code, and the squares are averaged over the
-    batch: a code far above 0 is not made good by another far below.
+    The means are of one code: a code far above 0 is not made good by another far below.
     """
-    sigma = tf.exp(0.5 * logvar)
-    return {
-        "normal": squared(tf.reduce_mean(mean, -1))
-        + squared(tf.reduce_mean(sigma, -1) - 1.0),
-    }
+    mu, sigma = (tf.reduce_mean(x, -1) for x in (mean, tf.exp(0.5 * logvar)))
+    return {"normal": squared(mu) + squared(sigma - 1.0)}
 
 
 def divergence(mean: tf.Tensor, logvar: tf.Tensor) -> dict:
     """KL(N(mu, sigma^2) || N(0, 1)), mean over the dimensions of [B, code_dim].
 
-    Not in the paper: its two moments are over all dimensions at once (D17).
+    Not in the paper, whose moments are over all dimensions at once (D17).
     """
     kl = 0.5 * (tf.square(mean) + tf.exp(logvar) - logvar - 1.0)
     return {"divergence": tf.reduce_mean(kl)}
@@ -386,7 +382,6 @@ def label_weighted(
     probabilities = tf.nn.softmax(logits)
     entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
     weight = tf.gather(class_weights, label)
-
     axes = list(range(onehot.shape.rank - 1))
     overlap = tf.reduce_sum(onehot * probabilities, axes)[1:]
     total = tf.reduce_sum(onehot + probabilities, axes)[1:]
