@@ -80,7 +80,7 @@ def label_names(label: Path) -> tuple[Path, dict[str, str]] | None:
             content = file.read(_MAX_TABLE + 1)
     if len(content) > _MAX_TABLE:
         raise DataError(f"{table}: more than {_MAX_TABLE} bytes. Restore the file.")
-    lines = content.decode("utf-8-sig", "replace").splitlines()
+    lines = content.decode("utf-8-sig", "replace").splitlines(keepends=True)
     try:
         # Strict, as a quote that is not closed would take in the lines that follow.
         header, *rows = csv.reader(lines, delimiter="\t", strict=True)
