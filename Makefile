@@ -4,7 +4,8 @@
 # make demo-scratch
 #             the same from nothing; says before it starts how long it will take here
 # make test   the test suite
-# make fuzz   3000 spoiled files: each is refused in a sentence, or read as it is
+# make fuzz   9000 spoiled files, tables and names: each is refused in a sentence, or read
+#             as it is
 # make faults 400 faults (kills, damaged files, wrong flags, full disks, rights): each ends
 #             in the same result as without it, or in a clear error
 # make test-latest PYTHON=python3.12
@@ -83,7 +84,7 @@ test-latest: $(READY)
 	BRATS_GAN_OTHER_PYTHON="$(OTHER)" $(BIN)/python -m pytest $(XDIST) -m "not once"
 
 fuzz: $(READY)
-	$(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-profile=fuzz --hypothesis-show-statistics
+	$(BIN)/python -m pytest tests/test_fuzz*.py --hypothesis-profile=fuzz --hypothesis-show-statistics
 
 faults: $(READY)
 	$(BIN)/python -m benchmarks.faults

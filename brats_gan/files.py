@@ -115,7 +115,8 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
         require_regular(path)
         if path.is_file() and path.stat().st_size > _MAX_JSON:
             raise ValueError(f"{path.stat().st_size} bytes")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text, object_pairs_hook=_unambiguous)
     except (OSError, ValueError, RecursionError) as error:  # ValueError: also of JSON
         raise DataError(
             f"{path}: not readable as JSON ({error}). Restore it."
@@ -123,6 +124,17 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"{path}: a JSON object is expected. Restore it.")
     return content
+
+
+def _unambiguous(pairs):
+    """A JSON object as a dictionary; ValueError where a name is there twice, of which
+    Python would take the last without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!a:.40} is there twice")
+    return found
 
 
 def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """Whose visit a subject is, by its name; nothing is joined that only looks alike."""
 
+import signal
+
 import pytest
 
 from brats_gan import files, io
@@ -129,3 +131,14 @@ def test_the_name_of_the_folder_that_is_read_is_no_part_of_a_name(tmp_path):
     for visit in "12":
         write(tmp_path / "P1", f"visit{visit}/{{r}}.nii.gz")
     assert [s.name for s in io.find_subjects(tmp_path / "P1")] == ["visit1", "visit2"]
+
+
+@pytest.mark.parametrize("pattern", ["((?:a+)+)b", "((?:a|a)*)b", "(a*a*a*a*a*a*)b"])
+def test_a_pattern_that_takes_for_ever_is_refused(pattern, monkeypatch):
+    monkeypatch.setattr(patients, "_MOST_SECONDS", 0.2)
+    before = signal.getsignal(signal.SIGVTALRM)
+    with pytest.raises(files.DataError, match=r"takes for ever on 'aaaa.*\. Repeat"):
+        patients.patient_of("a" * 200, pattern)
+    assert patients.patient_of("aab", pattern) == "aa"
+    assert signal.getsignal(signal.SIGVTALRM) == before
+    assert signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0

@@ -98,7 +98,12 @@ def test_a_split_is_read_as_it_was_saved(tmp_path):
         ),
         (
             '{"seed": 0, "train": ["a"], "test": ["b"], "patient_pattern": 3}',
-            "has 0 groups",
+            "is no text",
+        ),
+        (
+            # Whose text would be a pattern with one group.
+            """{"seed": 0, "train": [], "test": [], "patient_pattern": ["x](a)["]}""",
+            "is no text",
         ),
         ('{"seed": 0', "not readable as JSON"),
     ],

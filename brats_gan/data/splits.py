@@ -222,8 +222,12 @@ def load_split(
         )
     pattern = split.get(PATTERN)
     if pattern is not None:
+        if not isinstance(pattern, str):
+            raise files.DataError(
+                f'{path}: "{PATTERN}" is no text. Delete the file to split anew.'
+            )
         try:
-            patients.compiled(str(pattern))
+            patients.compiled(pattern)
         except files.DataError as error:
             raise files.DataError(f"{path}: {error}") from error
     both = patients.shared(*sides[::-1], patient_pattern or pattern) if apart else []

@@ -77,11 +77,38 @@ def label_names(label: Path) -> tuple[Path, dict[str, str]] | None:
         return None
     with reading(table):
         with table.open("rb") as file:
-            content = file.read(_MAX_TABLE).decode("utf-8", "replace")
-    rows = list(csv.DictReader(content.splitlines(), delimiter="\t"))
-    if not rows or not {"index", "name"} <= rows[0].keys():
-        raise DataError(f'{table}: no columns "index" and "name". Restore the file.')
-    return table, {str(row["index"]): str(row["name"]) for row in rows}
+            content = file.read(_MAX_TABLE + 1)
+    if len(content) > _MAX_TABLE:
+        raise DataError(f"{table}: more than {_MAX_TABLE} bytes. Restore the file.")
+    lines = content.decode("utf-8-sig", "replace").splitlines(keepends=True)
+    try:
+        # Strict, as a quote that is not closed would take in the lines that follow.
+        header, *rows = csv.reader(lines, delimiter="\t", strict=True)
+        places = [header.index(column) for column in ("index", "name")]
+    except (csv.Error, ValueError) as error:
+        raise DataError(
+            f'{table}: no table with columns "index" and "name" ({error}). Restore the '
+            "file."
+        ) from error
+    return table, _rows(table, [row for row in rows if row], places)
+
+
+def _rows(table, rows, places):
+    """{index: name} of a table; DataError where a row does not say both, or two rows
+    have one index."""
+    named = {}
+    for row in rows:
+        if len(row) <= max(places):
+            raise DataError(
+                f"{table}: a row without index or name: {row!a:.40}. Restore the file."
+            )
+        index, name = (row[place] for place in places)
+        if "\n" in name or named.setdefault(index, name) != name:
+            raise DataError(
+                f"{table}: the row of index {index!a:.40} runs into the next, or is "
+                "there twice. Restore the file."
+            )
+    return named
 
 
 def is_of_lesions(names: dict[str, str]) -> bool:

@@ -168,5 +168,5 @@ _WORDS = (
 
 def ours_by_name(name: str) -> int | None:
     """Index in BRATS.labels of a label by its name in a file; None where unknown."""
-    words = re.sub("non[ _]?enhancing", "non-enhancing", name.lower())
+    words = re.sub(r"(non|not|un)[\W_]*enhancing", "non-enhancing", name.lower())
     return next((index for word, index in _WORDS if word in words), None)

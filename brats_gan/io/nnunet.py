@@ -200,7 +200,11 @@ def by_names(
         ours.setdefault("background", 0)  # nnU-Net has no other name for it
         if not all(str(name).lower() in ours for _, name in pairs):
             return None
-        return {small_number(source, n): ours[str(m).lower()] for n, m in pairs}
+        found = {}
+        for number, name in pairs:
+            value = small_number(source, number)
+            _add(source, found, value, ours[str(name).lower()], spec.labels)
+        return found
     mapping = {}
     for number, name in pairs:
         ours = ours_by_name(str(name))
@@ -213,10 +217,29 @@ def by_names(
                 f"--drop_labels={value} as background."
             )
         if ours is not None:
-            mapping[value] = ours
+            if value in edited:
+                mapping[value] = ours
+            else:
+                _add(source, mapping, value, ours)
     if not mapping:
         raise DataError(f'{source}: no label in "labels". Restore the file.')
     return {0: 0} | mapping
+
+
+def _add(source, mapping, value, ours, labels=BRATS.labels):
+    """Puts a label into a mapping; DataError where it has another meaning already, or
+    is 0, which is the background in all collections, and of lesions here."""
+    if mapping.setdefault(value, ours) != ours:
+        both = " and ".join(labels[index] for index in (mapping[value], ours))
+        raise DataError(
+            f"{source}: label {value} is named twice, as {both}. Leave one of the "
+            "names out."
+        )
+    if value == 0 and ours != 0:
+        raise DataError(
+            f"{source}: label 0 is named {labels[ours]}, and is the background. "
+            "Correct the number."
+        )
 
 
 def _by_regions(source, named, edited):
@@ -224,25 +247,35 @@ def _by_regions(source, named, edited):
 
     A label is what the smallest of its regions leaves: oedema is in the whole alone.
     """
-    ours = {"whole": 2, "core": 1, "enhancing": 4}
-    mapping, sizes = {0: 0}, {}
+    mapping, sizes = {}, {}
     for name, listed in named.items():
         members = listed if isinstance(listed, list) else [listed]
         members = [small_number(source, each) for each in members]
-        if members == [0]:
-            continue
-        region = next((ours[word] for word in ours if word in str(name).lower()), None)
-        if region is None:
-            region = ours_by_name(str(name))
+        region = _region(str(name))
         if region is None and not edited.issuperset(members):
             raise DataError(
                 f"{source}: region {name!a:.40} is none of whole tumor, tumor core "
                 "and enhancing tumor. Name it as one of them."
             )
+        if region is None:
+            continue
+        size = len({*members})
         for value in members:
-            if region is not None and len(members) < sizes.get(value, 1 << 16):
-                mapping[value], sizes[value] = region, len(members)
-    return mapping
+            if size < sizes.get(value, 1 << 16):
+                mapping.pop(value, None)
+                sizes[value] = size
+            if size == sizes[value] or value == 0:
+                _add(source, mapping, value, region)
+    return {0: 0} | mapping
+
+
+def _region(name):
+    """What of a region no smaller one has, as index in BRATS.labels; None: unknown."""
+    if "whole" in name.lower():
+        return ours_by_name("edema")
+    # Before "core": there is an enhancing tumour core, too.
+    own = ours_by_name(name)
+    return ours_by_name("necrosis") if own is None and "core" in name.lower() else own
 
 
 def small_number(path: Path, text: object) -> int:

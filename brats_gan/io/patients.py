@@ -6,9 +6,13 @@ is of patients: two visits of one show the same brain, and often the same lesion
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
-from collections.abc import Iterable
+import signal
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
 
 from brats_gan.files import DataError
 
@@ -57,6 +61,8 @@ _SAME = {
     )
 }
 
+_MOST_SECONDS = 5  # of computing that a --patient_pattern may take for one name
+
 ONE_EACH = "(.+)"  # a pattern by which every subject is a patient of its own
 
 
@@ -75,10 +81,10 @@ def patient_of(name: str, pattern: str | None = None) -> str:
             collections. A name that fits nothing is a patient of its own.
 
     Raises:
-        DataError: see `compiled`.
+        DataError: see `compiled`; or the pattern takes for ever on this name.
     """
     if pattern:
-        found = compiled(pattern).search(name)
+        found = _searched(pattern, name)
         if found and found[1]:
             return found[1]
     for known in _KNOWN:
@@ -92,7 +98,9 @@ def patient_of(name: str, pattern: str | None = None) -> str:
 def compiled(pattern: str) -> re.Pattern:
     """A --patient_pattern; DataError where it is none, or has not exactly one group."""
     try:
-        found = re.compile(pattern)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what later Pythons may read otherwise
+            found = re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
         raise DataError(
             f"--patient_pattern={pattern}: is no regular expression ({error}). Such as "
@@ -106,12 +114,57 @@ def compiled(pattern: str) -> re.Pattern:
     return found
 
 
+class _TooLong(Exception):
+    """A search is at its limit."""
+
+
+def _searched(pattern, name):
+    """What a --patient_pattern finds in a name; DataError where it does not end.
+
+    A pattern such as (a+)+b tries 2 ^ n ways through n letters.
+    """
+    found = compiled(pattern)
+    try:
+        with _limited(_MOST_SECONDS):
+            return found.search(name)
+    except _TooLong as error:
+        raise DataError(
+            f"--patient_pattern={pattern}: takes for ever on {name!a:.80}. Repeat "
+            r"nothing that is itself repeated: (\d+) in place of ((?:\d+)+)."
+        ) from error
+
+
+@contextlib.contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """_TooLong where what is within computes for longer.
+
+    The timer counts computing, not waiting. Python's search looks for signals as it
+    goes. They come to the main thread alone, and Windows has no such timer: there,
+    there is no limit.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(number, frame):
+        raise _TooLong
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
 def require_fitting(pattern: str | None, names: Iterable[str]) -> None:
     """DataError where a --patient_pattern finds no patient in any of the names."""
     names = list(names)
     if not pattern or not names:
         return
-    finds = (compiled(pattern).search(name) for name in names)
+    finds = (_searched(pattern, name) for name in names)
     if not any(found and found[1] for found in finds):
         raise DataError(
             f"--patient_pattern={pattern}: fits none of {len(names)} subjects, such as "
