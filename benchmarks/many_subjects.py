@@ -116,7 +116,9 @@ def main(argv):
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     counts = [n for n in (100, 300) if n < _SUBJECTS.value] + [_SUBJECTS.value]
     figures = {}
-    print("| subjects | | ms a subject | CPU, ms | highest, MB |\n|---|---|---|---|---|")
+    print(
+        "| subjects | | ms a subject | CPU, ms | highest, MB |\n|---|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as scratch:
         for count in counts:
             figures[count] = measured(Path(scratch), count)
