@@ -61,6 +61,7 @@ def convert(
                     f"{path}: is a link into {output_dir}. Name another output folder."
                 )
     written = targets.chosen(to, target, source.name, subjects, dataset_id)
+    files.require_writable(target)
     with files.alone_in(target):  # two at once would take each other's files away
         written.join()
         written.describe()  # so that who comes after an interruption knows the labels
