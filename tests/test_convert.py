@@ -170,6 +170,14 @@ def test_a_folder_that_cannot_be_written_is_a_problem(tmp_path):
     assert not done and name == "A" and "out/A" in message
 
 
+@pytest.mark.parametrize("output", ["file", "file/out"])
+def test_an_output_that_can_be_no_folder_is_refused(output, tmp_path):
+    nifti.write_subject(tmp_path / "in", "A", SHAPE)
+    (tmp_path / "file").write_text("a file where a folder is due")
+    with pytest.raises(files.DataError, match="file.*cannot be written"):
+        convert.convert(tmp_path / "in", tmp_path / output)
+
+
 @pytest.mark.parametrize("output", ["in", "in/out"])
 def test_the_folder_that_is_read_is_not_written_to(output, tmp_path):
     nifti.write_subject(tmp_path / "in", "A", SHAPE)

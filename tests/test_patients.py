@@ -142,3 +142,27 @@ def test_a_pattern_that_takes_for_ever_is_refused(pattern, monkeypatch):
     assert patients.patient_of("aab", pattern) == "aa"
     assert signal.getsignal(signal.SIGVTALRM) == before
     assert signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "BraTS-GLI-00008-001",
+        "brats_tcia_pat153_0109",
+        "Brats18_TCIA01_147_1",
+        "BraTSReg_001_01_0106",
+        "UPENN-GBM-00012_21",
+        "UCSF-PDGM-0409_FU001d",
+        "UCSF-PDGM-0181",
+        "TCGA-02-0006_1996.08.23",
+        "sub-BraTSGLI00008001",
+    ],
+)
+def test_an_identifier_in_other_case_is_of_the_same_patient(name):
+    of = patients.patient_of(name)
+    assert patients.patient_of(name.upper()) == patients.patient_of(name.lower()) == of
+    assert patients.shared([name.lower()], [name]) == [(name.lower(), name)]
+
+
+def test_a_number_that_any_collection_may_have_keeps_its_case():
+    assert patients.patient_of("p1_time2") == "p1" != patients.patient_of("P1_time2")

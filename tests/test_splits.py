@@ -86,6 +86,8 @@ def test_a_split_is_read_as_it_was_saved(tmp_path):
     ("content", "message"),
     [
         ('{"seed": 0, "train": ["A"], "test": ["A", "B"]}', "on both sides: A"),
+        ('{"seed": 0, "train": ["A", "B", "A"], "test": ["C"]}', "A is there twice"),
+        ('{"seed": 0, "train": ["A"], "test": ["C", "C"]}', "C is there twice"),
         ('{"train": ["A"], "test": ["B"]}', 'no "seed"'),
         ('["A"]', "JSON object"),
         (

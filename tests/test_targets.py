@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import threading
 
 import nibabel as nib
 import numpy as np
@@ -219,3 +220,85 @@ def test_what_a_format_has_no_place_for_is_refused(
     with pytest.raises(files.DataError, match=message):
         convert.convert(tmp_path / "in", tmp_path / "out", spec=other, to=to)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_two_sources_in_one_folder_are_both_read_as_they_were(to, tmp_path):
+    for number, name in enumerate(["Müller 1", "M ller-2"]):
+        source = tmp_path / str(number) / "in"
+        nifti.write_subject(source, name, SHAPE, number)
+    sources = [tmp_path / "0/in", tmp_path / "1/in"]
+    for source in (*sources, sources[0]):  # and going on with the first is no harm
+        convert.convert(source, tmp_path / "out", to=to)
+    before = _voxels(sources[0]) | _voxels(sources[1])
+    _require_equal(before, _voxels(tmp_path / "out"))
+
+
+def test_participants_are_those_of_all_sources(tmp_path):
+    for number, name in enumerate("AB"):
+        nifti.write_subject(tmp_path / name, name, SHAPE, number)
+        convert.convert(tmp_path / name, tmp_path / "out", to="bids")
+    people = (tmp_path / "out/participants.tsv").read_text().split()
+    assert people == ["participant_id", "sub-A", "sub-B"]
+
+
+def test_a_source_with_other_labels_does_not_renumber_those_that_are_there(tmp_path):
+    # 1, 2, 3, 4 of 2018 are 4 labels; those of 2023 are 3, and enhancing is their 3.
+    nifti.write_subject(tmp_path / "0/in", "A", SHAPE)
+    nifti.write_subject(tmp_path / "1/in", "B", SHAPE, 1, "brats2023")
+    convert.convert(tmp_path / "0/in", tmp_path / "out", to="nnunet")
+    before = _voxels(tmp_path / "out")
+    with pytest.raises(files.DataError, match=r"A_0000.*dataset.json.*\(labels\)"):
+        convert.convert(tmp_path / "1/in", tmp_path / "out", to="nnunet")
+    _require_equal(before, _voxels(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("to", ["brats", "bids"])
+def test_what_convert_did_not_write_is_not_described_by_it(to, tmp_path):
+    nifti.write_subject(tmp_path / "in", "A", SHAPE)
+    nifti.write_subject(tmp_path / "out", "B", SHAPE, 1)
+    with pytest.raises(files.DataError, match="B_.*is no file of in"):
+        convert.convert(tmp_path / "in", tmp_path / "out", to=to)
+    made = {"GeneratedBy": [{"Name": "brats_gan"}], "Prepared": True}
+    labels = dict(enumerate(spec.BRATS.labels))
+    path = tmp_path / "out/dataset_description.json"
+    path.write_text(json.dumps({**made, "Labels": labels}))
+    with pytest.raises(files.DataError, match=r"\(Prepared\)"):
+        convert.convert(tmp_path / "in", tmp_path / "out", to=to)
+
+
+def test_a_subject_that_is_there_by_another_name_is_not_written_twice(tmp_path):
+    nifti.write_subject(tmp_path / "in", "A b", SHAPE)
+    convert.convert(tmp_path / "in", tmp_path / "out", to="bids")
+    nifti.write_subject(tmp_path / "in", "A.b", SHAPE, 1)
+    with pytest.raises(files.DataError, match=r"A b is there as sub-Ab, and would"):
+        convert.convert(tmp_path / "in", tmp_path / "out", to="bids")
+
+
+def test_an_interrupted_conversion_says_already_what_its_labels_are(
+    tmp_path, monkeypatch
+):
+    for number, name in enumerate("AB"):
+        nifti.write_subject(tmp_path / "in", name, SHAPE, number, "brats2023")
+    before = _voxels(tmp_path / "in")
+
+    def killed(done, subjects):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert.convert(tmp_path / "in", tmp_path / "out", to="nnunet", progress=killed)
+    _require_equal({"A": before["A"]}, _voxels(tmp_path / "out"))
+
+
+@pytest.mark.skipif(not files.HAS_LOCKS, reason="this system has no locks")
+def test_a_second_conversion_to_a_folder_waits_for_the_first(tmp_path):
+    nifti.write_subject(tmp_path / "in", "A", SHAPE)
+    second = threading.Thread(
+        target=convert.convert, args=(tmp_path / "in", tmp_path / "out"), daemon=True
+    )
+    with files.alone_in(tmp_path / "out"):
+        second.start()
+        second.join(0.5)  # if it does not wait, this is when it writes
+        assert second.is_alive() and not list((tmp_path / "out").iterdir())
+    second.join()
+    assert len(io.find_subjects(tmp_path / "out")) == 1

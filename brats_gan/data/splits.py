@@ -206,7 +206,8 @@ def load_split(
         apart: refuse a patient on both sides. False is for what has been trained so.
 
     Raises:
-        DataError: it is no split, or a subject or a patient is on both sides.
+        DataError: it is no split, or a subject or a patient is on both sides, or a
+            subject twice on one.
     """
     split = files.read_json(path)
     sides = [split.get(side) for side in ("train", "test")]
@@ -220,6 +221,13 @@ def load_split(
         raise files.DataError(
             f"{path}: on both sides: {', '.join(both)}. Delete the file to split anew."
         )
+    for side in sides:
+        twice = next((name for name in side if side.count(name) > 1), None)
+        if twice is not None:
+            raise files.DataError(
+                f"{path}: {twice} is there twice on one side, and would count twice. "
+                "Remove one."
+            )
     pattern = split.get(PATTERN)
     if pattern is not None:
         if not isinstance(pattern, str):

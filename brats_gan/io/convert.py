@@ -30,7 +30,8 @@ def convert(
     in nnU-Net's format without a gap. Each file is read back and compared before it
     gets its name. Files that are there already are compared with their source and left
     alone if they are equal, so that the same call goes on where it was interrupted, and
-    makes again what was damaged since.
+    makes again what was damaged since. Of two calls at once the second waits. Several
+    sources may go to one folder if one description is true of all of them.
 
     Args:
         data_dir, layout, spec, labelling: what is read, see io.find_subjects.
@@ -60,6 +61,16 @@ def convert(
                     f"{path}: is a link into {output_dir}. Name another output folder."
                 )
     written = targets.chosen(to, target, source.name, subjects, dataset_id)
+    files.require_writable(target)
+    with files.alone_in(target):  # two at once would take each other's files away
+        written.join()
+        written.describe()  # so that who comes after an interruption knows the labels
+        found = _convert_all(subjects, written, target, progress)
+        written.describe()
+    return found
+
+
+def _convert_all(subjects, written, target, progress):
     done, problems = [], []
     for number, subject in enumerate(subjects, 1):
         try:
@@ -73,7 +84,6 @@ def convert(
             done.append(subject.name)
         if progress:
             progress(number, len(subjects))
-    written.describe()
     return done, problems
 
 

@@ -45,8 +45,16 @@ _NUMBERS = (
     rf"{_AFTER}",
     r"(\D*\d.*?)[_-](?:baseline|follow-?up|(?:pre|post)-?op)[_-]?\d*(?![a-z0-9])",
 )
-_KNOWN = [re.compile(_BEFORE + known, re.IGNORECASE) for known in _IDENTIFIERS]
-_KNOWN += [re.compile(known, re.IGNORECASE) for known in _NUMBERS]
+_UNIQUE = [re.compile(_BEFORE + known, re.IGNORECASE) for known in _IDENTIFIERS]
+_KNOWN = _UNIQUE + [re.compile(known, re.IGNORECASE) for known in _NUMBERS]
+
+# How identifiers begin, where that is not in capitals as their rest.
+_SPELLINGS = {
+    "brats-": "BraTS-",
+    "bratsreg_": "BraTSReg_",
+    **{f"brats1{year}_": f"Brats1{year}_" for year in (7, 8, 9)},
+    "sub-brats": "sub-BraTS",
+}
 
 # Follow-ups that UCSF-PDGM had as patients of their own before its third release.
 _SAME = {
@@ -90,8 +98,19 @@ def patient_of(name: str, pattern: str | None = None) -> str:
     for known in _KNOWN:
         found = known.match(name)
         if found:
-            return _SAME.get(found[1].lower(), found[1])
+            return _spelled(found[1]) if known in _UNIQUE else found[1]
     return name
+
+
+def _spelled(identifier):
+    """As its collection spells it: copies of a release are found in other case."""
+    lower = identifier.lower()
+    if lower in _SAME:
+        return _SAME[lower]
+    for start, spelling in _SPELLINGS.items():
+        if lower.startswith(start):
+            return spelling + identifier[len(start) :].upper()
+    return lower if lower.startswith("brats_tcia") else identifier.upper()
 
 
 @functools.lru_cache

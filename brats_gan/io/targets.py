@@ -7,6 +7,7 @@ labels and names back: in dataset.json, or in dataset_description.json and dseg.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -32,6 +33,9 @@ _SUFFIXES = (
 class Brats:
     """BraTS 2018-21: ID/ID_MODALITY, labels as they are here."""
 
+    described_by = "dataset_description.json"
+    source_names = "SourceNames"  # in it: {name: what it was in the source}
+
     def __init__(
         self, folder: Path, source: str, subjects: Sequence[io.Subject]
     ) -> None:
@@ -39,6 +43,56 @@ class Brats:
         self.spec, self.prepared = subjects[0].spec, subjects[0].prepared
         self.names = {subject.name: subject.name for subject in subjects}
         self.stored = {ours: ours for ours in range(self.spec.num_labels)}
+        self.joined: dict[str, str] = {}  # source names of what other sources left
+
+    def join(self) -> None:
+        """Finds what other sources left in the folder, so that it is still read right.
+
+        One description holds for all that is in a folder.
+
+        Raises:
+            DataError: what is there was not written by `convert`, or has other labels
+                or channels, or holds a subject of this source by another name.
+        """
+        own = {self.path(s, r) for s in self.subjects for r in (*s.images, "seg")}
+        files_there = self.folder.rglob(f"*{ENDING}")
+        other = next(
+            (p for p in files_there if p not in own and p.name[0] != "."), None
+        )
+        path = self.folder / self.described_by
+        if other is None:
+            return
+        there = files.read_json(path) if path.exists() else {}
+        ours = json.loads(json.dumps(self._common()))  # numbers become texts
+        unlike = [key for key, value in ours.items() if there.get(key) != value]
+        if unlike:
+            raise files.DataError(
+                f"{other}: is no file of {self.source}, and {path} does not say of it "
+                f"what it would have to say of both ({', '.join(unlike)}). Name "
+                "another output folder, or remove what is there."
+            )
+        before = there.get(self.source_names)
+        before = before if isinstance(before, dict) else {}
+        for name, old in before.items():
+            if self.names.get(old, name) != name:
+                raise files.DataError(
+                    f"{path}: {old} is there as {name}, and would now be "
+                    f"{self.names[old]}. Name another output folder, or remove it."
+                )
+        taken = {*self.names.values()}
+        self.joined = {n: old for n, old in before.items() if n not in taken}
+
+    def _common(self):
+        """What holds for all subjects of a folder, as its description has it."""
+        return {
+            "Labels": dict(enumerate(self.spec.labels)),
+            "Prepared": self.prepared,
+        }
+
+    def _changed(self):
+        """{name: what it was in the source}, where it was another."""
+        changed = {new: old for old, new in self.names.items() if new != old}
+        return {**self.joined, **changed}
 
     def path(self, subject: io.Subject, role: str) -> Path:
         """The file of a modality, or of "seg"."""
@@ -59,11 +113,10 @@ class Brats:
             "DatasetType": "derivative",
             "GeneratedBy": [{"Name": "brats_gan", "Version": brats_gan.__version__}],
             "SourceLayout": self.subjects[0].layout,
-            "Labels": dict(enumerate(self.spec.labels)),
-            "Prepared": self.prepared,
+            **self._common(),
             **more,
         }
-        files.write_json(self.folder / "dataset_description.json", description)
+        files.write_json(self.folder / self.described_by, description)
 
 
 class Bids(Brats):
@@ -88,11 +141,12 @@ class Bids(Brats):
         return self.folder.joinpath(*parts, "anat", file)
 
     def describe(self) -> None:
-        changed = {new: old for old, new in self.names.items() if new != old}
-        self._describe(self.source, SourceNames=changed)
+        self._describe(self.source, **{self.source_names: self._changed()})
         rows = ("index\tname", *(f"{i}\t{n}" for i, n in enumerate(self.spec.labels)))
         _write_table(self.folder / "dseg.tsv", rows)
-        people = sorted({name.split("_")[0] for name in self.names.values()})
+        people = {name.split("_")[0] for name in self.names.values()}
+        people |= {path.name for path in self.folder.glob("sub-*") if path.is_dir()}
+        people = sorted(people)
         _write_table(self.folder / "participants.tsv", ("participant_id", *people))
         text = f"Converted from {self.source} by brats_gan {brats_gan.__version__}.\n"
         files.write_atomically(self.folder / "README", text.encode())
@@ -108,6 +162,9 @@ class NnUNet(Brats):
         DataError: no subject has a label, nnU-Net has another use for the name of one,
             or the folder holds another data set of that number.
     """
+
+    described_by = "dataset.json"
+    source_names = "source_names"
 
     def __init__(
         self,
@@ -159,18 +216,22 @@ class NnUNet(Brats):
 
     def describe(self) -> None:
         images = (self.folder / "imagesTr").glob(f"*_0000{ENDING}")
-        changed = {new: old for old, new in self.names.items() if new != old}
         description = {
             "name": self.folder.name,
             "description": f"{self.source}, by brats_gan {brats_gan.__version__}",
+            **self._common(),
+            "numTraining": sum(path.name[0] != "." for path in images),
+            self.source_names: self._changed(),
+        }
+        files.write_json(self.folder / self.described_by, description)
+
+    def _common(self):
+        return {
             "channel_names": dict(enumerate(self.spec.modalities)),
             "labels": {self.labels[i]: number for i, number in self.stored.items()},
-            "numTraining": sum(path.name[0] != "." for path in images),
             "file_ending": ENDING,
             "prepared": self.prepared,
-            "source_names": changed,
         }
-        files.write_json(self.folder / "dataset.json", description)
 
 
 FORMATS = {"brats": Brats, "nnunet": NnUNet, "bids": Bids}
