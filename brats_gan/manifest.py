@@ -134,7 +134,11 @@ def _as_csv(rows):
 
 
 def write_record(
-    output_dir: str | Path, volume_id: str, rows: list[dict], spec: Spec = BRATS
+    output_dir: str | Path,
+    volume_id: str,
+    rows: list[dict],
+    spec: Spec = BRATS,
+    made_from: str | None = None,
 ) -> None:
     """Writes what a volume must be: its rows of the manifest, digests of its files.
 
@@ -143,6 +147,7 @@ def write_record(
         volume_id: of a volume that is written.
         rows: of its samples, and of those that were left out before each of them.
         spec: of the data set.
+        made_from: digest of what decides its samples, which other data sets differ in.
     """
     folder = Path(output_dir, volume_id)
     names = _file_names(volume_id, spec)
@@ -150,6 +155,7 @@ def write_record(
         "columns": list(COLUMNS),
         "rows": [[str(row[name]) for name in COLUMNS] for row in rows],
         "files": {name: _digest_of(folder / name) for name in names},
+        "made_from": made_from,
     }
     files.write_json(
         folder / f"{volume_id}_{RECORD}", {**content, "digest": _digest(content)}
@@ -173,11 +179,14 @@ def _digest(content):
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def recorded(output_dir: str | Path, volume_id: str) -> list[dict] | None:
+def recorded(
+    output_dir: str | Path, volume_id: str, made_from: str | None = None
+) -> list[dict] | None:
     """The rows of a volume that is as its record says; None if it has no record.
 
     Raises:
-        DataError: it is not, or its record is damaged; names the file.
+        DataError: it is not, its record is damaged, or says that the volume was made
+            from other than `made_from`; names the file.
     """
     folder = Path(output_dir, volume_id)
     path = folder / f"{volume_id}_{RECORD}"
@@ -189,6 +198,12 @@ def recorded(output_dir: str | Path, volume_id: str) -> list[dict] | None:
         raise files.DataError(f"{path}: it is damaged") from error
     if content.pop("digest", None) != _digest(content):
         raise files.DataError(f"{path}: it has changed since it was made")
+    theirs = content.get("made_from")
+    if None not in (made_from, theirs) and theirs != made_from:
+        raise files.DataError(
+            f"{path}: it is of another data set, made by other models, of other labels "
+            "or with other flags"
+        )
     for name, digest in content["files"].items():
         if _digest_of(folder / name) != digest:
             raise files.DataError(f"{folder / name}: it has changed since it was made")
@@ -204,7 +219,7 @@ def volume_ids(samples: int) -> dict[str, int]:
 
 
 def whole_volumes(
-    output_dir: Path, samples: int, spec: Spec = BRATS
+    output_dir: Path, samples: int, spec: Spec = BRATS, made_from: str | None = None
 ) -> dict[str, list[dict]]:
     """{id: rows} of the volumes that are there as they were made.
 
@@ -214,6 +229,7 @@ def whole_volumes(
     Args:
         output_dir: of a data set of `samples`, begun or not.
         spec: of the data set.
+        made_from: as of `write_record`; volumes made from something else are not whole.
 
     Raises:
         DataError: there are volumes that are not of this data set.
@@ -228,7 +244,7 @@ def whole_volumes(
     whole = {}
     for volume_id, count in volume_ids(samples).items():
         try:
-            rows = recorded(output_dir, volume_id)
+            rows = recorded(output_dir, volume_id, made_from)
             if rows is not None and named.get(volume_id, rows) != rows:
                 logging.warning(
                     "%s: it says of %s what its record does not; it is written anew",
@@ -237,7 +253,7 @@ def whole_volumes(
             if rows is None and volume_id in named:
                 # Of a version that wrote no records, or the record was lost.
                 rows = _without_record(
-                    output_dir, volume_id, named[volume_id], count, spec
+                    output_dir, volume_id, named[volume_id], count, spec, made_from
                 )
             if rows is not None:
                 _require_rows(output_dir, volume_id, rows, count)
@@ -270,7 +286,7 @@ def _require_rows(output_dir, volume_id, rows, count):
         )
 
 
-def _without_record(output_dir, volume_id, rows, count, spec):
+def _without_record(output_dir, volume_id, rows, count, spec, made_from):
     """Gives a volume the record it lacks, by the manifest; returns the rows.
 
     DataError if a file is missing, damaged or of another size: all that can be said.
@@ -281,7 +297,7 @@ def _without_record(output_dir, volume_id, rows, count, spec):
         shape = io.load_volume(path)[0].shape
         if shape != (spec.field, spec.field, count):
             raise files.DataError(f"{path}: its size is {shape}")
-    write_record(output_dir, volume_id, rows, spec)
+    write_record(output_dir, volume_id, rows, spec, made_from)
     return rows
 
 
@@ -312,13 +328,16 @@ def _require_no_others(folder, ids, spec):
             )
 
 
-def require_as_made(folder: Path, samples: int | None, spec: Spec = BRATS) -> None:
+def require_as_made(
+    folder: Path, samples: int | None, spec: Spec = BRATS, made_from: str | None = None
+) -> None:
     """Verifies that manifest, records and volumes of a finished data set agree.
 
     Args:
         folder: of the data set.
         samples: that its description says it has; None where it says nothing.
         spec: of the data set.
+        made_from: as its description has it, see `write_record`; None likewise.
 
     Raises:
         DataError: they do not; names the file and the remedy.
@@ -335,7 +354,7 @@ def require_as_made(folder: Path, samples: int | None, spec: Spec = BRATS) -> No
                 f"{folder / MANIFEST}: it has {kept} samples, and {samples} were made"
             )
         for volume_id, rows in named.items():
-            known = recorded(folder, volume_id)
+            known = recorded(folder, volume_id, made_from)
             if known is not None and known != rows:
                 raise files.DataError(
                     f"{folder / MANIFEST}: it says of {volume_id} what its record does "

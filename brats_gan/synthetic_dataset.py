@@ -217,7 +217,10 @@ def verified_subjects(
             f"{made_by}; train it by train_multimodal.py --scheme={scheme}"
         )
     try:
-        manifest.require_as_made(Path(folder), description.get("Samples"), spec)
+        manifest.require_as_made(
+            *(Path(folder), description.get("Samples"), spec),
+            description.get("MadeFrom"),
+        )
     except files.DataError as error:
         raise runs.RunError(str(error)) from error
     return io.find_subjects(folder, spec=spec)

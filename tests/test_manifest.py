@@ -20,14 +20,14 @@ def _two_samples_a_volume(monkeypatch):
     monkeypatch.setattr(manifest, "PER_VOLUME", 2)
 
 
-def build(slices, folder):  # noqa: F811
+def build(slices, folder, made_from="ours"):  # noqa: F811
     """A data set of which some samples were left out, or what is missing of it."""
     settings = stage.Settings(
         "", "", samples=SAMPLES, max_tries=2, batch_size=4, dice_threshold=0.95
     )
     settings = stage.dataclasses.replace(settings, accepted_only=True, seed=3)
     models = stand_ins(open_when=lambda code: code < 0)
-    return stage.make_samples(settings, models, slices, folder)
+    return stage.make_samples(settings, models, slices, folder, made_from)
 
 
 def contents(folder):
@@ -205,6 +205,42 @@ def test_a_data_set_without_records_gets_them_where_its_files_are_whole(
     assert contents(copy) == contents(whole)
 
 
+def test_a_volume_that_another_data_set_made_is_made_again(
+    whole,
+    copy,
+    tmp_path,
+    slices,  # noqa: F811
+    caplog,
+):
+    other = tmp_path / "other"
+    build(slices, other, "theirs")
+    for name in (SECOND, "manifest.csv"):  # which then agree with each other
+        shutil.rmtree(copy / name) if name == SECOND else (copy / name).unlink()
+        (shutil.copytree if name == SECOND else shutil.copy)(other / name, copy / name)
+    with caplog.at_level(logging.WARNING):
+        build(slices, copy)
+    assert f"{SECOND}_samples.json: it is of another data set" in caplog.text
+    assert contents(copy) == contents(whole)
+
+
+def test_stage_4_refuses_the_volumes_of_another_data_set(copy):
+    finish(copy, MadeFrom="theirs")
+    with pytest.raises(runs.RunError, match="it is of another data set"):
+        synthetic_dataset.verified_subjects(copy, [])
+
+
+def test_what_a_volume_is_made_from_is_models_data_and_flags_not_places():
+    settings = stage.Settings("runs/1", "runs/2", dice_threshold=0.9)
+
+    def digest(exports=("weights",), **changed):
+        fixed = {"exports": exports}
+        return stage.digest_of(stage.dataclasses.replace(settings, **changed), fixed)
+
+    assert digest() == digest(structural_run="moved/1", nearest_report=True)
+    others = digest(("others",)), digest(seed=1), digest(filter=False)
+    assert len({digest(), *others}) == 4
+
+
 def test_a_volume_of_another_data_set_is_named(copy, slices):  # noqa: F811
     shutil.copytree(copy / SECOND, copy / "synth-00009")
     before = contents(copy)
@@ -213,9 +249,10 @@ def test_a_volume_of_another_data_set_is_named(copy, slices):  # noqa: F811
     assert contents(copy) == before
 
 
-def finish(folder, samples=SAMPLES):
+def finish(folder, samples=SAMPLES, **more):
     synthetic_dataset.write_description(
-        folder, {"TrainingSubjects": ["s0"], "Samples": samples, "Prepared": True}
+        folder,
+        {"TrainingSubjects": ["s0"], "Samples": samples, "Prepared": True, **more},
     )
 
 

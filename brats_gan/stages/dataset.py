@@ -196,7 +196,8 @@ def build(
         others = as_trained(source, of_maps).read(sides[1], of_maps["image_size"])
     beginning.start(output_dir, split, by, free)
     inputs.record(output_dir, fixed)
-    rows = make_samples(settings, models, slices, output_dir)
+    origin = digest_of(settings, fixed)
+    rows = make_samples(settings, models, slices, output_dir, origin)
 
     summary = synthetic_dataset.description(
         of_maps,
@@ -209,6 +210,7 @@ def build(
         by.flags,
     )
     summary["Inputs"] = fixed
+    summary["MadeFrom"] = origin
     if of_models:
         summary["ModelInputs"] = of_models
     # Finished, whatever becomes of the reports.
@@ -226,14 +228,31 @@ def build(
     return Built(output_dir, summary, rows)
 
 
+def digest_of(settings: Settings, fixed: dict) -> str:
+    """Of all that decides the samples of a data set: in the record of each volume.
+
+    Args:
+        settings: Settings; where its runs lie plays no part, nor do reports.
+        fixed: of `inputs.fix`, which has what the runs hold.
+    """
+    places = ("structural_run", "multimodal_run", "segmentor_run", "nearest_report")
+    chosen = dataclasses.asdict(settings)
+    chosen = {name: value for name, value in chosen.items() if name not in places}
+    return inputs.digest({"inputs": fixed, "settings": chosen})
+
+
 def make_samples(
     settings: Settings,
     models: synthesis.Models,
     slices: data.Slices | data.LabelPool,
     output_dir: Path,
+    origin: str | None = None,
 ) -> list[dict]:
-    """Writes the volumes and manifest.csv, a volume at a time; returns its rows."""
-    whole = manifest.whole_volumes(output_dir, settings.samples, models.spec)
+    """Writes the volumes and manifest.csv, a volume at a time; returns its rows.
+
+    Volumes that are there already are taken if their record says `origin`.
+    """
+    whole = manifest.whole_volumes(output_dir, settings.samples, models.spec, origin)
     (first,) = manifest.volume_ids(1)
     if first in whole and not (output_dir / SHEET).exists():
         logging.warning("%s is missing; %s is made again", output_dir / SHEET, first)
@@ -275,7 +294,7 @@ def make_samples(
             synthetic_dataset.write_volume(output_dir, volume_id, group, models.spec)
             if not rows:
                 draw(group, output_dir / SHEET, models.spec)
-            manifest.write_record(output_dir, volume_id, new, models.spec)
+            manifest.write_record(output_dir, volume_id, new, models.spec, origin)
             following = len(rows) + len(new)
             manifest.write(output_dir, rows + new)
         rows += new
