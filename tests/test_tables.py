@@ -6,6 +6,7 @@ from concurrent import futures
 
 import pytest
 
+from brats_gan import files
 from brats_gan.experiments import tables
 
 
@@ -101,6 +102,32 @@ def test_a_line_recorded_again_takes_the_place_of_the_first(tmp_path):
         (2, 0.9),
         (3, 0.3),
     ]
+
+
+def own(path, asked=(2,), made_from="ours", **flags):
+    flags = {"width": "--width=8", "run_dir": "--run_dir=here", **flags}
+    return tables.require_own(path, asked, flags, made_from, {"run_dir"})
+
+
+def test_a_table_is_not_filled_with_the_lines_of_a_run_of_other_settings(tmp_path):
+    path = tmp_path / "results.jsonl"
+    said = {"width": "--width=4", "run_dir": "--run_dir=there"}
+    tables.record(path, line(7, 1, 0.4, 0.6, flags=said))
+    with pytest.raises(
+        files.DataError, match="line 1: .*--width=4, .*--width=8.*--res"
+    ):
+        own(path)
+    own(path, width="--width=4")  # moved, or started again with more rows
+    own(path, asked=(1,))
+
+
+def test_a_table_is_not_filled_with_the_lines_of_a_run_on_other_subjects(tmp_path):
+    path = tmp_path / "results.jsonl"
+    tables.record(path, line(7, 1, 0.4, 0.6, made_from="ours"))
+    tables.record(path, line(7, 2, 0.4, 0.6))  # of before there were digests
+    own(path)
+    with pytest.raises(files.DataError, match="line 1: .*other subjects"):
+        own(path, made_from="theirs")
 
 
 def test_the_numbers_of_the_paper_add_up():

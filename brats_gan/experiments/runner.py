@@ -127,11 +127,12 @@ def result(
     plan: list[mixing.Phase],
     scores: dict,
     started: Path,
+    made_from: str | None = None,
 ) -> dict:
     """A line of results.jsonl.
 
     `key` is by tables.KEY; `started` is the folder that the command was given, in which
-    `run_dir` may be that of one repeat.
+    `run_dir` may be that of one repeat; `made_from` is a digest of its subjects.
     """
     of_subjects = (scores["by_subject"] or {}).get("mean", {})
     return {
@@ -152,6 +153,7 @@ def result(
         "seconds": round(runs.seconds_logged(run_dir), 1),
         "revision": runs.revision(),
         "flags": runs.command_of(started).flags,
+        "made_from": made_from,
         **scores,
     }
 
@@ -170,7 +172,7 @@ def fill_tables(
     seed: int,
     repeats: int,
     keep_checkpoints: bool,
-    settle: Callable[[data.Slices, data.Slices], None] = lambda slices, held_out: None,
+    settle: Callable[[data.Slices, data.Slices], str] = lambda slices, held_out: "",
 ) -> list[Path]:
     """Runs every repeat of the rows that has no line yet; writes the tables.
 
@@ -189,7 +191,8 @@ def fill_tables(
         repeats: of each row.
         keep_checkpoints: also of repeats that have finished.
         settle: called when nothing else is left that could be refused, with the slices
-            to train on, real ones first, and those held out; may raise.
+            to train on, real ones first, and those held out; may raise. Returns a
+            digest of the subjects, for the lines.
 
     Returns:
         The files of the tables that were written.
@@ -232,7 +235,7 @@ def fill_tables(
             )
 
     done = {tuple(x[n] for n in tables.KEY) for x in tables.read(results)}
-    settle(slices, scored_on["real"])
+    made_from = settle(slices, scored_on["real"])
     jobs = [(*row, k) for row in asked for k in range(1, repeats + 1)]
     open_jobs = [job for job in jobs if job not in done]
     logging.info("%d of %d repeats are done", len(jobs) - len(open_jobs), len(jobs))
@@ -258,7 +261,9 @@ def fill_tables(
             segmentors.predict, scored_on[test_set], test_set == "real"
         )
         key = (table, name, repeat)
-        line = result(*(key, training, folder, of_repeat, plans[name], scores, run_dir))
+        line = result(
+            *(key, training, folder, of_repeat, plans[name], scores, run_dir, made_from)
+        )
         tables.record(results, line)
         if row != 1 and not keep_checkpoints:
             shutil.rmtree(folder / "checkpoints")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
@@ -162,6 +162,44 @@ def record(path: Path, line: dict) -> None:
         kept = [x for x in read(path) if [x.get(name) for name in KEY] != key]
         text = "".join(json.dumps(each) + "\n" for each in [*kept, line])
         files.write_atomically(path, text.encode())
+
+
+def require_own(
+    path: Path,
+    asked: Iterable[int],
+    flags: Mapping[str, str],
+    made_from: str,
+    free: Iterable[str],
+) -> None:
+    """Refuses a results.jsonl of which a table would show lines of other runs.
+
+    Lines of before there were flags or digests are taken as they are.
+
+    Args:
+        path: of it.
+        asked: tables that are to be written of it.
+        flags: {name: line of a flagfile} of the run.
+        made_from: digest of its subjects and their split.
+        free: names of flags that may differ.
+
+    Raises:
+        DataError: a line is of other settings or of other subjects; names it.
+    """
+    for number, line in enumerate(read(path), 1):
+        if line["table"] not in asked:
+            continue
+        theirs, differ = line.get("flags") or {}, None
+        names = theirs.keys() & flags.keys() - set(free)
+        changed = sorted(name for name in names if theirs[name] != flags[name])
+        if changed:
+            differ = f"{theirs[changed[0]]}, and this run has {flags[changed[0]]}"
+        elif line.get("made_from") not in (None, made_from):
+            differ = "other subjects, or the same with another split"
+        if differ:
+            raise files.DataError(
+                f"{path}, line {number}: is of a run with {differ}, so one table "
+                "cannot hold both. Name another file by --results."
+            )
 
 
 def rows(table: int, lines: list[dict]) -> list[dict]:

@@ -16,8 +16,10 @@ from brats_gan.runs.exports import (
     revision,
 )
 from brats_gan.runs.folder import (
+    COMPARED,
     LENGTH,
     LOCK,
+    PLACES,
     Command,
     command,
     command_by,
@@ -49,10 +51,12 @@ from brats_gan.runs.training import (
 
 __all__ = [
     "CHECKPOINT_SECONDS",
+    "COMPARED",
     "EXIT_BAD_INPUT",
     "EXIT_START_AGAIN",
     "LENGTH",
     "LOCK",
+    "PLACES",
     "Command",
     "RunError",
     "Stopped",

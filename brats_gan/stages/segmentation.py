@@ -229,12 +229,16 @@ def score(
     used |= {f"synthetic {k}": v for k, v in settings.test_sets().items()}
 
     def settle(slices, held_out_slices):
-        start(
-            fix_inputs(
-                *(settings, source, run_dir, split, (real, held_out)),
-                *(slices, held_out_slices, used),
-            )
+        fixed = fix_inputs(
+            *(settings, source, run_dir, split, (real, held_out)),
+            *(slices, held_out_slices, used),
         )
+        made_from = inputs.digest({key: fixed[key] for key in ("split", "subjects")})
+        shown = {table for table, _ in asked}
+        places = {*runs.PLACES, *runs.COMPARED, *FREE}
+        tables.require_own(results, shown, by.flags, made_from, places)
+        start(fixed)
+        return made_from
 
     written = runner.fill_tables(
         settings.training(source.spec),
