@@ -647,6 +647,23 @@ def test_the_same_flags_enter_again_and_places_may_change(script, tmp_path):
     assert runs.start(tmp_path) == tmp_path
 
 
+@pytest.mark.parametrize("began", [None, "--init_from=first"])
+def test_a_run_that_goes_on_names_the_weights_it_began_from(began, tmp_path):
+    def start(line):
+        lines = {"rate": "--rate=0.5"} | ({"init_from": line} if line else {})
+        runs.start(tmp_path, by=runs.Command("train.py", lines))
+        written = (tmp_path / "flags.txt").read_text().splitlines()
+        assert written[1:] == sorted(runs.command_of(tmp_path).flags.values())
+        return runs.command_of(tmp_path).flags.get("init_from")
+
+    assert start("--init_from=other") == "--init_from=other"  # no step is done
+    assert start(began) == began
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/ckpt-2.index").touch()
+    for typed in ("--init_from=other", None, began):
+        assert start(typed) == began
+
+
 def test_other_flags_are_refused_with_the_difference(script, tmp_path):
     script("--rate=0.25")
     runs.start(tmp_path)

@@ -15,7 +15,7 @@ from absl import flags, logging
 
 from brats_gan import files, schedules
 from brats_gan.data import records
-from brats_gan.runs.checkpoints import all_checkpoints
+from brats_gan.runs.checkpoints import all_checkpoints, has_begun
 from brats_gan.runs.process import RunError, require_plain, writing
 from brats_gan.spec import BRATS
 
@@ -213,6 +213,7 @@ def start(
     _startable.discard(run_dir.resolve())
     alone = _lock(run_dir)
     _require_same(run_dir, free, by)  # it may have been started since
+    by = _as_begun(run_dir, by)
     files.remove_parts(run_dir, 0 if alone else files.PART_AGE)
     _write_flags(run_dir, *by)
     _commands[run_dir.resolve()] = by
@@ -248,6 +249,15 @@ def _require_same(run_dir, free, by):
                 f"{run_dir} holds a run made with other flags:\n"
                 + "\n".join([*changed, remedy])
             )
+
+
+def _as_begun(run_dir, by):
+    """The command with the --init_from that was read: a run that goes on reads none."""
+    if not (run_dir / "flags.txt").exists() or not has_begun(run_dir):
+        return by
+    began = _read_flags(run_dir / "flags.txt")[1].get("init_from")
+    others = {name: line for name, line in by.flags.items() if name != "init_from"}
+    return Command(by.script, others | ({"init_from": began} if began else {}))
 
 
 def _write_flags(run_dir, script, by_name):
