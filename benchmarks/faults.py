@@ -55,7 +55,7 @@ def whole_runs(folder: Path, stages: set[str]) -> None:
         made = folder / f".{stage}.made"
         if stage in stages and not made.exists():
             said = run(stage, folder)
-            if said.code:
+            if said.code != 0:  # None: it hung
                 raise SystemExit(f"the undisturbed {stage} failed:\n{said.text}")
             _say(f"undisturbed: {stage}, {said.seconds:.0f} s")
             made.touch()
@@ -338,22 +338,21 @@ def inject(options: argparse.Namespace, whole: Path, began: float) -> int:
     )
     if options.only:
         cases = [case for case in cases if case.number in options.only]
-    counts, bad = collections.Counter(), []
+    counts, bad = collections.Counter(), 0
     first = time.monotonic()
     for done, line in enumerate(results(options, cases, whole), 1):
         counts[line["kind"], line["outcome"]] += 1
         left = (time.monotonic() - first) / done * (len(cases) - done)
         shown = f"{line['number']}: {line['stage']}: {line['what']}: {line['outcome']}"
         _say(f"{done} of {len(cases)}, {left / 60:.0f} min to go; {shown}")
-        if line["outcome"] not in GOOD:
-            bad.append(line)
+        if line["outcome"] not in GOOD:  # at once: this may be stopped
+            bad += 1
+            _say(f"\n{line['outcome']}: --seed={options.seed} --only={line['number']}")
+            _say(f"{line['stage']}: {line['what']}; exit codes {line['codes']}")
+            _say("\n".join([*line["said"], ""]))
         if options.log:
             with open(options.log, "a") as file:
                 file.write(json.dumps(line) + "\n")
-    for line in bad:
-        _say(f"\n{line['outcome']}: --seed={options.seed} --only={line['number']}")
-        _say(f"{line['stage']}: {line['what']}; exit codes {line['codes']}")
-        _say("\n".join(line["said"]))
     total = sum(counts.values())
     _say(f"\n{total} cases in {time.monotonic() - began:.0f} s\n\n{table(counts)}")
     return 1 if bad or not total else 0

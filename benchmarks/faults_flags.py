@@ -35,6 +35,7 @@ _CAN_BE_EMPTY = {
     *(
         "synthetic_dirs",
         "merge_labels",
+        "drop_labels",
         "table",
         "experiment",
         "cache_dir",

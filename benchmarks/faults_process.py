@@ -45,7 +45,7 @@ from brats_gan.stages import structural as stage1
 ROOT = Path(__file__).parents[1]
 BEGIN, TRAINED, END = "begin", "trained", "end"
 REACHED = 77  # exit code of a script that came to where it is to stop
-LIMIT = 240  # seconds after which a script counts as hanging
+LIMIT = 900  # seconds after which a script counts as hanging
 STEPS = 3
 _MUCH = 2**20  # characters of what a script says
 
@@ -199,7 +199,7 @@ def wait(started: tuple[int, int], sent: tuple[float, int] | None = None) -> Sai
         status = code if ended else None
     said += _read(reading)
     os.close(reading)
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while _lives(child) and time.monotonic() < until:
         time.sleep(0.05)  # workers see that their parent has ended
     if _lives(child):
