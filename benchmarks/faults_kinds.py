@@ -273,9 +273,7 @@ def full_disk(rng: random.Random, whole: Path, stages: set[str]) -> Case:
 
 def together(rng: random.Random, whole: Path, stages: set[str]) -> Case:
     """Two processes with the same command, at the same time."""
-    stage = _of(
-        rng, stages, ("structural", "dataset", "segmentation", "convert", "check")
-    )
+    stage = _of(rng, stages, _OF_ALL)
     return Case(
         *("two at a time", stage, "the command is started twice"),
         fresh=True,
@@ -287,9 +285,7 @@ def together(rng: random.Random, whole: Path, stages: set[str]) -> Case:
 
 def rights(rng: random.Random, whole: Path, stages: set[str]) -> Case:
     """A folder may not be written, or not be read, by the user of the command."""
-    stage = _of(
-        rng, stages, ("structural", "dataset", "segmentation", "convert", "check")
-    )
+    stage = _of(rng, stages, _OF_ALL)
     tops = STAGES[stage].reads + STAGES[stage].writes
     top = rng.choice([top for top in tops if (whole / top).is_dir()])
     mode = rng.choice((0o555, 0o000, 0o311))

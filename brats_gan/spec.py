@@ -208,8 +208,9 @@ def parse(text: str | os.PathLike | None) -> Spec:
     if str(text).lstrip().startswith("{"):
         return from_dict(json.loads(str(text)))
     try:
-        require_regular(Path(text).expanduser())
-        return from_dict(json.loads(Path(text).expanduser().read_text("utf-8")))
+        path = Path(text).expanduser()
+        require_regular(path)
+        return from_dict(json.loads(path.read_text("utf-8")))
     except OSError as error:
         raise ValueError(f"{text}: {error.strerror}") from error
     except ValueError as error:  # of JSON, of UTF-8 too
