@@ -40,6 +40,7 @@ phantom
 runs.process runs.optimizers runs.games
 runs.checkpoints
 runs.folder runs.training
+runs.lengths
 runs.exports
 runs
 registration privacy precision lesion_components

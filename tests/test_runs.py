@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,6 +134,36 @@ def test_events_written_after_the_last_checkpoint_are_not_shown_twice(tmp_path):
     train(tmp_path, 8)
     assert shown(tmp_path) == logged(tmp_path)
     assert [step for step, _ in shown(tmp_path)] == list(range(1, 9))
+
+
+@pytest.mark.parametrize("made_by", [{"rate": 0.2}, {"rate": 0.1, "more": 1}, None])
+def test_checkpoints_of_another_run_are_refused(made_by, tmp_path):
+    train(tmp_path / "theirs", 5, made_by=made_by)
+    train(tmp_path / "ours", 4, made_by={"rate": 0.1})
+    for path in (tmp_path / "theirs/checkpoints").glob("ckpt-5.*"):
+        shutil.copy(path, tmp_path / "ours/checkpoints")
+    before = (tmp_path / "ours/losses.jsonl").read_bytes()
+    with pytest.raises(runs.RunError, match="ckpt-5 is of another run"):
+        train(tmp_path / "ours", 8, made_by={"rate": 0.1})
+    assert (tmp_path / "ours/losses.jsonl").read_bytes() == before
+    for path in (tmp_path / "ours/checkpoints").glob("ckpt-5.*"):
+        path.unlink()
+    train(tmp_path / "ours", 8, made_by={"rate": 0.1})
+
+
+def test_checkpoints_of_versions_that_name_no_run_are_gone_on_from(
+    tmp_path, monkeypatch
+):
+    whole = train(tmp_path / "whole", 8)
+
+    def without(**objects):
+        return Checkpoint(**{n: o for n, o in objects.items() if n != "run"})
+
+    Checkpoint = tf.train.Checkpoint
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.train, "Checkpoint", without)
+        train(tmp_path / "parts", 5)
+    np.testing.assert_array_equal(train(tmp_path / "parts", 8), whole)
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path):
@@ -278,9 +309,8 @@ def test_weights_that_are_not_finite_are_not_kept_though_no_loss_shows_them(tmp_
 def test_a_checkpoint_of_other_networks_is_refused(tmp_path):
     train(tmp_path, 2)
     other = tf.keras.Sequential([tf.keras.Input((3,)), tf.keras.layers.Dense(1)])
-    checkpoint = tf.train.Checkpoint(net=other)
     with pytest.raises(runs.RunError, match="ckpt-2 does not fit this run"):
-        runs.restore(checkpoint, tmp_path / "checkpoints")
+        runs.restore({"net": other}, tmp_path / "checkpoints", {"seed": 7})
 
 
 def damage_data(folder, step):
@@ -382,8 +412,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(tmp_path, size
 
 
 def test_a_checkpoint_that_finds_no_room_is_named_and_removed(tmp_path):
-    checkpoint = tf.train.Checkpoint(weight=tf.Variable(tf.zeros([1000])))
-    manager = runs.restore(checkpoint, tmp_path)
+    manager = runs.restore({"weight": tf.Variable(tf.zeros([1000]))}, tmp_path, {})
     runs.save(manager, 1)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with disk_with(1000):

@@ -104,6 +104,14 @@ def test_a_line_recorded_again_takes_the_place_of_the_first(tmp_path):
     ]
 
 
+def test_two_runs_whose_folders_have_one_name_keep_a_line_each(tmp_path):
+    path = tmp_path / "results.jsonl"
+    for made_from, dice in (("a", 0.5), ("b", 0.6), ("a", 0.7)):
+        tables.record(path, line(7, 1, 0.4, dice, made_from=made_from))
+    found = [(x["made_from"], x["dice_index"]) for x in tables.read(path)]
+    assert found == [("b", 0.6), ("a", 0.7)]
+
+
 def own(path, asked=(2,), made_from="ours", **flags):
     flags = {"width": "--width=8", "run_dir": "--run_dir=here", **flags}
     return tables.require_own(path, asked, flags, made_from, {"run_dir"})

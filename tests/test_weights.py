@@ -270,8 +270,8 @@ def begun(run_dir, build=BUILD, source=None, **more):
 
 
 def save_checkpoint(run_dir, nets, step):
-    checkpoint = tf.train.Checkpoint(step=tf.Variable(step, dtype=tf.int64), **nets)
-    runs.save(runs.restore(checkpoint, run_dir / "checkpoints"), step)
+    objects = {"step": tf.Variable(step, dtype=tf.int64), **nets}
+    runs.save(runs.restore(objects, run_dir / "checkpoints", {}), step)
 
 
 def test_an_unfinished_run_gives_the_weights_of_its_newest_whole_checkpoint(tmp_path):

@@ -86,12 +86,12 @@ class Segmentors:
         slices: data.Slices,
         plan: list[mixing.Phase],
         seed: int,
-        begin: Callable = lambda: None,
-    ) -> dict | None:
+        begin: Callable[[], dict],
+    ) -> dict:
         """Trains from fresh weights, or the run's checkpoint, on mixing.Phase.
 
-        `begin` is called between, may put others in place of the fresh ones, and what
-        it returns is returned.
+        `begin` is called between and may put others in place of the fresh ones. It
+        returns what makes the run and never changes, which is returned.
         """
         training = self.training
         runs.set_up(training.precision, seed, training.deterministic)
@@ -115,6 +115,7 @@ class Segmentors:
             slices.names,
             checkpoint_seconds=training.checkpoint_seconds,
             steps_per_call=training.steps_per_call,
+            made_by=begun,
         )
         return begun
 
@@ -132,7 +133,7 @@ def result(
     """A line of results.jsonl.
 
     `key` is by tables.KEY; `started` is the folder that the command was given, in which
-    `run_dir` may be that of one repeat; `made_from` is a digest of its subjects.
+    `run_dir` may be that of one repeat; `made_from` is a digest of what made it.
     """
     of_subjects = (scores["by_subject"] or {}).get("mean", {})
     return {
@@ -240,6 +241,7 @@ def fill_tables(
     open_jobs = [job for job in jobs if job not in done]
     logging.info("%d of %d repeats are done", len(jobs) - len(open_jobs), len(jobs))
     segmentors = Segmentors(training, iterations)
+    fixed = training._replace(checkpoint_seconds=0, steps_per_call=1)
     started = time.monotonic()
     for number, (table, name, repeat) in enumerate(open_jobs):
         passed = time.monotonic() - started
@@ -255,7 +257,8 @@ def fill_tables(
         of_repeat = seed + repeat - 1
         row = 1 if table == 1 else name
         folder = run_dir / f"row-{row:02d}" / f"repeat-{repeat}"
-        segmentors.train(folder, slices, plans[name], of_repeat)
+        begun = {"training": fixed, "row": row, "made_from": made_from}
+        segmentors.train(folder, slices, plans[name], of_repeat, lambda x=begun: x)
         test_set = name if table == 1 else "real"
         scores = segmentation.score(
             segmentors.predict, scored_on[test_set], test_set == "real"

@@ -152,14 +152,21 @@ def require_writable(
 
 
 def record(path: Path, line: dict) -> None:
-    """Adds a line, in place of one of the same KEY, so that none is ever there twice.
+    """Adds a line, in place of one of the same run, so that none is ever there twice.
 
-    The file is replaced as a whole: a kill leaves the old one or the new one. Runs that
-    share it wait for each other.
+    A run is told by KEY and by "made_from", where both lines say one: two runs whose
+    folders have one name keep a line each. The file is replaced as a whole: a kill
+    leaves the old one or the new one. Runs that share it wait for each other.
     """
-    key = [line[name] for name in KEY]
+
+    def is_other(x):
+        origins = x.get("made_from"), line.get("made_from")
+        return (None not in origins and len({*origins}) > 1) or any(
+            x[name] != line[name] for name in KEY
+        )
+
     with files.alone_in(path.parent):
-        kept = [x for x in read(path) if [x.get(name) for name in KEY] != key]
+        kept = [x for x in read(path) if is_other(x)]
         text = "".join(json.dumps(each) + "\n" for each in [*kept, line])
         files.write_atomically(path, text.encode())
 

@@ -25,12 +25,13 @@ from brats_gan.runs.folder import (
     command_by,
     command_of,
     key_flags,
+    lasting,
     release,
     require_startable,
     settings,
     start,
-    total_steps,
 )
+from brats_gan.runs.lengths import total_steps
 from brats_gan.runs.optimizers import adam, update
 from brats_gan.runs.process import (
     EXIT_BAD_INPUT,
@@ -69,6 +70,7 @@ __all__ = [
     "export_fingerprint",
     "has_begun",
     "key_flags",
+    "lasting",
     "load_export",
     "loop",
     "made_by",

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 
@@ -12,19 +16,32 @@ from brats_gan.lazy import tf
 from brats_gan.runs.process import RunError, require_plain, writing
 
 CHECKPOINTS_KEPT = 2
+IDENTITY = "run"  # in a checkpoint: of what made the run
 
 
 def restore(
-    checkpoint: tf.train.Checkpoint, folder: str | Path
+    objects: Mapping[str, Any], folder: str | Path, run: Mapping[str, Any]
 ) -> tf.train.CheckpointManager:
     """Continues from the newest whole checkpoint in `folder`; returns the manager.
 
     One that is damaged is set aside, with a warning.
 
+    Args:
+        objects: name -> network, optimiser or variable; what a checkpoint holds.
+        folder: of the checkpoints.
+        run: what makes the run and never changes, JSON. Its digest is in each
+            checkpoint, so that one of another run is not taken for its own; those of
+            versions that wrote none are taken as they are.
+
     Raises:
         RunError: there are checkpoints, but none is whole; or a variable of this run
-            is not in the newest.
+            is not in the newest, or that is of another run.
     """
+    text = json.dumps(run, sort_keys=True, default=str)
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    ours = int.from_bytes(digest, "big", signed=True)
+    identity = tf.Variable(ours, dtype=tf.int64, trainable=False)
+    checkpoint = tf.train.Checkpoint(**objects, **{IDENTITY: identity})
     require_plain(folder)
     folder = Path(folder)
     _remove_half_written(folder)
@@ -48,8 +65,16 @@ def restore(
             for file in _files(path):
                 file.rename(file.with_name(f"damaged-{file.name}"))
     if newest is not None:
+        theirs = _identity(newest)
+        if theirs not in (None, ours):
+            raise RunError(
+                f"{newest} is of another run: of other flags, seed or data than "
+                f"{folder.parent} was begun with. Put the checkpoints of this run back "
+                f"from a copy, or delete {folder} to start from the first step"
+            )
         try:
-            status = checkpoint.restore(str(newest))
+            holds = objects if theirs is None else {**objects, IDENTITY: identity}
+            status = tf.train.Checkpoint(**holds).restore(str(newest))
             status.assert_existing_objects_matched()
         except (AssertionError, ValueError, tf.errors.OpError) as error:
             raise RunError(f"{newest} does not fit this run: {error}") from error
@@ -60,6 +85,13 @@ def restore(
     except ValueError:
         (folder / "checkpoint").unlink()
         return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=None)
+
+
+def _identity(path):
+    """The digest of the run that wrote a checkpoint; None of one without."""
+    reader = tf.train.load_checkpoint(str(path))
+    name = f"{IDENTITY}/.ATTRIBUTES/VARIABLE_VALUE"
+    return int(reader.get_tensor(name)) if reader.has_tensor(name) else None
 
 
 def all_checkpoints(folder: Path) -> list[Path]:

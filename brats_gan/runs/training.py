@@ -110,6 +110,7 @@ def loop(
     steps_per_call: int | str = 1,
     phase: str = "",
     started: float | None = None,
+    made_by: Mapping[str, Any] | None = None,
 ) -> None:
     """Trains from the newest checkpoint to `steps`.
 
@@ -135,6 +136,8 @@ def loop(
         phase: for messages, which part of a run these steps are, if others follow.
         started: time.monotonic() of this process's first step, where that was in
             another phase; the clock of losses.jsonl.
+        made_by: what makes the run beside its seed and never changes, JSON: checkpoints
+            of a run of which it differs are refused.
 
     Raises:
         RunError: a loss or a weight is not finite (names it, the step and the subjects
@@ -143,8 +146,11 @@ def loop(
             written.
     """
     step_variable = tf.Variable(0, dtype=tf.int64, trainable=False)
-    checkpoint = tf.train.Checkpoint(step=step_variable, **objects)
-    manager = restore(checkpoint, run_dir / "checkpoints")
+    manager = restore(
+        {"step": step_variable, **objects},
+        run_dir / "checkpoints",
+        {"seed": seed, **(made_by or {})},
+    )
     first = int(step_variable.numpy())
     if first >= steps:
         if not phase:

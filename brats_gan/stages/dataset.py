@@ -165,6 +165,7 @@ def build(
         settings.multimodal_run,
         settings.segmentor_run or settings.multimodal_run,
     )
+    exports = trained_models.fingerprints(*of_runs)
     models, of_maps, scheme, seen = trained_models.load_models(*of_runs)
     if settings.dice_threshold is None:  # what flags.txt and the description will say
         reached = trained_models.dice_threshold(settings.multimodal_run)
@@ -190,8 +191,13 @@ def build(
         image_size=of_maps["image_size"],
         against=of_models_at if is_run else [],
         apart_from=of_models_at,
-        exports=trained_models.fingerprints(*of_runs),
+        exports=exports,
     )
+    if trained_models.fingerprints(*of_runs) != exports:
+        raise runs.RunError(
+            "what the runs export was written anew while it was read: one of them goes "
+            "on training. Start this command again once it has finished"
+        )
     if settings.nearest_report:  # read now: what is wrong with it is found in time
         others = as_trained(source, of_maps).read(sides[1], of_maps["image_size"])
     beginning.start(output_dir, split, by, free)

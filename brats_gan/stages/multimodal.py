@@ -207,12 +207,13 @@ def train(
         patient_pattern=split.get("patient_pattern"),
         first_steps=first_steps,
         inputs=inputs.digest(fixed),
+        settings=runs.lasting(by),
     )
     beginning.start(run_dir, split, by, runs.LENGTH)
     inputs.record(run_dir, fixed)
     weights.record(run_dir, begun)
     options, shown = settings.options(source.spec), shown_batch(slices)
-    train_networks(settings, nets, slices, shown, run_dir, steps, first_steps)
+    train_networks(settings, nets, slices, shown, run_dir, steps, first_steps, begun)
 
     draw_generated(nets, shown, options, run_dir / "generated.png")
     draw_translations(nets, shown, options, run_dir / "translations.png")
@@ -270,6 +271,7 @@ def train_networks(
     run_dir: Path,
     steps: int,
     first_steps: int,
+    begun: dict,
 ) -> None:
     """Both phases, from the newest checkpoint; `shown` is the batch of the sheets."""
     # Discriminators take part after the first phase.
@@ -304,6 +306,7 @@ def train_networks(
     if 0 < first_steps < steps:
         left = steps - first_steps
         phase = f" of the first phase; {left} full steps of about twice the time follow"
+    per_call = runs.per_call(settings.steps_per_call, settings.deterministic)
     started = time.monotonic()
     for step, until, of_phase in (
         (first_step, first_steps, phase),
@@ -324,11 +327,10 @@ def train_networks(
             slices.names,
             sheet=lambda step: draw_generated(nets, shown, options),
             checkpoint_seconds=settings.checkpoint_seconds,
-            steps_per_call=runs.per_call(
-                settings.steps_per_call, settings.deterministic
-            ),
+            steps_per_call=per_call,
             phase=of_phase,
             started=started,
+            made_by=begun,
         )
 
 

@@ -363,6 +363,7 @@ def single_run(
             spec=source.spec,
             patient_pattern=split.get("patient_pattern"),
             inputs=inputs.digest(fixed),
+            settings=runs.lasting(runs.command_of(run_dir), FREE),
         )
         weights.record(run_dir, begun)
         return begun
@@ -388,7 +389,10 @@ def single_run(
     )
     weights.finish(run_dir, nets, description, iterations)
     line = {
-        **runner.result(key, training, run_dir, settings.seed, plan, scores, run_dir),
+        **runner.result(
+            *(key, training, run_dir, settings.seed, plan, scores, run_dir),
+            inputs.digest(begun),
+        ),
         "train_on": train_on,
         "held_out": [subject.name for subject in held_out],
     }

@@ -165,6 +165,7 @@ def train(
         spec=source.spec,
         patient_pattern=split.get("patient_pattern"),
         inputs=inputs.digest(fixed),
+        settings=runs.lasting(by),
     )
     beginning.start(run_dir, split, by, runs.LENGTH)
     inputs.record(run_dir, fixed)
@@ -213,6 +214,7 @@ def train(
         sheet=sheet,
         checkpoint_seconds=settings.checkpoint_seconds,
         steps_per_call=runs.per_call(settings.steps_per_call, settings.deterministic),
+        made_by=begun,
     )
 
     found = structural.fit(nets, known_maps(slices, settings.beta, FITTED))
