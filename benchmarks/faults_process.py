@@ -148,7 +148,7 @@ def _stop_at(stop):
         if stop == TRAINED and steps == STEPS:
             _reached([*parts, _values(objects)])
 
-    def make_samples(settings, models, slices, output_dir):
+    def make_samples(settings, models, slices, output_dir, origin):
         import tensorflow as tf
 
         code = tf.constant(np.linspace(-1, 1, models.code_dim, dtype="f4")[None])
