@@ -342,14 +342,14 @@ def _attempt(models, slices, batch, seed, batch_size, mae_threshold, lesion_free
         healthy = _is_healthy(slices, number, seed, lesion_free)
         label, subject, fitted = _place(slices, background, rng, healthy)
         passed = mae <= mae_threshold and fitted
-        style = _style(models.styles, rng)
+        style = draw_style(models.styles, rng)
         attempts.append(
             _Attempt(number, attempt, f, background, mae, label, subject, style, passed)
         )
     return attempts
 
 
-def _style(fitted, rng):
+def draw_style(fitted: styles.Styles | None, rng: np.random.Generator) -> np.ndarray:
     """One draw of styles.Styles for the modalities of a set (D33)."""
     if fitted is None:
         return np.zeros(0, np.float32)
