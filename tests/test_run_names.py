@@ -19,7 +19,7 @@ def test_a_run_whose_name_is_a_pattern_is_refused_before_it_is_made(name, tmp_pa
 @pytest.mark.parametrize(
     "use",
     [
-        lambda folder: checkpoints.restore(None, folder / "checkpoints"),
+        lambda folder: checkpoints.restore({}, folder / "checkpoints", {}),
         checkpoints.newest_checkpoint,
         lambda folder: exports.load_export(folder, "structure"),
     ],
