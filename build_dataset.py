@@ -77,7 +77,7 @@ _NEAREST = flags.DEFINE_bool(
     False,
     "Report the nearest training slice of every sample and of every held-out slice.",
 )
-common_flags.require("structural_run", "multimodal_run", "output_dir")
+flags.mark_flags_as_required(["structural_run", "multimodal_run", "output_dir"])
 
 
 def main(argv):

@@ -113,7 +113,7 @@ common_flags.path(
     "File of results. If unset, results.jsonl: for tables in run_dir, for a single run "
     "beside it.",
 )
-common_flags.require("data_dir", "run_dir")
+flags.mark_flags_as_required(["data_dir", "run_dir"])
 
 
 def main(argv):

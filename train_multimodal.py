@@ -124,7 +124,7 @@ common_flags.number(
     1,
 )
 common_flags.loss_weights(multimodal.WEIGHTS)
-common_flags.require("data_dir", "run_dir")
+flags.mark_flags_as_required(["data_dir", "run_dir"])
 
 
 def main(argv):

@@ -59,7 +59,7 @@ common_flags.deterministic()
 common_flags.checkpoint_seconds()
 common_flags.steps_per_call()
 common_flags.loss_weights(structural.WEIGHTS)
-common_flags.require("data_dir", "run_dir")
+flags.mark_flags_as_required(["data_dir", "run_dir"])
 
 
 def main(argv):

@@ -75,17 +75,6 @@ def path(name: str, help: str) -> flags.FlagHolder[str | None]:
     )
 
 
-def require(*names: str) -> None:
-    """Says that a script cannot do without some flags of folders.
-
-    One that is empty, as that of an unset variable of a shell, is none: it would be
-    the folder the shell is in.
-    """
-    flags.mark_flags_as_required(names)
-    for name in names:
-        flags.register_validator(name, lambda value: value != "", "it names no folder")
-
-
 def data_dir(
     help: str = "BraTS folder, see data/README.md.",
 ) -> flags.FlagHolder[str | None]:

@@ -84,24 +84,6 @@ def test_a_value_that_no_run_could_use_is_refused(script, text):
         FLAGS[script][name].parser.parse(value)
 
 
-@pytest.mark.parametrize(
-    ("script", "name"),
-    [
-        ("train_structural", "run_dir"),
-        ("train_multimodal", "data_dir"),
-        ("build_dataset", "output_dir"),
-        ("eval_segmentation", "run_dir"),
-    ],
-)
-def test_a_folder_that_is_needed_and_not_named_is_refused(script, name):
-    (found,) = (
-        each
-        for each in FLAGS[script][name].validators
-        if each.message == "it names no folder"
-    )
-    assert not found.checker("") and found.checker("somewhere") and found.checker(".")
-
-
 def test_help_says_what_a_size_is_a_multiple_of():
     said = FLAGS["train_multimodal"]["image_size"].parser.syntactic_help
     assert said == "a multiple of 32 from 32 to 4096"
