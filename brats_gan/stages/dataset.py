@@ -181,6 +181,7 @@ def build(
     slices, sides, split = find_labels(settings, source, output_dir, of_maps, seen)
     of_models = of_maps.get("inputs")
     of_models_at = [(settings.structural_run, of_models)] if of_models else []
+    known = trained_models.records_of(*of_runs)
     is_run = weights.folder_of(settings.structural_run, "structural") is None
     fixed = inputs.fix(
         output_dir,
@@ -190,7 +191,7 @@ def build(
         slices if source.data_dir else None,
         image_size=of_maps["image_size"],
         against=of_models_at if is_run else [],
-        apart_from=of_models_at,
+        apart_from=known,
         exports=exports,
     )
     if trained_models.fingerprints(*of_runs) != exports:
@@ -219,6 +220,11 @@ def build(
     summary["MadeFrom"] = origin
     if of_models:
         summary["ModelInputs"] = of_models
+    beside = [record for _, record in known if record != of_models]
+    if beside:  # of the other models, and of weights that any of them began from
+        summary["SeenInputs"] = [
+            each for n, each in enumerate(beside) if each not in beside[:n]
+        ]
     # Finished, whatever becomes of the reports.
     synthetic_dataset.write_description(output_dir, summary)
     kept = sum(bool(row["id"]) for row in rows)

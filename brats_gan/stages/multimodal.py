@@ -206,7 +206,7 @@ def train(
         spec=source.spec,
         patient_pattern=split.get("patient_pattern"),
         first_steps=first_steps,
-        inputs=inputs.digest(fixed),
+        **inputs.of_run(fixed, source, (training, held_out)),
         settings=runs.lasting(by),
     )
     beginning.start(run_dir, split, by, runs.LENGTH)

@@ -282,7 +282,7 @@ def fix_inputs(
         held_out_slices,
         settings.image_size,
         inputs.of_data_sets(folders, "Inputs"),
-        inputs.of_data_sets(folders, "ModelInputs"),
+        inputs.of_models_of(folders),
         sets=used,
         fingerprint=fingerprint,
     )
@@ -309,10 +309,12 @@ def single_run(
     key = (None, run_dir.name, 0)
     train_on = settings.train_on if settings.synthetic_dir else "real"
     sources = real if train_on != "synthetic" else []
+    before = None
     if train_on != "real":
         sources = sources + synthetic_dataset.verified_subjects(
             settings.synthetic_dir, held_out, spec=source.spec
         )
+        before = synthetic_dataset.seen_by(settings.synthetic_dir)
     slices = source.read(sources, settings.image_size)
     held_out_slices = source.read(held_out, settings.image_size)
     real_slices = slices
@@ -346,10 +348,10 @@ def single_run(
     plan = [mixing.Phase((train_on,), items, iterations)]
     training = settings.training(source.spec)
     segmentors = runner.Segmentors(training, iterations, settings.enhanced)
+    of_run = inputs.of_run(fixed, source, sides)
     if settings.init_from and not runs.has_begun(run_dir):
-        weights.require_fitting(
-            segmentors.nets, settings.init_from, "segmentation", segmentors.build
-        )
+        first = settings.init_from, "segmentation"
+        weights.require_fitting(segmentors.nets, *first, segmentors.build, **of_run)
     start(fixed)
 
     def begin():
@@ -362,8 +364,9 @@ def single_run(
             [subject.name for subject in held_out],
             spec=source.spec,
             patient_pattern=split.get("patient_pattern"),
-            inputs=inputs.digest(fixed),
             settings=runs.lasting(runs.command_of(run_dir), FREE),
+            synthetic_from=before,
+            **of_run,
         )
         weights.record(run_dir, begun)
         return begun
@@ -378,6 +381,7 @@ def single_run(
         "training_subjects": [subject.name for subject in real],
         **inputs.of_export(fixed),
         "initialised_from": begun["initialised_from"],
+        "synthetic_from": before,
         "scheme": settings.scheme,
     }
     runs.export(

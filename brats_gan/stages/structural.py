@@ -164,7 +164,7 @@ def train(
         [subject.name for subject in held_out],
         spec=source.spec,
         patient_pattern=split.get("patient_pattern"),
-        inputs=inputs.digest(fixed),
+        **inputs.of_run(fixed, source, (training, held_out)),
         settings=runs.lasting(by),
     )
     beginning.start(run_dir, split, by, runs.LENGTH)

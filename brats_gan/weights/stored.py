@@ -38,9 +38,26 @@ class Stored(NamedTuple):
         return list(dict.fromkeys([*own, *inherited(self.description)]))
 
 
+# What a run says of weights and synthetic data that were there before it: in each,
+# "training_subjects", names of all that these have seen, and "inputs", their records.
+BEFORE = ("initialised_from", "synthetic_from")
+
+
 def inherited(description: Mapping[str, Any]) -> list[str]:
-    """Names of the subjects that the weights which a run began from have seen."""
-    return (description.get("initialised_from") or {}).get("training_subjects", [])
+    """Names of the subjects that were seen by the weights which a run began from, and
+    by the models that made the synthetic data it trained on."""
+    before = [description.get(key) or {} for key in BEFORE]
+    return [name for each in before for name in each.get("training_subjects", [])]
+
+
+def seen(description: Mapping[str, Any]) -> list[dict]:
+    """Records (data.records) of all that weights, or an export, have been trained on,
+    in their run or before it; weights from before there were records have none."""
+    own = description.get("inputs")
+    found = [own] if isinstance(own, dict) else []
+    for key in BEFORE:
+        found += (description.get(key) or {}).get("inputs", [])
+    return [each for n, each in enumerate(found) if each not in found[:n]]
 
 
 def variables(net: tf.keras.Model) -> dict[str, tf.Variable]:
