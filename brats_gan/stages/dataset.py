@@ -52,6 +52,8 @@ class Settings:
     filter: bool = True
     accepted_only: bool = False
     lesion_free: float = data.LESION_FREE
+    all_labels: bool = False
+    mask_images: bool = True
     batch_size: int = 16
     seed: int = 0
     nearest_report: bool = False
@@ -97,6 +99,11 @@ def find_labels(
     if not source.data_dir:
         if source.split:
             raise runs.RunError("--split is of --data_dir, which is not given")
+        if settings.all_labels:
+            raise runs.RunError(
+                "--all_labels needs --data_dir: the labels that come with weights all "
+                "have a lesion"
+            )
         pool = weights.labels_of(settings.structural_run)
         if pool is None or settings.nearest_report:
             raise runs.RunError(
@@ -331,7 +338,8 @@ def made_from(
         settings.dice_threshold if settings.filter else -np.inf,
         settings.max_tries,
         settings.batch_size,
-        settings.lesion_free,
+        None if settings.all_labels else settings.lesion_free,
+        settings.mask_images,
     )
 
 
@@ -364,6 +372,7 @@ def fill(
         is_healthy = not sample.label.any()
         at = kept + len(group) + 1
         crowds = is_healthy and healthy >= settings.lesion_free * at
+        crowds &= not settings.all_labels
         if not settings.accepted_only or (sample.accepted and not crowds):
             place, hopeless = (volume_id, len(group)), 0
             group.append(sample)

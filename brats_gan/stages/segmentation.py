@@ -59,6 +59,9 @@ class Settings:
     final_rate: float = 1.0
     beta_1: float = 0.5
     dropout: float = segmentation.INPUT_DROPOUT
+    output_norm: bool = False
+    initialization: str = "he_normal"
+    leaky_relu: bool = True
     label_loss: str = "weighted"
     init_from: str | None = None
     enhanced: bool = False
@@ -71,6 +74,7 @@ class Settings:
     results: str | None = None
 
     def __post_init__(self) -> None:
+        beginning.require_size(self.image_size, 4)
         for name in ("table", "experiment", "synthetic_dirs"):
             object.__setattr__(self, name, tuple(map(str, getattr(self, name))))
         object.__setattr__(self, "deterministic", self.deterministic or None)
@@ -81,22 +85,15 @@ class Settings:
 
     def training(self, spec: Spec) -> runner.Training:
         """How every segmentor is trained."""
-        return runner.Training(
-            scheme=self.scheme,
-            image_size=self.image_size,
-            width=self.width,
-            batch_size=self.batch_size,
-            rate=self.learning_rate,
-            beta_1=self.beta_1,
-            final_rate=self.final_rate,
-            label_loss=self.label_loss,
-            dropout=self.dropout,
-            precision=self.precision,
-            deterministic=bool(self.deterministic),
-            checkpoint_seconds=self.checkpoint_seconds,
-            steps_per_call=runs.per_call(self.steps_per_call, self.deterministic),
-            spec=spec,
-        )
+        alike = {f.name for f in dataclasses.fields(self)} & {*runner.Training._fields}
+        as_they_are = {name: getattr(self, name) for name in alike}
+        settled = {
+            "rate": self.learning_rate,
+            "deterministic": bool(self.deterministic),
+            "steps_per_call": runs.per_call(self.steps_per_call, self.deterministic),
+            "spec": spec,
+        }
+        return runner.Training(**{**as_they_are, **settled})
 
     def iterations_of(self, real_count: int) -> int:
         """Steps of a run, by the number of real training slices (Section 3.4)."""
@@ -373,11 +370,11 @@ def single_run(
 
     begun = segmentors.train(run_dir, slices, plan, settings.seed, begin)
     scores = segmentation.score(segmentors.predict, held_out_slices)
-    nets = segmentors.nets
+    nets, size, spec = segmentors.nets, settings.image_size, source.spec
     draw(nets, held_out_slices, run_dir / "segmentation.png")
     description = {
-        **data.preprocessing(settings.image_size, source.slices, source.spec),
-        "spec": source.spec.as_dict(),
+        **data.preprocessing(size, source.slices, spec),
+        "spec": spec.as_dict(),
         "training_subjects": [subject.name for subject in real],
         **inputs.of_export(fixed),
         "initialised_from": begun["initialised_from"],
@@ -388,7 +385,7 @@ def single_run(
         run_dir,
         "segmentor",
         list(nets.values()),
-        {"segment": lesion_components.endpoint(nets, settings.image_size, source.spec)},
+        {"segment": lesion_components.endpoint(nets, size, spec, settings.label_loss)},
         description,
     )
     weights.finish(run_dir, nets, description, iterations)

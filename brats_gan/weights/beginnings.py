@@ -327,6 +327,7 @@ def _remedy(stored, stage, build):
 
 
 def _flag(name, value):
+    name = "spectral_norm" if name == "spectral" else name
     if value is None:
         return f"(no --{name})"
     if isinstance(value, bool):

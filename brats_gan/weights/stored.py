@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from brats_gan import lesion_components, multimodal, runs, structural
+from brats_gan import lesion_components, losses, multimodal, runs, structural
 from brats_gan.lazy import tf
 from brats_gan.spec import of_description
 
@@ -16,6 +16,15 @@ BUILDERS = {
     "structural": structural.build,
     "multimodal": multimodal.build,
     "segmentation": lesion_components.build,
+}
+# What arguments of the builders must be, where a wrong one would build other networks.
+_SWITCHES = """spectral code_game code_norm output_norm leaky_relu conditional_norm
+norm_everywhere label_modulation map_modulation style""".split()
+KINDS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(_SWITCHES, lambda value: isinstance(value, bool)),
+    "category": lambda value: value in losses.CATEGORY_LOSSES,
+    "image_size": lambda value: type(value) is int and value > 0,
+    "width": lambda value: type(value) is int and value > 0,
 }
 SHOWN = 3  # variables of a network that a message names
 
@@ -178,7 +187,8 @@ def build(stored: Stored) -> dict[str, tf.keras.Model]:
     """The networks that the weights belong to, with weights of their own.
 
     Raises:
-        RunError: this version builds no such networks.
+        RunError: this version builds no such networks, or the description of them is
+            damaged.
     """
     build = BUILDERS[stored.description["stage"]]
     arguments = stored.description["build"]
@@ -190,4 +200,17 @@ def build(stored: Stored) -> dict[str, tf.keras.Model]:
         )
     if "spec" in inspect.signature(build).parameters:
         arguments = {**arguments, "spec": of_description(stored.description)}
-    return build(**arguments)
+    wrong = [
+        f"{name}={value!r}"
+        for name, value in arguments.items()
+        if name in KINDS and not KINDS[name](value)
+    ]
+    try:
+        if not wrong:
+            return build(**arguments)
+    except (TypeError, ValueError) as error:
+        wrong = [str(error)]
+    raise runs.RunError(
+        f"{stored.source} does not say how its networks are built ({wrong[0]}). Use "
+        f"{version(stored)}, or give other weights"
+    )
