@@ -12,7 +12,6 @@ from absl import logging
 
 from brats_gan import (
     data,
-    figures,
     io,
     lesion_components,
     precision,
@@ -22,9 +21,8 @@ from brats_gan import (
     weights,
 )
 from brats_gan.experiments import mixing, runner, tables
-from brats_gan.lazy import tf
 from brats_gan.spec import Spec
-from brats_gan.stages import beginning, inputs
+from brats_gan.stages import beginning, inputs, sheets
 
 SCRIPT = "eval_segmentation.py"
 # Flags that may differ when a command is started again: what to run, not how.
@@ -36,7 +34,6 @@ FREE = (
     "keep_checkpoints",
     "results",
 )
-SHOWN = 6  # rows of segmentation.png
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,21 +105,6 @@ class Scored(NamedTuple):
     results: Path  # lines of JSON
     line: dict | None  # of a single run
     tables: list[Path]  # files of the tables, where some are asked for
-
-
-def draw(nets: dict, slices: data.Slices, path: Path) -> None:
-    """The held-out slices with the largest lesions: images, label, prediction."""
-    lesion = [np.count_nonzero(slices.labels([row])) for row in range(len(slices))]
-    rows = sorted(np.argsort(lesion)[-40::7])[:SHOWN]
-    x = slices.intensities(rows)
-    predicted = lesion_components.segment(
-        nets, tf.constant(x[..., None]), spec=slices.spec
-    )
-    predicted = np.argmax(predicted, -1)[:, -1]
-    label = slices.labels(rows)
-    cells = [[*x[i], label[i], predicted[i]] for i in range(len(rows))]
-    titles = [*slices.spec.modalities, "label", "predicted"]
-    figures.sheet(cells, titles, path, label_columns=("label", "predicted"))
 
 
 def wanted(settings: Settings) -> list[tuple]:
@@ -371,7 +353,7 @@ def single_run(
     begun = segmentors.train(run_dir, slices, plan, settings.seed, begin)
     scores = segmentation.score(segmentors.predict, held_out_slices)
     nets, size, spec = segmentors.nets, settings.image_size, source.spec
-    draw(nets, held_out_slices, run_dir / "segmentation.png")
+    sheets.draw_segmentation(nets, held_out_slices, run_dir / "segmentation.png")
     description = {
         **data.preprocessing(size, source.slices, spec),
         "spec": spec.as_dict(),

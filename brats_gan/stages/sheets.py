@@ -1,4 +1,4 @@
-"""Sheets of pictures that stage 2 shows and leaves."""
+"""Sheets of pictures that stages 2 and 4 show and leave."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 from brats_gan import data, figures, lesion_components, multimodal
 from brats_gan.lazy import tf
 
-SHOWN = 4  # rows of a sheet
+SHOWN = 4  # rows of a sheet of stage 2
+SEGMENTED = 6  # rows of segmentation.png
 
 
 def largest_first(candidates: tf.Tensor) -> tf.Tensor:
@@ -70,3 +71,18 @@ def shown_batch(slices: data.Slices, all_labels: bool = False) -> dict:
     shown = dict(next(iter(batches)))
     shown["candidates"] = largest_first(shown["candidates"])
     return shown
+
+
+def draw_segmentation(nets: dict, slices: data.Slices, path: Path) -> None:
+    """The held-out slices with the largest lesions: images, label, prediction."""
+    lesion = [np.count_nonzero(slices.labels([row])) for row in range(len(slices))]
+    rows = sorted(np.argsort(lesion)[-40::7])[:SEGMENTED]
+    x = slices.intensities(rows)
+    predicted = lesion_components.segment(
+        nets, tf.constant(x[..., None]), spec=slices.spec
+    )
+    predicted = np.argmax(predicted, -1)[:, -1]
+    label = slices.labels(rows)
+    cells = [[*x[i], label[i], predicted[i]] for i in range(len(rows))]
+    titles = [*slices.spec.modalities, "label", "predicted"]
+    figures.sheet(cells, titles, path, label_columns=("label", "predicted"))
