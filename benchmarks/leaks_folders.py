@@ -73,7 +73,7 @@ class Folder:
 def kind_of(path: Path) -> str:
     """Which kind of folder it is; RunError where it is none."""
     if (path / "flags.txt").exists():
-        with (path / "flags.txt").open(encoding="utf-8") as file:
+        with (path / "flags.txt").open(encoding="utf-8", errors="replace") as file:
             script = file.readline().removeprefix("# ").strip()
         if script in KINDS:
             return KINDS[script]
