@@ -37,6 +37,7 @@ common_flags.count(
     "Length of a code behind dense layers, as in the paper, in place of "
     "--code_channels; a square, the authors' is 4096 (D26).",
     65536,
+    beginning.LEAST_CODE,
 )
 common_flags.beta()
 flags.DEFINE_enum(

@@ -803,6 +803,18 @@ def test_a_mistyped_or_missing_word_on_how_networks_are_built_is_a_clear_error(
     assert "RUN/weights" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "given", [{"label_removal": "no"}, {"beta": "0.07"}, {"style": 1}]
+)
+def test_an_option_of_another_kind_is_a_clear_error(given):
+    stored = weights.Stored(
+        "RUN/weights", {"stage": "multimodal", "options": given}, {}
+    )
+    (name,) = given
+    with pytest.raises(runs.RunError, match=f"RUN/weights has .*: {name}="):
+        weights.options(stored)
+
+
 @pytest.mark.parametrize("size", [33, 40, 50])
 def test_a_size_that_the_networks_cannot_halve_is_refused_by_name(size):
     for stage in STAGES:
@@ -816,8 +828,9 @@ def test_a_dense_code_needs_two_cells_a_side_and_a_square():
     kind = faithful.SCRIPTS["structural"][1]
     with pytest.raises(runs.RunError, match="--image_size=32 is too small"):
         kind(image_size=32, code_dim=16)
-    with pytest.raises(runs.RunError, match="--code_dim=60.*give 64"):
-        kind(image_size=64, code_dim=60)
+    for given, near in ((60, 64), (4, 16), (0, 16)):
+        with pytest.raises(runs.RunError, match=f"--code_dim={given}:.*give {near}"):
+            kind(image_size=64, code_dim=given)
     assert kind(image_size=64, code_dim=64).build()["code_dim"] == 64
 
 

@@ -12,6 +12,7 @@ from brats_gan import data, files, networks, precision, runs
 
 T = TypeVar("T")
 
+LEAST_CODE = 16  # numbers of a dense code: FD_f halves its side, and norms what is left
 FINAL_RATE = 0.05  # share of the peak rate at the last step of stages 1 and 2 (D39)
 
 # Settings as they were settled -> what flags.txt and exports name.
@@ -101,10 +102,11 @@ def require_size(image_size: int, multiple: int) -> None:
 
 def require_code_dim(code_dim: int, image_size: int) -> None:
     """RunError where a dense code (D26) has no square, or its layers no room."""
-    if math.isqrt(code_dim) ** 2 != code_dim:
+    if code_dim < LEAST_CODE or math.isqrt(code_dim) ** 2 != code_dim:
+        near = max(LEAST_CODE, round(math.sqrt(max(code_dim, 0))) ** 2)
         raise runs.RunError(
             f"--code_dim={code_dim}: FD_f sees the code as a square, so it must be the "
-            f"square of a whole number; give {round(math.sqrt(code_dim)) ** 2}"
+            f"square of a whole number, and {LEAST_CODE} or more; give {near}"
         )
     least = 2 * networks.DENSE_STRIDE
     if image_size < least:

@@ -65,7 +65,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         beginning.require_size(self.image_size, 32)
-        if self.code_dim:
+        if self.code_dim is not None:
             beginning.require_code_dim(self.code_dim, self.image_size)
         whole = beginning.all_weights(self.weights, structural.WEIGHTS)
         object.__setattr__(self, "weights", whole)

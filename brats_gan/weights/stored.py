@@ -165,7 +165,7 @@ def options(stored: Stored) -> multimodal.Options:
     """multimodal.Options of stored weights of stage 2.
 
     Raises:
-        RunError: this version has no such options.
+        RunError: this version has no such options, or they are of another kind.
     """
     given = stored.description.get("options", {})
     unknown = sorted(given.keys() - multimodal.Options().as_dict().keys())
@@ -173,6 +173,18 @@ def options(stored: Stored) -> multimodal.Options:
         raise runs.RunError(
             f"{stored.source} was written by another version of brats_gan: it has the "
             f"options {', '.join(unknown)}. Use {version(stored)}"
+        )
+    ours = multimodal.Options().as_dict()
+    wrong = [
+        f"{name}={value!r}"
+        for name, value in given.items()
+        if isinstance(value, str | bool) != isinstance(ours[name], str | bool)
+        or isinstance(value, bool) != isinstance(ours[name], bool)
+    ]
+    if wrong:
+        raise runs.RunError(
+            f"{stored.source} has an option that is none: {wrong[0]}. Use "
+            f"{version(stored)}, or give other weights"
         )
     return multimodal.Options(**given, spec=of_description(stored.description))
 
