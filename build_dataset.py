@@ -68,6 +68,13 @@ common_flags.number(
     0,
     1,
 )
+common_flags.all_labels()
+flags.DEFINE_bool(
+    "mask_images",
+    True,
+    "Set slices to 0 outside the mask and below 0.02, and fill holes of the mask; off, "
+    "keep them as they are generated, as in the paper (D40).",
+)
 common_flags.batch_size(16, "Attempts that are made at once.")
 common_flags.seed("Seeds codes and labels.")
 common_flags.cache_dir()

@@ -75,14 +75,7 @@ common_flags.batch_size(1, "Slices per step (Section 3.4).")
 common_flags.image_size(4)
 common_flags.width()
 common_flags.learning_rate(1e-4, "Learning rate of Adam (Section 3.4).")
-common_flags.number(
-    "final_rate",
-    1.0,
-    "Share of the learning rate at the last step; it falls over the second half of the "
-    "steps. 1 keeps it constant.",
-    0,
-    1,
-)
+common_flags.final_rate(1.0)
 common_flags.number("beta_1", 0.5, "beta_1 of Adam (Section 3.4).", 0, 0.9999)
 common_flags.number(
     "dropout",
@@ -91,6 +84,7 @@ common_flags.number(
     0,
     0.99,
 )
+common_flags.of_layers()
 common_flags.label_loss()
 common_flags.init_from("For a single run. ")
 flags.DEFINE_bool(

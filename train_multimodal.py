@@ -14,6 +14,7 @@ from brats_gan import (
     multimodal,
     runs,
 )
+from brats_gan.stages import beginning
 from brats_gan.stages import multimodal as stage
 
 common_flags.data_dir()
@@ -46,6 +47,7 @@ flags.DEFINE_enum(
 )
 common_flags.beta()
 common_flags.learning_rate()
+common_flags.final_rate(beginning.FINAL_RATE)
 common_flags.precision()
 common_flags.seed()
 _DETERMINISTIC = common_flags.deterministic()
@@ -57,6 +59,12 @@ flags.DEFINE_bool(
 flags.DEFINE_enum(
     "image_norm", "absolute", ["absolute", "squared"], "Norm of image differences (D9)."
 )
+flags.DEFINE_bool(
+    "image_class_weights",
+    True,
+    "Pixels of lesions count more in image differences; off, all alike, as in the "
+    "paper (D9).",
+)
 flags.DEFINE_enum(
     "category",
     "entropy",
@@ -67,6 +75,13 @@ common_flags.label_loss()
 flags.DEFINE_bool(
     "conditional_norm", True, "Conditional instance normalisation in DC (D16)."
 )
+flags.DEFINE_bool(
+    "norm_everywhere",
+    False,
+    "Instance norm in all blocks of DC, as in the paper; off, not in those of the "
+    "image's size (D29).",
+)
+common_flags.of_layers()
 flags.DEFINE_bool(
     "label_modulation", True, "SPADE-style modulation of DC by the label (D19)."
 )
@@ -105,8 +120,20 @@ flags.DEFINE_bool(
     "lesion_removal", True, "Remove the edges of its own lesion from f (Section 2.5)."
 )
 flags.DEFINE_bool(
+    "label_removal",
+    True,
+    "Remove the edges inside the label that f is fused with too, and compare maps "
+    "outside of lesions only (D24). Nothing without --lesion_removal is removed.",
+)
+flags.DEFINE_bool(
     "placement_test", True, "Insert only labels that fit the brain (Section 2.5)."
 )
+flags.DEFINE_bool(
+    "move_labels",
+    True,
+    "Move labels at random before they are inserted; off, as in Section 2.5 (D44).",
+)
+common_flags.all_labels()
 common_flags.number(
     "first_phase",
     multimodal.FIRST_PHASE,

@@ -6,6 +6,7 @@ Section 2.3 and Figure 2 of the paper. Start the same command again to continue 
 from absl import flags
 
 from brats_gan import common_flags, losses, runs, structural
+from brats_gan.stages import beginning
 from brats_gan.stages import structural as stage
 
 common_flags.data_dir()
@@ -30,6 +31,14 @@ common_flags.width("mask_width", None, "Base width of MASK; --width if unset.")
 common_flags.count(
     "code_channels", 4, "Channels of the code for each 8 x 8 pixels (D26).", 1024
 )
+common_flags.count(
+    "code_dim",
+    None,
+    "Length of a code behind dense layers, as in the paper, in place of "
+    "--code_channels; a square, the authors' is 4096 (D26).",
+    65536,
+    beginning.LEAST_CODE,
+)
 common_flags.beta()
 flags.DEFINE_enum(
     "map_loss", "entropy", list(losses.MAP_LOSSES), "Loss of a reconstructed map (D27)."
@@ -39,6 +48,16 @@ flags.DEFINE_bool(
 )
 flags.DEFINE_bool(
     "spectral_norm", True, "Spectral norm in D_f in place of instance norm (D31)."
+)
+flags.DEFINE_bool(
+    "code_norm", False, "Instance norm in DC_f and FD_f, as the authors' (D17)."
+)
+common_flags.of_layers()
+flags.DEFINE_bool(
+    "code_fit",
+    True,
+    "Maps are of codes as training maps have, and as dense as these; off, of z itself, "
+    "with an edge above one half, as in the paper (D25).",
 )
 flags.DEFINE_bool(
     "judge_rebuilt", True, "D_f judges reconstructed maps beside generated ones (D30)."
@@ -53,6 +72,7 @@ common_flags.input_noise(
     structural.Options().input_noise, "Noise on the input of D_f, sd."
 )
 common_flags.learning_rate()
+common_flags.final_rate(beginning.FINAL_RATE)
 common_flags.precision()
 common_flags.seed()
 common_flags.deterministic()

@@ -16,7 +16,10 @@ import subprocess
 import sys
 
 import numpy as np
-from absl import app, flags
+from absl import flags
+
+from benchmarks import judges
+from brats_gan import data, io, runs
 
 _DATA = flags.DEFINE_string("data_dir", None, "BraTS folder.", required=True)
 _JUDGE_DATA = flags.DEFINE_string(
@@ -159,9 +162,20 @@ def table(stage, rows, shown):
     return "\n".join([*lines, "| *real images* | " + " | ".join(cells) + " |"])
 
 
+def require_unseen_judges():
+    """DataError where judges would learn from whom the runs are to hold out: said
+    before hours of training, by the split that the runs will draw."""
+    source = data.Source(_DATA.value, held_out=_HELD_OUT.value, check=False)
+    _, held_out, split = source.subjects(pathlib.Path(_OUTPUT.value))
+    found = io.find_subjects(_JUDGE_DATA.value)
+    where = f"--judge_data_dir={_JUDGE_DATA.value}"
+    judges.require_unseen(found, where, held_out, split)
+
+
 def main(argv):
-    if argv[1:]:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    del argv  # checked by runs.main
+    if _JUDGE_DATA.value:
+        require_unseen_judges()
     for stage, rows, shown in (
         ("structural", STRUCTURAL, SHOWN_1),
         ("multimodal", MULTIMODAL, SHOWN_2),
@@ -170,4 +184,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    runs.main(main)

@@ -38,7 +38,7 @@ GOOD = OUTCOMES[:2]
 _TRACE = re.compile(
     r"Traceback|^Exception ignored|Fatal Python error|core dumped|Check failed", re.M
 )
-_NAMED = re.compile(r"(--\w+|/\w+|flag |x{250})")
+_NAMED = re.compile(r"(--\w+|/\w+|flag |x{250}|\\udc)")  # or the path that was given
 _SENTENCE = re.compile(r"^(error: |FATAL Flags|.*Error: |.* needs --)", re.M)
 
 

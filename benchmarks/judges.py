@@ -13,7 +13,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from brats_gan import data, layers, precision, runs, spec
+from brats_gan import data, files, layers, precision, runs, spec
+from brats_gan.data import records
+from brats_gan.io import patients
 
 CLASS_WEIGHTS = (0.7, 5.0, 2.0, 8.0, 4.0)  # lesions are small, rims smallest
 BATCH = 8  # slices a step, three of them with a lesion for certain
@@ -125,17 +127,56 @@ def train(slices, sights, seed, steps, width):
     return nets
 
 
-def trained(slices, sights, seed, steps, width, folder=None):
+def require_unseen(subjects, where, held_out, split, read=None, in_range=None):
+    """Refuses judges that would learn from a patient whom a run holds out.
+
+    Args:
+        subjects: io.Subject that the judges learn from.
+        where: what messages call them.
+        held_out: io.Subject that runs hold out, as far as they are at hand.
+        split: {"test": names of all that are held out, "patient_pattern": or None}.
+        read: subjects -> data.Slices, to know a subject again in files of another kind;
+            None where files alone are to tell.
+        in_range: the slices that it reads, half-open.
+
+    Returns:
+        The record (data.records) of `subjects`, all of them as trained on.
+
+    Raises:
+        DataError: names both subjects.
+    """
+    names = [subject.name for subject in subjects]
+    ours = {"split": {**split, "train": []}, "subjects": records.of_files(held_out)}
+    theirs = {"split": {"train": names, "test": []}, "subjects": {}}
+    known = patients.shared(split["test"], names, *records.patterns(ours))
+    if known:
+        raise files.DataError(
+            f"{where}: has {patients.described(known)}, whom the runs hold out: what "
+            "judges find in them would say nothing of unseen patients. Name a folder "
+            "without them."
+        )
+    theirs["subjects"] = records.of_files(subjects)
+    records.require_unseen(ours, theirs, where, held_out)
+    if read is not None:
+        for record, of_side in ((theirs, subjects), (ours, held_out)):
+            slices = read(of_side)
+            record["subjects"] = records.of_slices(slices, of_side)
+            record |= {"image_size": slices.image_size, "slices": list(in_range)}
+        records.require_unseen(ours, theirs, where, held_out)
+    return theirs
+
+
+def trained(slices, sights, seed, steps, width, folder=None, made_from=None):
     """As `train`; kept in `folder` for the next call on the same slices.
 
-    In the same precision: nets that were trained in another are others.
+    In the same precision: nets that were trained in another are others. `made_from`, a
+    record of the subjects, is kept with them, sealed, as DIGEST.json.
     """
     if folder is None:
         return train(slices, sights, seed, steps, width)
     size = slices.image_size
     key = repr((slices.names, len(slices), size, seed, steps, width))
-    key += precision_of(size, width)
-    key += hashlib.blake2b(slices.images([0])).hexdigest()
+    key += precision_of(size, width) + slices.fingerprint
     digest = hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
     paths = {
         sight: pathlib.Path(folder, f"{digest}-{''.join(map(str, sight))}.weights.h5")
@@ -154,6 +195,10 @@ def trained(slices, sights, seed, steps, width, folder=None):
         partial = path.with_name(f".part-{path.name}")
         nets[sight].save_weights(partial)
         partial.replace(path)
+    if made_from is not None:
+        digests = {path.name: records.digest(path) for path in paths.values()}
+        whole = files.sealed({"inputs": made_from, "files": digests})
+        files.write_json(pathlib.Path(folder, f"{digest}.json"), whole)
     return nets
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from brats_gan import (
     addons,
+    blocks,
     fusion,
     layers,
     losses,
@@ -224,11 +225,9 @@ def plain_layers():
 
     with (
         mock.patch.multiple(
-            networks,
-            ResizeConv2D=resize_convolution,
-            instance_norm=norm,
-            conditional_instance_norm=conditional_norm,
+            blocks, ResizeConv2D=resize_convolution, instance_norm=norm
         ),
+        mock.patch.object(networks, "conditional_instance_norm", conditional_norm),
         mock.patch.object(layers, "Adam", tf.keras.optimizers.Adam),
     ):
         yield

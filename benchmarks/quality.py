@@ -11,7 +11,8 @@ subject, four slices. Without --structural_run the maps are those of held-out re
 slices, which shows stage 2 alone. Lesions are found by independent U-Nets
 (benchmarks/judges.py), trained on real subjects with seeds of their own and kept in
 --judges_dir; they neither guide nor filter. A judge needs more subjects than the
-generator: --judge_data_dir names a larger folder of the same kind of data.
+generator: --judge_data_dir names a larger folder of the same kind of data, which must
+have nobody whom a run holds out, by patient or by content.
 
 Of several runs, the same split with other seeds, it shows the mean. Prints a table, the
 goals of this project beside what was reached, and, last, everything as one line of
@@ -220,19 +221,33 @@ def mean_of(tables):
     return mean
 
 
-def judges_of(training, in_range):
-    """{sight: U-Net} by the flags."""
-    subjects = training
-    if _JUDGE_DATA.value:
-        found = io.find_subjects(_JUDGE_DATA.value)
-        subjects = data.Slices(found, training.image_size, in_range, _CACHE.value)
+def judges_of(subjects, held_out, split, read, in_range):
+    """{sight: U-Net} by the flags.
+
+    Args:
+        subjects: io.Subject that judges learn from, if the flags name no others.
+        held_out: io.Subject that the runs hold out.
+        split: {"test": their names, "patient_pattern": or None}.
+        read: subjects -> data.Slices.
+        in_range: the slices that it reads, half-open.
+
+    Raises:
+        DataError: one of those held out would be learnt from.
+    """
+    where = f"--judge_data_dir={_JUDGE_DATA.value}"
+    if not _JUDGE_DATA.value:
+        where = _DATA.value
+    else:
+        subjects = io.find_subjects(_JUDGE_DATA.value)
+    made_from = judges.require_unseen(subjects, where, held_out, split, read, in_range)
     return judges.trained(
-        subjects,
+        read(subjects),
         scoring.SIGHTS,
         _JUDGE_SEED.value,
         _JUDGE_STEPS.value,
         _JUDGE_WIDTH.value,
         _JUDGES.value,
+        made_from,
     )
 
 
@@ -308,7 +323,11 @@ def main(argv):
     tf.keras.mixed_precision.set_global_policy("float32")
     size, beta = int(settings["image_size"]), float(settings["beta"])
     in_range = io.parse_slices(settings["slices"])
-    split = data.load_split(pathlib.Path(run_dir, "split.json"))
+    of_runs = [
+        data.load_split(pathlib.Path(each, "split.json"))
+        for each in (*_MULTIMODAL.value, *_STRUCTURAL.value)
+    ]
+    split = of_runs[0]
     found = io.find_subjects(_DATA.value, patient_pattern=split.get("patient_pattern"))
     by_name = {subject.name: subject for subject in found}
     missing = sorted({*split["train"], *split["test"]} - by_name.keys())
@@ -317,15 +336,22 @@ def main(argv):
             f"{_DATA.value} lacks {', '.join(missing)}, which {run_dir}/split.json "
             "names; give the --data_dir that the run was trained on"
         )
+
+    def read(subjects):
+        return data.Slices(subjects, size, in_range, _CACHE.value)
+
     training, held_out = (
-        data.Slices(
-            [by_name[name] for name in split[side]], size, in_range, _CACHE.value
-        )
-        for side in ("train", "test")
+        read([by_name[name] for name in split[side]]) for side in ("train", "test")
     )
     parts = set(_ONLY.value)
     judged = _MULTIMODAL.value and parts & {"lesions", "distances"}
-    nets = judges_of(training, in_range) if judged else None
+    nets = None
+    if judged:
+        all_held_out = {name for each in of_runs for name in each["test"]}
+        apart = [by_name[name] for name in sorted(all_held_out & by_name.keys())]
+        learnt = [by_name[name] for name in split["train"]]
+        unseen = {**split, "test": sorted(all_held_out)}
+        nets = judges_of(learnt, apart, unseen, read, in_range)
 
     tables, shown = [], None
     for run_dirs in itertools.zip_longest(

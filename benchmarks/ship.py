@@ -82,7 +82,7 @@ def expected(folder):
     nets = weights.networks(maps, structural.GENERATOR_SIDE)
     rng = np.random.default_rng(0)
     code = rng.standard_normal([SAMPLES, len(maps.found.mean)], np.float32)
-    moved = maps.found.mean + code @ maps.found.factor.T
+    moved = structural.moved(code, maps.found)
     size = maps.description["image_size"]
     f = (rng.random([SAMPLES, size, size, 1]) < 0.1).astype(np.float32)
     label = np.zeros([SAMPLES, size, size], np.int32)

@@ -8,9 +8,11 @@ __version__ = "0.2.0"
 lazy.load(
     __name__,
     "addons",
+    "blocks",
     "code_bank",
     "figures",
     "layers",
+    "map_networks",
     "networks",
     "schedules",
     "synthesis",

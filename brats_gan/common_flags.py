@@ -219,12 +219,55 @@ def input_noise(default: float, help: str) -> flags.FlagHolder[float]:
     return number("input_noise", default, help, 0, 1)
 
 
+def final_rate(default: float) -> flags.FlagHolder[float]:
+    return number(
+        "final_rate",
+        default,
+        "Share of the learning rate at the last step; it falls over the second half of "
+        "the steps. 1 keeps it constant, as the paper (D39).",
+        0,
+        1,
+    )
+
+
+def of_layers() -> None:
+    """The flags --output_norm, --initialization and --leaky_relu, of all networks."""
+    flags.DEFINE_bool(
+        "output_norm",
+        False,
+        "Instance norm on output convolutions too, as the authors' (D11).",
+    )
+    flags.DEFINE_enum(
+        "initialization",
+        "he_normal",
+        ["he_normal", "mean_filter"],
+        "How weights begin: mean_filter is the authors', in which every filter is a "
+        "mean with noise of 1e-6 (D11).",
+    )
+    flags.DEFINE_bool(
+        "leaky_relu",
+        True,
+        "LeakyReLU(0.2) in discriminators, ReLU elsewhere; off, ReLU up to 100 in all, "
+        "as the authors' code comes to (D11).",
+    )
+
+
+def all_labels() -> flags.FlagHolder[bool]:
+    return flags.DEFINE_bool(
+        "all_labels",
+        False,
+        "Draw the labels that are inserted from all slices alike, as the paper; off, "
+        "from slices with a lesion, and a share of them empty (D23).",
+    )
+
+
 def label_loss() -> flags.FlagHolder[str]:
     return flags.DEFINE_enum(
         "label_loss",
         "weighted",
         list(losses.LABEL_LOSSES),
-        "Loss of predicted labels (D12).",
+        "Loss of predicted labels (D12): squared is the paper's, squared_sigmoid as in "
+        "the authors' code, where a pixel may be of several classes.",
     )
 
 

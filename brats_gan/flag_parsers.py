@@ -54,11 +54,12 @@ class StepsPerCall(flags.ArgumentParser):
 class FolderParser(flags.ArgumentParser):
     """What flags of folders and files take: a path, whose ~ is the home folder.
 
-    A shell leaves it alone behind the = of a flag.
+    A shell leaves it alone behind the = of a flag. What is empty, as of an unset
+    variable of the shell, is not given: it would be the folder that the shell is in.
     """
 
-    def parse(self, argument: str) -> str:
-        return os.path.expanduser(argument) if argument else argument
+    def parse(self, argument: str) -> str | None:
+        return os.path.expanduser(argument) if argument else None
 
     def flag_type(self) -> str:
         return "path"

@@ -86,7 +86,7 @@ def transform_pair(
 
 
 def place_label(
-    candidates: tf.Tensor, background: tf.Tensor, seed: tf.Tensor
+    candidates: tf.Tensor, background: tf.Tensor, seed: tf.Tensor, move: bool = True
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Picks, for each brain, the first candidate label that fits after a random move.
 
@@ -98,16 +98,19 @@ def place_label(
         candidates: [B, K, H, W] uint8 labels to try, in order.
         background: [B, H, W, 1], 1 outside the brain.
         seed: [2] int32.
+        move: False: candidates are tried where they are.
 
     Returns:
         label [B, H, W] uint8, tries [B] int32 in 1..K, fitted [B] bool.
     """
     shape = tf.shape(candidates)
     batch, count, height, width = shape[0], shape[1], shape[2], shape[3]
-    flat = tf.reshape(candidates, [batch * count, height, width])
-    transforms = random_transforms(batch * count, (height, width), seed)
-    moved = transform_label(flat, transforms)
-    moved = tf.reshape(moved, [batch, count, height, width])
+    moved = candidates
+    if move:
+        flat = tf.reshape(candidates, [batch * count, height, width])
+        transforms = random_transforms(batch * count, (height, width), seed)
+        moved = transform_label(flat, transforms)
+        moved = tf.reshape(moved, [batch, count, height, width])
 
     brain = background[:, None, :, :, 0] <= 0.5
     outside = tf.reduce_sum(

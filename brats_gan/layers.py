@@ -67,9 +67,15 @@ class InstanceNormalization(tf.keras.layers.Layer):
     Equal numbers, and the stage-2 step takes half the time (docs/deviations.md, D20).
     """
 
+    def __init__(self, gamma_initializer: Any = "ones", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.gamma_initializer = tf.keras.initializers.get(gamma_initializer)
+
     def build(self, input_shape: tf.TensorShape | tuple[int | None, ...]) -> None:
         channels = (input_shape[-1],)
-        self.gamma = self.add_weight(name="gamma", shape=channels, initializer="ones")
+        self.gamma = self.add_weight(
+            name="gamma", shape=channels, initializer=self.gamma_initializer
+        )
         self.beta = self.add_weight(name="beta", shape=channels, initializer="zeros")
         super().build(input_shape)
 
@@ -89,13 +95,15 @@ class ConditionalInstanceNormalization(tf.keras.layers.Layer):
         return _normalise(x, gain[:, None, None], offset[:, None, None])
 
 
-def instance_norm(name: str | None = None) -> InstanceNormalization:
+def instance_norm(
+    name: str | None = None, gamma_initializer: Any = "ones"
+) -> InstanceNormalization:
     """Layer: every channel of every image to mean 0, variance 1 over its pixels.
 
     [B, H, W, C] -> [B, H, W, C], then a learnt gain and offset a channel. Computed
     in float32, also where the convolutions around it run in bfloat16.
     """
-    return InstanceNormalization(name=name, dtype="float32")
+    return InstanceNormalization(gamma_initializer, name=name, dtype="float32")
 
 
 def conditional_instance_norm(

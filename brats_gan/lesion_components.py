@@ -12,37 +12,48 @@ from brats_gan.spec import BRATS, Spec
 SCHEMES = ("single", "shared_encoder", "multiple")
 
 
-def build(scheme: str, image_size: int, width: int = 64, spec: Spec = BRATS) -> dict:
+def build(
+    scheme: str,
+    image_size: int,
+    width: int = 64,
+    spec: Spec = BRATS,
+    output_norm: bool = False,
+    initialization: str = "he_normal",
+    leaky_relu: bool = True,
+) -> dict:
     """The networks of a scheme, by name.
 
     single: one SEG for all modalities. shared_encoder: one EC_l, and one DC_l per
     modality. multiple: one SEG per modality. four_channel is not in the paper's text,
     but its code ran it for Table 2: one SEG with the registered modalities as channels.
+    output_norm, initialization and leaky_relu are D11, see blocks.Make.
     """
+    make = networks.Make(output_norm, initialization, leaky_relu)
+    options = {"labels": spec.num_labels, "make": make}
     names, labels = spec.modalities, spec.num_labels
     if scheme == "single":
-        return {"SEG": networks.build_segmentor(image_size, width, labels=labels)}
+        return {"SEG": networks.build_segmentor(image_size, width, **options)}
     if scheme == "shared_encoder":
         decoders = {
             f"DC_l_{name}": networks.build_decoder(
-                image_size // 4, width, labels, name=f"DC_l_{name}"
+                image_size // 4, width, labels, name=f"DC_l_{name}", make=make
             )
             for name in names
         }
         return {
-            "EC_l": networks.build_encoder(image_size, width, name="EC_l"),
+            "EC_l": networks.build_encoder(image_size, width, name="EC_l", make=make),
             **decoders,
         }
     if scheme == "multiple":
         return {
             f"SEG_{name}": networks.build_segmentor(
-                image_size, width, name=f"SEG_{name}", labels=labels
+                image_size, width, name=f"SEG_{name}", **options
             )
             for name in names
         }
     if scheme == "four_channel":
         channels = spec.num_modalities
-        segmentor = networks.build_segmentor(image_size, width, channels, labels=labels)
+        segmentor = networks.build_segmentor(image_size, width, channels, **options)
         return {"SEG": segmentor}
     raise ValueError(f"unknown scheme {scheme!r}; one of {SCHEMES} or 'four_channel'")
 
@@ -104,17 +115,22 @@ def logits(
     return tf.reshape(nets["SEG"](tf.reshape(x, merged), training=training), apart)
 
 
-def endpoint(nets: dict, image_size: int, spec: Spec = BRATS) -> tuple:
+def endpoint(
+    nets: dict, image_size: int, spec: Spec = BRATS, label_loss: str = "weighted"
+) -> tuple:
     """(function, signature) of the SavedModel's `segment`.
 
     images [B, H, W, M] in [0, 1] -> label [B, N, H, W] int32 and probabilities
-    [B, N, H, W, L]; N is M, or 1 for four_channel. Other intensities fail.
+    [B, N, H, W, L]; N is M, or 1 for four_channel. Other intensities fail. Where
+    label_loss trained each class by itself, probabilities of a pixel do not sum to 1.
     """
 
     def segment_images(images):
         images = signatures.intensities(images)
         x = tf.stack(tf.split(images, spec.num_modalities, -1), 1)
-        probabilities = segment(nets, x, spec=spec)
+        label_r = logits(nets, x, spec=spec)
+        by_class = label_loss == "squared_sigmoid"
+        probabilities = (tf.sigmoid if by_class else tf.nn.softmax)(label_r)
         label = tf.argmax(probabilities, -1, tf.int32)
         return {"label": label, "probabilities": probabilities}
 

@@ -12,6 +12,7 @@ counts the labels, background included.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 
 from brats_gan.lazy import tf
@@ -117,15 +118,11 @@ def feature_matching(real: list, rebuilt: list) -> dict:
 
     Two lists of [B, h, w, C], of pairs that should be alike.
     """
-    return {
-        "feature": tf.add_n(
-            [
-                tf.reduce_mean(tf.abs(one - other))
-                for one, other in zip(real, rebuilt, strict=True)
-            ]
-        )
-        / len(real)
-    }
+    distances = [
+        tf.reduce_mean(tf.abs(one - other))
+        for one, other in zip(real, rebuilt, strict=True)
+    ]
+    return {"feature": tf.add_n(distances) / len(real)}
 
 
 def accuracy(real_score: tf.Tensor, *made_scores: tf.Tensor) -> tf.Tensor:
@@ -250,7 +247,7 @@ def image_distance(
     Args:
         x, y: [B, H, W, 1], same shape.
         label: [B, H, W] integers; given, a pixel counts by its class
-            (D9). None: all pixels count 1.
+            (D9). None: all pixels count 1, as in the paper.
         norm: "absolute", or "squared" as in the paper (D9).
         class_weights: weight of a pixel by its label, see spec.Spec.image_weights.
     """
@@ -284,7 +281,7 @@ def cycle(
     Args:
         x: [B, H, W, 1].
         x_cr: [J, B, H, W, 1], x translated to J other modalities and back. With J = 1
-            (D18) there is no pair to compare, and the second term is 0.
+            (D18) there is no pair to compare: the second term is 0 and trains nothing.
         label, norm, class_weights: see image_distance.
     """
     ways = x_cr.shape[0]
@@ -334,8 +331,7 @@ def code_tie(code: tf.Tensor, code_s: tf.Tensor) -> dict:
 def structure(f: tf.Tensor, f_g: tf.Tensor) -> dict:
     """L_f = |f - f_{g,i}|^2 with f_{g,i} = Alg1(x_{g,i}).
 
-    Both [B, H, W, 1]; inside the inserted lesion the caller sets both to 0, for f has
-    no edge there and the image must.
+    Both [B, H, W, 1]; inside lesions the caller sets both to 0 (D24).
     """
     return {"structure": difference(f, f_g)}
 
@@ -352,16 +348,16 @@ def registration(
 
 
 def label_squared(
-    label: tf.Tensor, logits: tf.Tensor, class_weights: Sequence[float] = ()
+    label: tf.Tensor, logits: tf.Tensor, _: object = None, sigmoid: bool = False
 ) -> tf.Tensor:
     """|label - label_r|^2 on one-hot classes: the paper's lesion loss (D12).
 
-    [...], [..., L] -> scalar, with label_r = softmax(logits). L_les,1, L_les,2 and
-    L_seg are all this one, in which all labels weigh alike.
+    [...], [..., L] -> scalar; label_r is softmax(logits), or with `sigmoid` that of
+    each class, as the authors'. It is L_les,1, L_les,2 and L_seg; all classes weigh
+    alike, whatever weights of classes the third argument has.
     """
-    del class_weights
     onehot = tf.one_hot(tf.cast(label, tf.int32), logits.shape[-1])
-    return difference(onehot, tf.nn.softmax(logits))
+    return difference(onehot, (tf.sigmoid if sigmoid else tf.nn.softmax)(logits))
 
 
 def label_weighted(
@@ -389,7 +385,11 @@ def label_weighted(
     return tf.reduce_mean(weight * entropy) + 1.0 - tf.reduce_mean(dice)
 
 
-LABEL_LOSSES = {"weighted": label_weighted, "squared": label_squared}
+LABEL_LOSSES = {
+    "weighted": label_weighted,
+    "squared": label_squared,
+    "squared_sigmoid": functools.partial(label_squared, sigmoid=True),
+}
 CATEGORY_LOSSES = {"entropy": category_entropy, "regression": category_regression}
 
 # --- Totals ---------------------------------------------------------------------------

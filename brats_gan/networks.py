@@ -1,82 +1,73 @@
 """Keras builders, one per network symbol of the paper; layer tables as the authors'.
 
 `width` is the paper's base width n (64 there). Code maps are a quarter of the image's
-side. Discriminators are PatchGANs. Output convolutions without normalisation, He-normal
-weights and a true leaky ReLU in discriminators are D11. DC has conditional instance
-normalisation (D16) but in its last blocks (D29), SPADE-style modulation by the label
-(D19) and by the map (D32), and a style (D33); the discriminators' spectral norm is D31.
-Output layers compute in float32 under any precision policy.
+side. Discriminators are PatchGANs. `make` is how layers are made (D11). DC has
+conditional instance normalisation (D16) but in its last blocks (D29), SPADE-style
+modulation by the label (D19) and by the map (D32), and a style (D33); the
+discriminators' spectral norm is D31. Output layers compute in float32 under any
+precision policy. The networks of codes of maps are in map_networks.
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-from brats_gan.layers import (
-    ResizeConv2D,
-    SpectralConv2D,
-    conditional_instance_norm,
-    instance_norm,
+from brats_gan import blocks
+from brats_gan.blocks import MAKE, Make
+from brats_gan.layers import SpectralConv2D, conditional_instance_norm
+from brats_gan.map_networks import (
+    CODE_STRIDE,
+    DENSE_STRIDE,
+    MATCHED,
+    build_map_code_discriminator,
+    build_map_decoder,
+    build_map_discriminator,
+    build_map_encoder,
+    map_code_dim,
 )
 from brats_gan.spec import BRATS, Spec
+
+__all__ = [
+    "CODE_STRIDE",
+    "DENSE_STRIDE",
+    "MAKE",
+    "MATCHED",
+    "Make",
+    "build_code_discriminator",
+    "build_conditional_decoder",
+    "build_decoder",
+    "build_discriminator",
+    "build_encoder",
+    "build_map_code_discriminator",
+    "build_map_decoder",
+    "build_map_discriminator",
+    "build_map_encoder",
+    "build_mask",
+    "build_segmentor",
+    "heaviest_convolution",
+    "map_code_dim",
+    "num_lesion_maps",
+    "num_maps",
+]
 
 layers = tf.keras.layers
 
 
-def _conv(
-    x, filters, kernel=3, strides=1, bias=False, dtype=None, name=None, doubled=False
-):
-    options = {"kernel_initializer": "he_normal", "dtype": dtype, "name": name}
-    if doubled:
-        return ResizeConv2D(filters, use_bias=bias, **options)(x)
-    return layers.Conv2D(filters, kernel, strides, "same", use_bias=bias, **options)(x)
-
-
-def _block(x, filters, strides=1, norm=True, doubled=False):
-    """Conv 3x3, instance norm, ReLU; doubled: the image is enlarged twofold first."""
-    x = _conv(x, filters, strides=strides, bias=not norm, doubled=doubled)
-    if norm:
-        x = instance_norm()(x)
-    return layers.ReLU()(x)
-
-
-def _spectral_block(x, filters, kernel, strides):
-    """Conv with spectral norm, LeakyReLU(0.2): this block keeps amplitude (D31)."""
-    x = SpectralConv2D(filters, kernel, strides, kernel_initializer="he_normal")(x)
-    return layers.LeakyReLU(0.2)(x)
-
-
-def _leaky_block(x, filters, kernel, strides, norm=True):
-    """Conv, instance norm, LeakyReLU(0.2): the block of the discriminators."""
-    x = _conv(x, filters, kernel, strides, bias=not norm)
-    if norm:
-        x = instance_norm()(x)
-    return layers.LeakyReLU(0.2)(x)
-
-
-def _output(x, channels, activation=None, name=None):
-    """The last convolution: bias, no norm, float32."""
-    x = _conv(x, channels, bias=True, dtype="float32", name=name)
-    if activation is None:
-        return x
-    return layers.Activation(activation, dtype="float32")(x)
-
-
 def build_encoder(
-    size: int, width: int = 64, channels: int = 1, name: str = "EC"
+    size: int, width: int = 64, channels: int = 1, name: str = "EC", make: Make = MAKE
 ) -> tf.keras.Model:
     """Builds EC, EC_R, EC_l and the encoder of MASK: image -> code.
 
     [B, size, size, channels] -> [B, size / 4, size / 4, 8 * width].
     """
     x = image = tf.keras.Input((size, size, channels))
-    x = _block(x, width)
-    x = _block(x, width)
-    x = _block(x, 2 * width, strides=2)  # size / 2
-    x = _block(x, 4 * width)
-    x = _block(x, 4 * width)
-    x = _block(x, 8 * width, strides=2)  # size / 4
-    x = _block(x, 8 * width)
+    x = blocks.block(x, width, make=make)
+    x = blocks.block(x, width, make=make)
+    x = blocks.block(x, 2 * width, strides=2, make=make)  # size / 2
+    x = blocks.block(x, 4 * width, make=make)
+    x = blocks.block(x, 4 * width, make=make)
+    x = blocks.block(x, 8 * width, strides=2, make=make)  # size / 4
+    x = blocks.block(x, 8 * width, make=make)
     return tf.keras.Model(image, x, name=name)
 
 
@@ -101,6 +92,7 @@ def build_decoder(
     channels: int = 1,
     activation: str | None = None,
     name: str = "DC_l",
+    make: Make = MAKE,
 ) -> tf.keras.Model:
     """Builds DC_l and the decoder of MASK: code -> maps of `channels` channels.
 
@@ -109,10 +101,11 @@ def build_decoder(
     code = tf.keras.Input((code_size, code_size, 8 * width))
 
     def block(x, filters, level, first, last):
-        return _block(x, filters, doubled=first)
+        return blocks.block(x, filters, doubled=first, make=make)
 
     x = _decoder_trunk(code, width, block)
-    return tf.keras.Model(code, _output(x, channels, activation), name=name)
+    maps = blocks.output(x, channels, activation, make)
+    return tf.keras.Model(code, maps, name=name)
 
 
 def heaviest_convolution(
@@ -135,119 +128,31 @@ def build_segmentor(
     channels: int = 1,
     name: str = "SEG",
     labels: int = BRATS.num_labels,
+    make: Make = MAKE,
 ) -> tf.keras.Model:
     """Builds SEG of EC_l and DC_l: [B, size, size, channels] -> logits [..., L]."""
     image = tf.keras.Input((size, size, channels))
-    code = build_encoder(size, width, channels, name="EC_l")(image)
-    logits = build_decoder(size // 4, width, labels)(code)
+    code = build_encoder(size, width, channels, name="EC_l", make=make)(image)
+    logits = build_decoder(size // 4, width, labels, make=make)(code)
     return tf.keras.Model(image, logits, name=name)
 
 
-def build_mask(size: int, width: int = 64, name: str = "MASK") -> tf.keras.Model:
+def build_mask(
+    size: int, width: int = 64, name: str = "MASK", make: Make = MAKE
+) -> tf.keras.Model:
     """Builds MASK: map -> probability of being outside the brain.
 
     [B, size, size, 1] -> [B, size, size, 1] in [0, 1].
     """
     f = tf.keras.Input((size, size, 1))
-    code = build_encoder(size, width, 1, name="EC_MASK")(f)
-    background = build_decoder(size // 4, width, 1, "sigmoid", name="DC_MASK")(code)
+    code = build_encoder(size, width, 1, name="EC_MASK", make=make)(f)
+    decoder = build_decoder(size // 4, width, 1, "sigmoid", name="DC_MASK", make=make)
+    background = decoder(code)
     return tf.keras.Model(f, background, name=name)
 
 
-CODE_STRIDE = 8  # pixels of the map a cell of its code (D26)
-
-
-def map_code_dim(size: int, code_channels: int) -> int:
-    """Length of the flat code of a map of this size."""
-    return (size // CODE_STRIDE) ** 2 * code_channels
-
-
-def build_map_encoder(
-    size: int, width: int = 64, code_channels: int = 4, name: str = "EC_f"
-) -> tf.keras.Model:
-    """Builds EC_f: map -> mean and log-variance of its code, both [B, code_dim].
-
-    [B, size, size, 1] in {0, 1}; size a multiple of CODE_STRIDE. The code is a grid,
-    code_channels numbers in each cell, flattened (D26).
-    """
-    x = f = tf.keras.Input((size, size, 1))
-    x = _block(x, width)
-    for filters, blocks in ((2, 2), (4, 3), (6, 2)):
-        x = _block(x, filters * width, strides=2)
-        for _ in range(blocks - 1):
-            x = _block(x, filters * width)
-
-    def head(name, initializer):
-        return layers.Conv2D(
-            code_channels, 1, dtype="float32", name=name, kernel_initializer=initializer
-        )(x)
-
-    flat = layers.Flatten(dtype="float32")
-    mean, logvar = flat(head("mean", "glorot_uniform")), flat(head("logvar", "zeros"))
-    return tf.keras.Model(f, [mean, logvar], name=name)
-
-
-def build_map_decoder(
-    size: int, width: int = 64, code_channels: int = 4, name: str = "DC_f"
-) -> tf.keras.Model:
-    """Builds DC_f: code -> logit of an edge at each pixel. No norm layers (D17).
-
-    [B, code_dim] -> [B, size, size, 1].
-    """
-    side = size // CODE_STRIDE
-    code = tf.keras.Input((map_code_dim(size, code_channels),))
-    x = layers.Reshape((side, side, code_channels))(code)
-    x = _block(x, 8 * width, norm=False)
-    for filters, blocks in ((6, 2), (4, 3), (2, 3)):
-        for index in range(blocks):
-            x = _block(x, filters * width, norm=False, doubled=index == 0)
-    x = _block(x, width, norm=False)
-    return tf.keras.Model(code, _output(x, 1), name=name)
-
-
-MATCHED = 3  # layers of D_f that a rebuilt map is compared in (D30)
-
-
-def build_map_discriminator(
-    size: int, width: int = 64, spectral: bool = True, name: str = "D_f"
-) -> tf.keras.Model:
-    """Builds D_f, a PatchGAN: map -> patch scores [B, size / 16, size / 16, 1].
-
-    The outputs of the first MATCHED blocks follow the scores, for feature matching
-    (D30). spectral: spectral norm and 4 x 4 kernels (D31); False: the authors' layers,
-    with instance normalisation, which removes amplitude.
-    """
-    x = f = tf.keras.Input((size, size, 1))
-    features = []
-    for index, filters in enumerate((2, 4, 8, 8)):
-        if spectral:
-            x = _spectral_block(x, filters * width, 4, 2)
-        else:
-            x = _leaky_block(x, filters * width, 3 if index else 5, 2)
-        features.append(layers.Activation("linear", dtype="float32")(x))
-    if spectral:
-        x = _spectral_block(x, 4 * width, 3, 1)
-        score = SpectralConv2D(1, 3, dtype="float32")(x)
-    else:
-        score = _output(_leaky_block(x, 4 * width, 3, 1), 1)
-    return tf.keras.Model(f, [score, *features[:MATCHED]], name=name)
-
-
-def build_map_code_discriminator(
-    size: int, width: int = 64, code_channels: int = 4, name: str = "FD_f"
-) -> tf.keras.Model:
-    """Builds FD_f: code [B, code_dim], as the grid that it is -> patch scores."""
-    side = size // CODE_STRIDE
-    code = tf.keras.Input((map_code_dim(size, code_channels),))
-    x = layers.Reshape((side, side, code_channels))(code)
-    for filters, kernel, strides in ((2, 7, 1), (2, 7, 1), (2, 5, 1), (4, 5, 2)):
-        x = _leaky_block(x, filters * width, kernel, strides, norm=False)
-    x = _leaky_block(x, 4 * width, 3, 1, norm=False)
-    return tf.keras.Model(code, _output(x, 1), name=name)
-
-
 def _conditional_block(
-    x, filters, condition, maps, norm=True, doubled=False, style=None
+    x, filters, condition, maps, norm=True, doubled=False, style=None, make=MAKE
 ):
     """Conv 3x3, conditional instance normalisation (D16), SPADE-style modulation, ReLU.
 
@@ -258,7 +163,8 @@ def _conditional_block(
     norm: False leaves the instance norm out (D29).
     doubled: the image is enlarged twofold before the convolution.
     """
-    x = _conv(x, filters, bias=condition is None and not norm, doubled=doubled)
+    bias = condition is None and not norm
+    x = blocks.conv(x, filters, bias=bias, doubled=doubled, make=make)
     if condition is not None:
         per_modality = {"use_bias": False, "dtype": "float32"}
         gain = layers.Dense(filters, kernel_initializer="ones", **per_modality)
@@ -278,7 +184,7 @@ def _conditional_block(
             x = layers.Multiply()([x, everywhere(gain)])
             x = layers.Add()([x, everywhere(offset)])
     elif norm:
-        x = instance_norm()(x)
+        x = blocks.norm_layer(make)(x)
     if maps is not None:
         # Zero weights at the start: maps change nothing until this is trained.
         by_pixel = {"padding": "same", "kernel_initializer": "zeros"}
@@ -286,7 +192,7 @@ def _conditional_block(
         offset = layers.Conv2D(filters, 3, **by_pixel)(maps)
         scaled = layers.Multiply(dtype="float32")([x, gain])
         x = layers.Add(dtype="float32")([x, scaled, offset])
-    return layers.ReLU()(x)
+    return blocks.relu(make)(x)
 
 
 def build_conditional_decoder(
@@ -298,6 +204,8 @@ def build_conditional_decoder(
     style_numbers: int = 0,
     name: str = "DC",
     spec: Spec = BRATS,
+    norm_everywhere: bool = False,
+    make: Make = MAKE,
 ) -> tf.keras.Model:
     """Builds DC: code, modality and maps -> MRI slice of that modality.
 
@@ -305,7 +213,7 @@ def build_conditional_decoder(
     instance normalisation in every block (D16); the maps of the lesion (D19) and the
     structural map (D32) by SPADE-style modulation in the last block of the last two
     resolutions and at the output; the style in every block (D33). Blocks at the image's
-    size have no norm (D29).
+    size have no norm (D29), unless norm_everywhere.
 
     Inputs: code [B, code_size, code_size, 8 * width]; condition [B, M] one-hot; maps
     [B, size, size, N], where size = 4 * code_size and N is num_maps of the two
@@ -329,15 +237,16 @@ def build_conditional_decoder(
     def block(x, filters, level, first, last):
         of_modality = condition if conditional_norm else None
         modulation = by_level.get(level) if last else None
+        norm = norm_everywhere or level < 2
         return _conditional_block(
-            x, filters, of_modality, modulation, level < 2, doubled=first, style=style
+            x, filters, of_modality, modulation, norm, first, style, make
         )
 
     beside = layers.Reshape((1, 1, spec.num_modalities))(condition)
     beside = layers.UpSampling2D(code_size)(beside)
     x = layers.Concatenate()([code, beside])
     x = _decoder_trunk(x, width, block)
-    logits = _output(x, 1)
+    logits = blocks.output(x, 1, make=make)
     if count:
         # A 1x1 convolution adds the intensity of each class to the output; it takes the
         # pixel alone, since rims are one or two pixels from what they enclose.
@@ -363,6 +272,7 @@ def build_discriminator(
     categories: int = BRATS.num_modalities,
     spectral: bool = True,
     name: str = "D",
+    make: Make = MAKE,
 ) -> tf.keras.Model:
     """Builds D, a PatchGAN: slice -> real/fake scores and category scores of patches.
 
@@ -376,23 +286,25 @@ def build_discriminator(
     x = image = tf.keras.Input((size, size, 1))
     if spectral:
         for filters in (1, 2, 4):
-            x = _spectral_block(x, filters * width, 4, 2)
-        x = _spectral_block(x, 4 * width, 3, 1)
-        y = _spectral_block(x, width, 3, 1)
+            x = blocks.spectral_block(x, filters * width, 4, 2, make)
+        x = blocks.spectral_block(x, 4 * width, 3, 1, make)
+        y = blocks.spectral_block(x, width, 3, 1, make)
         score = SpectralConv2D(1, 3, dtype="float32", name="score")(y)
     else:
         for filters, kernel in ((1, 5), (1, 5), (2, 3), (2, 3)):
-            x = _leaky_block(x, filters * width, kernel, 2)
-        score = _output(_leaky_block(x, width, 3, 1), 1, name="score")
-    category = _output(_leaky_block(x, width, 3, 1), categories, name="category")
+            x = blocks.leaky_block(x, filters * width, kernel, 2, make=make)
+        y = blocks.leaky_block(x, width, 3, 1, make=make)
+        score = blocks.scores(y, 1, "score", make)
+    y = blocks.leaky_block(x, width, 3, 1, make=make)
+    category = blocks.scores(y, categories, "category", make)
     return tf.keras.Model(image, [score, category], name=name)
 
 
 def build_code_discriminator(
-    code_size: int, width: int = 64, name: str = "FD"
+    code_size: int, width: int = 64, name: str = "FD", make: Make = MAKE
 ) -> tf.keras.Model:
     """Builds FD: code [B, code_size, code_size, 8 * width] -> patch scores."""
     x = code = tf.keras.Input((code_size, code_size, 8 * width))
     for kernel, strides in ((7, 2), (5, 2), (3, 1), (3, 1)):
-        x = _leaky_block(x, width, kernel, strides)
-    return tf.keras.Model(code, _output(x, 1), name=name)
+        x = blocks.leaky_block(x, width, kernel, strides, make=make)
+    return tf.keras.Model(code, blocks.scores(x, 1, make=make), name=name)

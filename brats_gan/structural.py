@@ -40,6 +40,7 @@ class Options(NamedTuple):
     soft_maps: bool = True  # D30: DC_f and D_f learn from f before its threshold
     input_noise: float = 0.05  # sd of the noise on what D_f sees
     judge_rebuilt: bool = True  # D30: D_f judges f_r too, not only f_g
+    code_fit: bool = True  # D25: f_g is of codes as training maps have, not of z
 
 
 def build(
@@ -49,22 +50,32 @@ def build(
     mask_width: int | None = None,
     spectral: bool = True,
     code_game: bool = False,
+    code_dim: int | None = None,
+    code_norm: bool = False,
+    output_norm: bool = False,
+    initialization: str = "he_normal",
+    leaky_relu: bool = True,
 ) -> dict:
     """The networks of the stage, by the paper's names.
 
     mask_width is MASK's own width: an outline is easily learnt, and MASK works on twice
     the images at full size, so a narrow one saves much of the step. None: as `width`.
-    spectral is D31; code_game has FD_f too (D36).
+    spectral is D31; code_game has FD_f too (D36). code_dim is D26, code_norm of DC_f
+    and FD_f D17; the rest is D11, see blocks.Make.
     """
+    make = networks.Make(output_norm, initialization, leaky_relu)
+    of_code = {"code_channels": code_channels, "code_dim": code_dim, "make": make}
     nets = {
-        "EC_f": networks.build_map_encoder(image_size, width, code_channels),
-        "DC_f": networks.build_map_decoder(image_size, width, code_channels),
-        "MASK": networks.build_mask(image_size, mask_width or width),
-        "D_f": networks.build_map_discriminator(image_size, width, spectral),
+        "EC_f": networks.build_map_encoder(image_size, width, **of_code),
+        "DC_f": networks.build_map_decoder(
+            image_size, width, code_norm=code_norm, **of_code
+        ),
+        "MASK": networks.build_mask(image_size, mask_width or width, make=make),
+        "D_f": networks.build_map_discriminator(image_size, width, spectral, make=make),
     }
     if code_game:
         nets["FD_f"] = networks.build_map_code_discriminator(
-            image_size, width, code_channels
+            image_size, width, code_norm=code_norm, **of_code
         )
     return nets
 
@@ -111,7 +122,7 @@ def terms(
         nets: of `build`.
         batch: {"x": [B, H, W, 1] in [0, 1], "label": [B, H, W]}.
         seed: [2] int32, of code_n, z, code_{f,g} and the noise.
-        codes: code_bank.Codes; those of the batch are added.
+        codes: code_bank.Codes; those of the batch are added, but for the paper's way.
         options: Options.
     """
     f, background = extract(batch, options.beta)
@@ -128,9 +139,11 @@ def terms(
     code_n = tf.random.stateless_normal(tf.shape(mean), code_seed)
     z = tf.random.stateless_normal(tf.shape(mean), prior_seed)
     code = mean + tf.exp(0.5 * logvar) * code_n
-    # f_g is what D_f judges, so its codes must lie where codes of maps do (D25).
-    codes.add(tf.stop_gradient(code))
-    drawn = codes.sample(tf.shape(code)[0], drawn_seed)
+    drawn = z
+    if options.code_fit:
+        # f_g is what D_f judges, so its codes must lie where codes of maps do (D25).
+        codes.add(tf.stop_gradient(code))
+        drawn = codes.sample(tf.shape(code)[0], drawn_seed)
 
     def decoded(codes):
         logits = nets["DC_f"](codes, training=True)
@@ -228,8 +241,14 @@ class Fit(NamedTuple):
     """How noise becomes a map once the stage is trained (D25)."""
 
     mean: np.ndarray  # [code_dim], of the codes of training maps
-    factor: np.ndarray  # [code_dim, code_dim], lower triangular, of their covariance
+    # [code_dim, code_dim], lower triangular, of their covariance; [code_dim]: diagonal
+    factor: np.ndarray
     threshold: float  # of DC_f's probability
+
+
+def unfitted(code_dim: int) -> Fit:
+    """The paper's way from noise to a map: z as it is, and an edge above one half."""
+    return Fit(np.zeros(code_dim, np.float32), np.ones(code_dim, np.float32), 0.5)
 
 
 def fit(nets: dict, f: np.ndarray, seed: int = 0) -> Fit:
@@ -262,10 +281,16 @@ def fit(nets: dict, f: np.ndarray, seed: int = 0) -> Fit:
     return found._replace(threshold=min(max(threshold, 0.01), 0.99))
 
 
+def moved(code: tf.Tensor, found: Fit) -> tf.Tensor:
+    """Noise to where codes of training maps lie: [B, code_dim] -> the same shape."""
+    if found.factor.ndim == 1:
+        return found.mean + code * found.factor
+    return found.mean + tf.matmul(code, found.factor, transpose_b=True)
+
+
 def _decode(nets, code, found):
     """Noise [B, code_dim] -> probability of an edge [B, H, W, 1]."""
-    moved = found.mean + tf.matmul(code, found.factor, transpose_b=True)
-    return tf.sigmoid(nets["DC_f"](moved, training=False))
+    return tf.sigmoid(nets["DC_f"](moved(code, found), training=False))
 
 
 def generate(nets: dict, code: tf.Tensor, found: Fit) -> tuple[tf.Tensor, tf.Tensor]:

@@ -152,11 +152,13 @@ _OF_LESIONS = 2**32 - 1  # a stream beside those of the attempts
 
 
 def _is_healthy(slices, number, seed, lesion_free):
-    """Whether sample `number` is to have no lesion.
+    """Whether sample `number` is to have no lesion; it may if lesion_free is None.
 
     Settled once a sample: drawn anew at each attempt, empty labels would pass the last
     filter first and crowd the data set.
     """
+    if lesion_free is None:
+        return False
     # Not [seed, number], which NumPy takes for [seed, number, 0], the first attempt's.
     rng = np.random.default_rng([seed, number, _OF_LESIONS])
     return len(slices.lesions) == 0 or rng.random() < lesion_free
@@ -173,12 +175,12 @@ def _fitting(candidates, background, seed):
     return fusion.place_label(candidates, brain, seed)
 
 
-def _place(slices, background, rng, healthy):
-    """A label of a training subject, moved until it fits: (label, subject, fitted)."""
+def _place(slices, background, rng, healthy, among):
+    """A label of slices `among` all, moved until it fits: (label, subject, fitted)."""
     size = slices.image_size
     if healthy:
         return np.zeros([size, size], np.uint8), "", True
-    rows = rng.choice(slices.lesions, LABEL_CANDIDATES)
+    rows = rng.choice(among, LABEL_CANDIDATES)
     candidates = slices.labels(rows)
     seed = rng.integers(2**31, size=2, dtype=np.int32)
     label, tries, fitted = _fitting(candidates[None], background[None, ..., None], seed)
@@ -273,7 +275,8 @@ def samples(
     dice_threshold: float = 0.95,
     max_tries: int = 50,
     batch_size: int = 16,
-    lesion_free: float = data.LESION_FREE,
+    lesion_free: float | None = data.LESION_FREE,
+    mask_images: bool = True,
 ) -> Iterator[Sample]:
     """Yields a Sample for each of `numbers`, in their order.
 
@@ -292,7 +295,9 @@ def samples(
         dice_threshold: mean index Dice over the segmentors (Section 2.8).
         max_tries: attempts a sample.
         batch_size: attempts in flight.
-        lesion_free: share of samples without a lesion.
+        lesion_free: share of samples without a lesion; None: labels are of all slices
+            alike (D23), and not of a pool.
+        mask_images: see `masked`; holes of the mask are filled then too (D40).
 
     Raises:
         DataError: every attempt of a sample was constant or not finite.
@@ -308,10 +313,10 @@ def samples(
             batch.append((number, 0))
         if not batch:
             return
-        attempts = _attempt(
-            models, slices, batch, seed, batch_size, mae_threshold, lesion_free
-        )
-        for attempt, images, predicted in _render(models, attempts, batch_size):
+        how = batch_size, mae_threshold, lesion_free, mask_images
+        attempts = _attempt(models, slices, batch, seed, *how)
+        made = _render(models, attempts, batch_size, mask_images)
+        for attempt, images, predicted in made:
             if not begun[attempt.number].consider(attempt, images, predicted, limits):
                 # At the front: early samples are finished, and written, before late
                 # ones are begun.
@@ -327,10 +332,13 @@ def _padded(arrays, batch_size):
     return np.concatenate([stacked] + [stacked[-1:]] * (batch_size - len(stacked)))
 
 
-def _attempt(models, slices, batch, seed, batch_size, mae_threshold, lesion_free):
+def _attempt(
+    models, slices, batch, seed, batch_size, mae_threshold, lesion_free, mask_images
+):
     """Draws a map and a label for each (number, attempt) of the batch."""
     generators = [np.random.default_rng([seed, *each]) for each in batch]
     codes = [rng.standard_normal(models.code_dim, np.float32) for rng in generators]
+    among = np.arange(len(slices)) if lesion_free is None else slices.lesions
     maps, backgrounds = models.structure(tf.constant(_padded(codes, batch_size)))
     attempts = []
     for (number, attempt), rng, f, background in zip(
@@ -338,9 +346,10 @@ def _attempt(models, slices, batch, seed, batch_size, mae_threshold, lesion_free
     ):
         f, background = f[..., 0], background[..., 0]
         mae = structural_map.filter_error(f, background)
-        background = structural_map.without_islands(background)
+        if mask_images:
+            background = structural_map.without_islands(background)
         healthy = _is_healthy(slices, number, seed, lesion_free)
-        label, subject, fitted = _place(slices, background, rng, healthy)
+        label, subject, fitted = _place(slices, background, rng, healthy, among)
         passed = mae <= mae_threshold and fitted
         style = draw_style(models.styles, rng)
         attempts.append(
@@ -369,7 +378,7 @@ def masked(images: tf.Tensor, background: tf.Tensor) -> tf.Tensor:
     return tf.where(shown, images, tf.zeros_like(images))
 
 
-def _render(models, attempts, batch_size):
+def _render(models, attempts, batch_size, mask_images=True):
     """Generates and segments; yields (attempt, images [M, H, W], predicted [N, H, W]).
 
     The images are None where one of them is constant or not finite.
@@ -377,9 +386,10 @@ def _render(models, attempts, batch_size):
     f = tf.constant(_padded([each.f for each in attempts], batch_size)[..., None])
     label = tf.constant(_padded([each.label for each in attempts], batch_size))
     style = tf.constant(_padded([each.style for each in attempts], batch_size))
-    made = models.images(f, tf.cast(label, tf.int32), style)
-    background = _padded([each.background for each in attempts], batch_size)[..., None]
-    images = masked(made, tf.constant(background))
+    images = made = models.images(f, tf.cast(label, tf.int32), style)
+    if mask_images:
+        outside = _padded([each.background for each in attempts], batch_size)
+        images = masked(made, tf.constant(outside[..., None]))
     predicted = models.segment(images).numpy()
     made, images = made.numpy(), images.numpy()
     for attempt, raw, image, label in zip(

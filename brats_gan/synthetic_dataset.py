@@ -152,6 +152,23 @@ def description(
     }
 
 
+def seen_by(folder: str | Path) -> dict:
+    """Whom a data set was made from, by its labels and by all that its models have
+    seen: {"training_subjects": names, "inputs": records}, as weights say of those that
+    they began from.
+
+    Raises:
+        RunError, DataError: see `read_description`.
+    """
+    said = read_description(folder)
+    found = [said.get("Inputs"), said.get("ModelInputs"), *said.get("SeenInputs", [])]
+    found = [each for each in found if each and each.get("subjects")]
+    return {
+        "training_subjects": said.get("TrainingSubjects", []),
+        "inputs": [each for n, each in enumerate(found) if each not in found[:n]],
+    }
+
+
 def verified_subjects(
     folder: str | Path,
     held_out: list[io.Subject],
@@ -198,6 +215,7 @@ def verified_subjects(
             f"run holds out: {patients.described(leaked)}; give "
             f"--split={folder}/split.json"
         )
+    _require_unseen(folder, held_out, given)
     if filtered is not None and filtered != description.get("Filtered", True):
         raise runs.RunError(
             f"{folder} was made {'without' if filtered else 'with'} the filters, which "
@@ -224,6 +242,24 @@ def verified_subjects(
     except files.DataError as error:
         raise runs.RunError(str(error)) from error
     return io.find_subjects(folder, spec=spec)
+
+
+def _require_unseen(folder, held_out, patterns):
+    """RunError where a subject that is held out was seen under another name."""
+    models = seen_by(folder)["inputs"]
+    if not models:
+        return
+    ours = {
+        "split": {"test": [subject.name for subject in held_out]},
+        "subjects": records.of_files(held_out),
+    }
+    for pattern in patterns:  # one, as all are of one run
+        ours["split"]["patient_pattern"] = pattern
+    for record in models:
+        try:
+            records.require_unseen(ours, record, f"the data set {folder}", held_out)
+        except files.DataError as error:
+            raise runs.RunError(str(error)) from error
 
 
 def made_without_data(folder: str | Path) -> bool:

@@ -134,6 +134,29 @@ def fingerprints(structural_run: str, multimodal_run: str, segmentor_run: str) -
     }
 
 
+def records_of(
+    structural_run: str, multimodal_run: str, segmentor_run: str
+) -> list[tuple[str, dict]]:
+    """(run, record) of all that the models were trained on, see weights.seen."""
+
+    def described(run, stage, name):
+        folder = weights.folder_of(run, stage)
+        if folder is None:
+            return runs.export_description(run, name)
+        return _networks(folder)[0].description
+
+    of_runs = (
+        (structural_run, "structural", "structure"),
+        (multimodal_run, "multimodal", "generator"),
+        (segmentor_run, "segmentation", "segmentor"),
+    )
+    return [
+        (each[0], record)
+        for each in of_runs
+        for record in weights.seen(described(*each))
+    ]
+
+
 def guide(run: str) -> str:
     """The lesion scheme that guided a generator."""
     folder = weights.folder_of(run, "multimodal")

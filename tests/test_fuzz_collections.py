@@ -111,14 +111,19 @@ class Collection(Folder):
 
 
 def require_same(before, after):
-    """Two subjects hold equal voxels and labels, in equal places."""
-    grid = None
+    """Two subjects hold equal voxels and labels, in equal places.
+
+    Volumes that may count as of one grid are written on one: that of the first.
+    """
+    grid, first = None, None
     for modality in BRATS.modalities:
         (path, channel), (other, _) = before.images[modality], after.images[modality]
         (one,), grid = io.load_channels(path, [channel])
         (two,), again = io.load_channels(other, [None])
         np.testing.assert_array_equal(one, two)
-        np.testing.assert_allclose(grid.affine, again.affine, rtol=0, atol=1e-3)
+        first = first or grid
+        io.require_same_grid(first, grid)
+        np.testing.assert_allclose(first.affine, again.affine, rtol=0, atol=1e-3)
     assert (before.label is None) == (after.label is None)
     if before.label is not None:
         one, two = (io.load_label(each, None, grid) for each in (before, after))

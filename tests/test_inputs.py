@@ -170,6 +170,24 @@ def test_a_subject_trained_on_is_not_held_out_under_another_name(root, layout):
     assert not (root / "new/inputs.json").exists()
 
 
+def test_another_file_of_a_scan_that_was_trained_on_is_known_at_any_size(root):
+    """Who is held out is read as they were read, if the files do not tell."""
+    (trained, other), (held_out,) = sides(root / "run")
+    folder = root / "brats2018"
+    shutil.rmtree(folder / trained)
+    nifti.write_subject(
+        folder, "renamed", SHAPE, NAMES.index(trained), labels=[2], extension=".nii"
+    )
+    split = {"seed": 0, "train": [other, held_out], "test": ["renamed"]}
+    data.save_split(root / "mine.json", split)
+    against = [(root / "run", records.read(root / "run"))]
+    new = root / "new", folder, root / "mine.json"
+    with pytest.raises(files.DataError, match=f"renamed, .* same subject as {trained}"):
+        begin(*new, size=64, apart_from=against)
+    short = {**against[0][1], "slices": [2, 9]}  # which they have not: none of these
+    begin(*new, size=64, apart_from=[(root / "run", short)])
+
+
 def test_a_subject_on_both_sides_under_two_names_is_refused_without_the_check(root):
     (trained, other), (held_out,) = sides(root / "run")
     folder = root / "brats2018"

@@ -15,7 +15,8 @@ ROWS = """
 lazy files progress shipped
 spec
 addons layers losses schedules code_bank styles parts
-fusion metrics
+fusion metrics blocks
+map_networks
 lesion_metrics structural_map figures networks signatures
 io.streams
 io.headers io.names io.conventions io.patients
@@ -60,7 +61,7 @@ experiments.tables
 experiments.mixing
 experiments.runner
 experiments
-stages.beginning stages.inputs
+stages.beginning stages.inputs stages.sheets
 stages.structural stages.multimodal stages.dataset stages.segmentation
 stages
 flag_parsers

@@ -231,6 +231,14 @@ def test_label_squared():
     np.testing.assert_allclose(loss, 0.1, rtol=1e-6)
 
 
+def test_label_squared_of_each_class_by_itself():
+    # One-hot (1, 0, 0, 0, 0) against (0.5, 0.8, 0, 0, 0): (0.25 + 0.64) / 5
+    logits = tf.constant([[[[0.0, math.log(4.0), -50.0, -50.0, -50.0]]]])
+    loss = losses.LABEL_LOSSES["squared_sigmoid"]
+    found = loss(tf.zeros([1, 1, 1], tf.uint8), logits, (1.0,) * 5)
+    np.testing.assert_allclose(found, 0.178, rtol=1e-6)
+
+
 def test_label_weighted():
     # Two pixels, labels 0 and 1, each with probability 0.5 for either.
     # Entropy: (0.7 ln 2 + 5 ln 2) / 2. Dice of class 1: (2 * 0.5 + 1) / (1 + 1 + 1)
@@ -255,7 +263,7 @@ def test_who_is_sure_and_wrong_has_a_gradient_of_the_weighted_label_loss():
 
 def test_label_losses_are_least_for_the_right_answer():
     label = tf.constant([[[0, 1], [2, 4]]], tf.uint8)
-    right = 100.0 * tf.one_hot(tf.cast(label, tf.int32), 5)
+    right = 200.0 * tf.one_hot(tf.cast(label, tf.int32), 5) - 100.0
     for loss in losses.LABEL_LOSSES.values():
         np.testing.assert_allclose(loss(label, right), 0.0, atol=1e-6)
         assert float(loss(label, tf.reverse(right, [-1]))) > 0.1

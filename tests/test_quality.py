@@ -1,11 +1,15 @@
 """Each figure of the scoreboard by hand, and the planted changes it must notice."""
 
+import collections
+import json
+
 import numpy as np
 import pytest
 
 from benchmarks import (
     appearance,
     distances,
+    judges,
     map_shape,
     paired,
     picture,
@@ -13,10 +17,12 @@ from benchmarks import (
     two_sample,
     variety,
 )
-from tests import scripts
+from brats_gan import data, files, io
+from tests import nifti, scripts
 
 quality = scripts.module("benchmarks.quality")
 SIDE = 32
+Value = collections.namedtuple("Value", "value")  # as of a flag
 
 
 def drawn(*rows):
@@ -100,6 +106,101 @@ def test_a_wavering_outline_turns_more():
 
 def test_a_map_without_edges_has_no_outline():
     assert map_shape.outline_curvature(np.zeros((8, 8))) is None
+
+
+# --- Judges ---------------------------------------------------------------------------
+
+
+def subjects_in(folder, **seeds):
+    for name, seed in seeds.items():
+        nifti.write_subject(folder, name, (160, 160, 4), seed, labels=[2])
+    return io.find_subjects(folder)
+
+
+def reader(tmp_path):
+    return lambda some: data.Slices(some, 16, (0, 4), tmp_path / "cache")
+
+
+HELD_OUT = {"train": ["RHUH-0002_0"], "test": ["RHUH-0001_0"]}
+
+
+@pytest.mark.parametrize("name", ["RHUH-0001_0", "RHUH-0001_2"])
+def test_a_judge_does_not_learn_from_a_patient_who_is_held_out(name, tmp_path):
+    held_out = subjects_in(tmp_path / "data", **{"RHUH-0001_0": 0})
+    found = subjects_in(tmp_path / "more", **{"RHUH-0003_0": 2, name: 1})
+    with pytest.raises(
+        files.DataError, match=f"judging: has {name.replace('_2', '_0')}"
+    ):
+        judges.require_unseen(found, "judging", held_out, HELD_OUT)
+
+
+@pytest.mark.parametrize("extension", [".nii.gz", ".nii"])
+def test_a_judge_does_not_learn_from_who_is_held_out_under_another_name(
+    extension, tmp_path
+):
+    """Known by the files, or, in files of another kind, by what networks see."""
+    held_out = subjects_in(tmp_path / "data", **{"RHUH-0001_0": 0})
+    nifti.write_subject(
+        tmp_path / "more", "b", (160, 160, 4), 0, labels=[2], extension=extension
+    )
+    found = io.find_subjects(tmp_path / "more")
+    in_range = 0, 4
+    given = found, "judging", held_out, HELD_OUT
+    how = reader(tmp_path)
+    message = "RHUH-0001_0, which is held out, is the same subject as b, which judging"
+    with pytest.raises(files.DataError, match=message):
+        judges.require_unseen(*given, *((how, in_range) if extension == ".nii" else ()))
+
+
+def test_kept_judges_say_whom_they_learnt_from_and_serve_no_other_files(
+    tmp_path, monkeypatch
+):
+    calls = []
+
+    def train(slices, sights, *how):
+        calls.append(slices.names)
+        return {sight: judges.build_unet(16, len(sight), 1) for sight in sights}
+
+    monkeypatch.setattr(judges, "train", train)
+    found = subjects_in(tmp_path / "more", a=1, b=2)
+    record = judges.require_unseen(found, "judging", [], {"test": []})
+    for _ in range(2):  # before and after another scan has the name of the second
+        slices = data.Slices(found, 16, (0, 4), tmp_path / "cache")
+        for _ in range(2):
+            judges.trained(slices, [(0,)], 1, 1, 1, tmp_path / "kept", record)
+        found = subjects_in(tmp_path / "more", b=3)
+    assert calls == [["a", "b"]] * 2
+    for path in (tmp_path / "kept").glob("*.json"):
+        kept = files.unsealed(json.loads(path.read_text()))
+        assert kept["inputs"] == record and len(kept["files"]) == 1
+
+
+def test_the_scoreboard_refuses_judges_that_would_know_who_is_held_out(
+    tmp_path, monkeypatch
+):
+    held_out = subjects_in(tmp_path / "data", a=0)
+    subjects_in(tmp_path / "more", b=0)
+    monkeypatch.setattr(quality, "_JUDGE_DATA", Value(str(tmp_path / "more")))
+    how = reader(tmp_path)
+    with pytest.raises(files.DataError, match="--judge_data_dir=.* trains on"):
+        quality.judges_of([], held_out, {"test": ["a"]}, how, (0, 4))
+
+
+def test_ablations_refuse_such_judges_before_the_first_step(tmp_path, monkeypatch):
+    ablations = scripts.module("benchmarks.ablations")
+    subjects_in(tmp_path / "data", a=0, b=1)
+    subjects_in(tmp_path / "more", c=0, d=1)
+    for name, value in (
+        ("_DATA", tmp_path / "data"),
+        ("_JUDGE_DATA", tmp_path / "more"),
+        ("_OUTPUT", tmp_path / "out"),
+        ("_HELD_OUT", 0.375),
+    ):
+        monkeypatch.setattr(ablations, name, Value(value))
+    monkeypatch.setattr(ablations, "run", lambda *command: pytest.fail("trains"))
+    with pytest.raises(files.DataError, match="--judge_data_dir=.* trains on"):
+        ablations.main([])
+    assert not (tmp_path / "out").exists()
 
 
 # --- Classifier -----------------------------------------------------------------------

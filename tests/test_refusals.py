@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from brats_gan import data, files, io, runs, synthetic_dataset, trained_models
+from brats_gan.data import records
 from brats_gan.experiments import tables
 from brats_gan.stages import dataset, multimodal, segmentation, structural
 from tests import nifti, test_resume
@@ -382,3 +383,31 @@ def test_another_visit_of_whom_a_data_set_has_seen_is_not_scored_on(
         runs.RunError, match=rf"{held_out} \(of the patient of .*--split"
     ):
         synthetic_dataset.verified_subjects(tmp_path, [subject])
+
+
+@pytest.mark.parametrize("key", ["Inputs", "ModelInputs", "SeenInputs"])
+def test_who_a_data_set_has_seen_under_another_name_is_not_scored_on(key, tmp_path):
+    paths = nifti.write_subject(tmp_path / "data", "renamed", (8, 8, 2))
+    (subject,) = io.find_subjects(tmp_path / "data")
+    digests = {"t1": records.digest(paths["t1"])}
+    seen = {"files": digests, "images": None, "label": None}
+    record = {"split": {"train": ["a"], "test": []}, "subjects": {"a": seen}}
+    described = {"TrainingSubjects": ["a"]}
+    described[key] = [record] if key == "SeenInputs" else record
+    synthetic_dataset.write_description(tmp_path / "set", described)
+    message = "renamed, which is held out, is the same subject as a, which the data set"
+    with pytest.raises(runs.RunError, match=message):
+        synthetic_dataset.verified_subjects(tmp_path / "set", [subject])
+
+
+def test_all_that_the_models_began_from_is_known_to_stage_3(tmp_path):
+    records_of = {}
+    for number, name in enumerate(("structure", "generator", "segmentor")):
+        export = tmp_path / f"{name}/export/{name}"
+        export.mkdir(parents=True)
+        own, before = ({"split": {"train": [f"{of}{number}"]}} for of in "ab")
+        described = {"inputs": own, "initialised_from": {"inputs": [before]}}
+        files.write_json(export.with_suffix(".json"), files.sealed(described))
+        records_of[str(tmp_path / name)] = [own, before]
+    found = trained_models.records_of(*records_of)
+    assert found == [(run, each) for run in records_of for each in records_of[run]]

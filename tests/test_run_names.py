@@ -19,7 +19,7 @@ def test_a_run_whose_name_is_a_pattern_is_refused_before_it_is_made(name, tmp_pa
 @pytest.mark.parametrize(
     "use",
     [
-        lambda folder: checkpoints.restore(None, folder / "checkpoints"),
+        lambda folder: checkpoints.restore({}, folder / "checkpoints", {}),
         checkpoints.newest_checkpoint,
         lambda folder: exports.load_export(folder, "structure"),
     ],
@@ -41,3 +41,15 @@ def test_flags_of_folders_know_the_home_folder(monkeypatch):
     assert parse("~/data") == "/home/someone/data"
     assert parse("data/~x") == "data/~x"
     assert isinstance(flag_parsers.FolderParser(), flags.ArgumentParser)
+
+
+def test_a_folder_without_a_name_is_not_given():
+    values = flags.FlagValues()
+    parser, serializer = flag_parsers.FolderParser(), flags.ArgumentSerializer()
+    for name in ("needed", "other"):
+        flags.DEFINE(parser, name, None, "", flag_values=values, serializer=serializer)
+    flags.mark_flag_as_required("needed", flag_values=values)
+    values(["script", "--needed=here", "--other="])
+    assert (values.needed, values.other) == ("here", None)
+    with pytest.raises(flags.IllegalFlagValueError, match="--needed must have a value"):
+        values(["script", "--needed="])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from brats_gan import data, runs, spec
+from brats_gan import data, runs, spec, weights
 from brats_gan.stages import dataset, multimodal, segmentation, structural
 from tests import nifti
 
@@ -117,6 +117,11 @@ def test_every_stage_fixes_what_it_is_made_from_and_says_so_in_what_it_leaves(ca
         }
     exports = json.loads((root / "synthetic/inputs.json").read_text())["exports"]
     assert sorted(exports) == ["generator", "segmentor", "structure"]
+    said = json.loads((root / "segmentation/export/segmentor.json").read_text())
+    models = json.loads((root / "structural/export/structure.json").read_text())
+    assert models["inputs"] in said["synthetic_from"]["inputs"]
+    assert said["synthetic_from"]["training_subjects"] == models["training_subjects"]
+    assert weights.inherited(weights.read(root / "segmentation/weights").description)
     sets = json.loads((root / "segmentation/inputs.json").read_text())["sets"]
     assert [*sets["synthetic"]] == ["synth-00001"]
 

@@ -329,6 +329,88 @@ def test_it_is_said_if_weights_have_seen_another_visit(maps, tmp_path, lines):
     assert "patients (ab (of the patient of a))" in "\n".join(lines)
 
 
+def record_of(train, test, image_size=32):
+    """A record of subjects by name -> what is in their files."""
+    subjects = {
+        name: {"files": {"t1": f"file of {each}"}, "images": None, "label": None}
+        for name, each in {**train, **test}.items()
+    }
+    split = {"seed": 0, "train": [*train], "test": [*test]}
+    return {
+        "image_size": image_size,
+        "slices": [0, 4],
+        "split": split,
+        "subjects": subjects,
+    }
+
+
+def with_record(kept, record):
+    """Stored of a run that has it."""
+    more = {"training_subjects": record["split"]["train"], "inputs": record}
+    return kept._replace(description={**kept.description, **more})
+
+
+@pytest.mark.parametrize("name", ["a", "renamed"])
+def test_weights_that_have_seen_what_a_run_holds_out_are_refused(maps, tmp_path, name):
+    weights.write(tmp_path / "w", with_record(maps, record_of({"a": "A"}, {"b": "B"})))
+    made_from = record_of({"b": "B"}, {name: "A"})
+    message = rf"{name}: {name}, which is held out, is the same subject as a, which "
+    with pytest.raises(files.DataError, match=f"{message}--init_from={tmp_path / 'w'}"):
+        begun(tmp_path / "run", source=tmp_path / "w", made_from=made_from)
+    # What they held out themselves they have not seen.
+    made_from = record_of({"a": "A"}, {name + "x": "B"})
+    begun(tmp_path / "run", source=tmp_path / "w", made_from=made_from)
+
+
+def test_weights_that_have_seen_another_visit_of_who_is_held_out_are_refused(
+    maps, tmp_path
+):
+    record = record_of({"RHUH-0001_0": "A"}, {"b": "B"})
+    weights.write(tmp_path / "w", with_record(maps, record))
+    made_from = record_of({"b": "B"}, {"RHUH-0001_1": "C"})
+    with pytest.raises(files.DataError, match="RHUH-0001_1, .* a visit of the patient"):
+        begun(tmp_path / "run", source=tmp_path / "w", made_from=made_from)
+
+
+def test_what_weights_of_weights_of_weights_have_seen_is_known_to_the_last(
+    maps, tmp_path
+):
+    """Of runs that finished, and of one that has not: its weights are a checkpoint."""
+    weights.write(tmp_path / "0", with_record(maps, record_of({"a": "A"}, {"b": "B"})))
+    for number in (1, 2):
+        record = record_of({f"own{number}": f"own {number}"}, {"b": "B"})
+        run = tmp_path / f"run{number}"
+        nets = begun(run, source=tmp_path / str(number - 1), made_from=record)
+        data.save_split(run / "split.json", record["split"])
+        files.write_json(run / "inputs.json", record)
+        weights.finish(run, nets, {"inputs": record}, 5)
+        (run / "weights").rename(tmp_path / str(number))
+    save_checkpoint(tmp_path / "run2", nets, 1)
+    for source in (tmp_path / "2", tmp_path / "run2"):
+        known = weights.seen(weights.find(source, "structural").description)
+        assert [each["split"]["train"] for each in known] == [["own2"], ["own1"], ["a"]]
+    made_from = record_of({"b": "B"}, {"z": "A"})
+    with pytest.raises(files.DataError, match="z, .* is the same subject as a"):
+        begun(tmp_path / "last", source=tmp_path / "2", made_from=made_from)
+
+
+def test_a_run_whose_record_was_changed_gives_no_weights(maps, tmp_path):
+    record = record_of({"a": "A"}, {"b": "B"})
+    nets = begun(tmp_path / "run", made_from=record)
+    save_checkpoint(tmp_path / "run", nets, 1)
+    files.write_json(tmp_path / "run/inputs.json", record_of({"a": "C"}, {"b": "B"}))
+    with pytest.raises(runs.RunError, match="inputs.json is not what .* began with"):
+        weights.find(tmp_path / "run", "structural")
+
+
+def test_what_the_makers_of_synthetic_data_have_seen_counts_as_seen():
+    record = record_of({"a": "A"}, {})
+    before = {"training_subjects": ["a"], "inputs": [record]}
+    description = {"synthetic_from": before, "initialised_from": None}
+    assert weights.inherited(description) == ["a"]
+    assert weights.seen(description) == [record]
+
+
 def test_a_place_without_weights_is_refused(tmp_path, monkeypatch):
     with pytest.raises(runs.RunError, match="neither a run nor a folder of weights"):
         weights.find(tmp_path, "structural")

@@ -100,8 +100,15 @@ def structural_batches(
     )
 
 
-def sample_labels(slices: Slices, rng: np.random.Generator, count: int) -> np.ndarray:
-    """Samples labels of slices, [count, H, W] uint8; LESION_FREE of them are empty."""
+def sample_labels(
+    slices: Slices, rng: np.random.Generator, count: int, all_labels: bool = False
+) -> np.ndarray:
+    """Samples labels of slices, [count, H, W] uint8; LESION_FREE of them are empty.
+
+    all_labels: of all slices alike, as the paper; as many are empty as there are (D23).
+    """
+    if all_labels:
+        return slices.labels(rng.integers(len(slices), size=count))
     size = slices.image_size
     drawn = np.zeros([count, size, size], np.uint8)
     if len(slices.lesions):
@@ -112,7 +119,11 @@ def sample_labels(slices: Slices, rng: np.random.Generator, count: int) -> np.nd
 
 
 def multimodal_batches(
-    slices: Slices, batch_size: int, seed: int, first: int = 0
+    slices: Slices,
+    batch_size: int,
+    seed: int,
+    first: int = 0,
+    all_labels: bool = False,
 ) -> tf.data.Dataset:
     """Stage 2: each modality from a stream of its own, so that none are registered.
 
@@ -123,7 +134,7 @@ def multimodal_batches(
         label: [B, M, H, W] uint8, of the same slices.
         source: [B, H, W, 1], a stream of its own, from which f is computed.
         source_label: [B, H, W] uint8.
-        candidates: [B, CANDIDATES, H, W] uint8, lesion labels to place.
+        candidates: [B, CANDIDATES, H, W] uint8, labels to place, see sample_labels.
         style: [B, M, K], of each subject and modality of x, see styles.measure.
         subject: [B, M + 1] and slice: [B, M + 1], where x and source come from.
     """
@@ -148,7 +159,7 @@ def multimodal_batches(
         where = slices.index[np.stack(streams, 1)]
         rows = np.stack(streams[:count], 1).ravel()
         x = slices.images(rows, np.tile(np.arange(count), batch_size))
-        candidates = sample_labels(slices, rng, batch_size * CANDIDATES)
+        candidates = sample_labels(slices, rng, batch_size * CANDIDATES, all_labels)
         return {
             "x": x.reshape(batch_size, count, *plane, 1),
             "label": slices.labels(rows).reshape(batch_size, count, *plane),

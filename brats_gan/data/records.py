@@ -20,6 +20,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -111,6 +112,12 @@ def of_slices(
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(pool.map(look, range(len(subjects))))
+
+
+def fingerprint(record: dict) -> str:
+    """Of a record, for the files that name it."""
+    text = json.dumps(record, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 # --- What is said beside a split ------------------------------------------------------
@@ -271,12 +278,22 @@ def _seen(identity):
 
 
 def require_unseen(
-    ours: dict, theirs: dict, where: str | Path, subjects: Iterable[io.Subject] = ()
+    ours: dict,
+    theirs: dict,
+    where: str | Path,
+    subjects: Iterable[io.Subject] = (),
+    again: Callable[[list[io.Subject], dict], dict] | None = None,
+    same_names: bool = False,
 ) -> None:
     """Refuses what we hold out and they have trained on under another name, and who
     is held out here and trained on there at another visit.
 
-    Names are compared where splits are; arguments as of `require_same`.
+    Args:
+        ours, theirs, where, subjects: as of `require_same`.
+        again: as of `require_same`; for those held out of whom it is not known what
+            networks see of them their way. Without it, files alone tell.
+        same_names: also refuse who has the same name there, and is known to be the
+            same by content. By default names are compared where splits are.
 
     Raises:
         DataError: names both subjects, and the file.
@@ -289,14 +306,17 @@ def require_unseen(
         return next(iter(paths(by_name[name]).values())).parent
 
     same_way = comparable(ours, theirs)
+    unknown = [] if again is None else _unknown(ours, theirs, by_name)
+    read = again(unknown, theirs) if unknown else {}
     trained = {}
     for name in theirs["split"].get("train", []):
-        for key in _keys(theirs["subjects"].get(name), same_way):
+        for key in _keys(theirs["subjects"].get(name), same_way or bool(read)):
             trained[key] = name
     for name in ours["split"].get("test", []):
-        for key in _keys(ours["subjects"].get(name), same_way):
+        known = _keys(ours["subjects"].get(name), same_way)
+        for key in [*known, *_keys(read.get(name), True)]:
             twin = trained.get(key)
-            if twin is not None and (twin != name or ours is theirs):
+            if twin is not None and (twin != name or same_names or ours is theirs):
                 raise files.DataError(
                     f"{place(name)}: {name}, which is held out, is the same subject as "
                     f"{twin}, which {where} trains on. Remove one of the two, or give "
@@ -310,6 +330,21 @@ def require_unseen(
                 f"of {other}, which {where} trains on. Give its split by --split, or "
                 "one that has all visits of a patient on one side."
             )
+
+
+def _unknown(ours, theirs, by_name):
+    """Subjects we hold out, of whom the files do not tell whether they are in theirs,
+    and of whom we have not what networks see their way."""
+    if not any(each["images"] for each in theirs["subjects"].values()):
+        return []
+    same_way, found = comparable(ours, theirs), []
+    for name in ours["split"].get("test", []):
+        one, two = ours["subjects"].get(name), theirs["subjects"].get(name)
+        looked_at = one and same_way and one["images"]
+        told = looked_at or (one and two and one["files"] == two["files"])
+        if not told and name in by_name and by_name[name].label is not None:
+            found.append(by_name[name])
+    return found
 
 
 def patterns(*found: dict | None) -> list[str]:

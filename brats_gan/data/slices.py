@@ -129,7 +129,7 @@ class Slices:
                 f"{subject.name} has no label file, and labels are needed here; add "
                 "the file or move the subject out of the folder"
             )
-        key = _content_key(subject, self.image_size, self._range)
+        key = content_key(subject, self.image_size, self._range)
         if self._path(key, "images").exists():  # written last
             try:
                 return key, self._opened(key)
@@ -181,7 +181,7 @@ class Slices:
                     array.load()
             except cache.Damaged:
                 source = self._subjects[subject]
-                if _content_key(source, self.image_size, self._range) != key:
+                if content_key(source, self.image_size, self._range) != key:
                     raise files.DataError(
                         f"{damage}, and the files of {source.name} are no longer those "
                         "that it was made of; put them back"
@@ -282,7 +282,9 @@ def _empty(shape, dtype):
     return buffer[start : start + size].view(dtype).reshape(shape)
 
 
-def _content_key(subject, image_size, slices):
+def content_key(subject: io.Subject, image_size: int, slices: tuple[int, int]) -> str:
+    """By which a subject's slices are in the cache: of its files, and how they are
+    read."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(repr((image_size, tuple(slices), subject.layout)).encode())
     spec = subject.spec

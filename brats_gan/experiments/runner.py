@@ -41,6 +41,9 @@ class Training(NamedTuple):
     checkpoint_seconds: float
     steps_per_call: int | str  # see runs.loop
     spec: Spec = BRATS
+    output_norm: bool = False  # D11, see blocks.Make
+    initialization: str = "he_normal"
+    leaky_relu: bool = True
 
 
 class Segmentors:
@@ -59,6 +62,9 @@ class Segmentors:
             "scheme": training.scheme,
             "image_size": training.image_size,
             "width": training.width,
+            "output_norm": training.output_norm,
+            "initialization": training.initialization,
+            "leaky_relu": training.leaky_relu,
         }
         self.nets = lesion_components.build(**self.build, spec=training.spec)
         variables = [v for net in self.nets.values() for v in net.trainable_variables]

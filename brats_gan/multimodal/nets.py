@@ -20,20 +20,30 @@ def build(
     spectral: bool = True,
     code_game: bool = False,
     spec: Spec = BRATS,
+    norm_everywhere: bool = False,
+    output_norm: bool = False,
+    initialization: str = "he_normal",
+    leaky_relu: bool = True,
 ) -> dict:
     """The networks of the stage, by the paper's names.
 
     Those of the lesion scheme come along under the names that lesion_components.build
     gives them. conditional_norm is D16, label_modulation D19, category D10,
     map_modulation D32, style D33, spectral D31; code_game has FD too (D36).
+    norm_everywhere is D29; output_norm, initialization and leaky_relu are D11, see
+    blocks.Make.
     lesion_width is the base width of the lesion components: a lesion is easier found
     than drawn, and they work on eight images a step. None: as `width`. spec says how
     many modalities and labels there are.
     """
+    of_layers = (output_norm, initialization, leaky_relu)
+    make = networks.Make(*of_layers)
     categories = spec.num_modalities if category == "entropy" else 1
     nets = {
-        "EC_R": networks.build_encoder(image_size, width, spec.num_labels, "EC_R"),
-        "EC": networks.build_encoder(image_size, width, 1, "EC"),
+        "EC_R": networks.build_encoder(
+            image_size, width, spec.num_labels, "EC_R", make
+        ),
+        "EC": networks.build_encoder(image_size, width, 1, "EC", make),
         "DC": networks.build_conditional_decoder(
             image_size // 4,
             width,
@@ -42,13 +52,19 @@ def build(
             map_modulation,
             len(styles.QUANTILES) if style else 0,
             spec=spec,
+            norm_everywhere=norm_everywhere,
+            make=make,
         ),
-        "D": networks.build_discriminator(image_size, width, categories, spectral),
+        "D": networks.build_discriminator(
+            image_size, width, categories, spectral, make=make
+        ),
     }
     if code_game:
-        nets["FD"] = networks.build_code_discriminator(image_size // 4, width)
+        nets["FD"] = networks.build_code_discriminator(
+            image_size // 4, width, make=make
+        )
     return nets | lesion_components.build(
-        scheme, image_size, lesion_width or width, spec
+        scheme, image_size, lesion_width or width, spec, *of_layers
     )
 
 

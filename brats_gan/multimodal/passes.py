@@ -73,7 +73,7 @@ def decode(
     if options.label_modulation:
         maps.append(lesion_maps(label, modality, options.spec))
     if options.map_modulation:
-        maps.append(fusion.remove_lesion(f, label) if options.lesion_removal else f)
+        maps.append(without_edges(f, label, options))
     if maps:
         inputs.append(tf.concat(maps, -1))
     if options.style:
@@ -83,15 +83,32 @@ def decode(
     return nets["DC"](inputs, training=training)
 
 
+def without_edges(f: tf.Tensor, label: tf.Tensor, options: Options) -> tf.Tensor:
+    """f without edges inside the label that goes with it (D24); else f as it is.
+
+    [B, H, W, 1], [B, H, W] -> [B, H, W, 1].
+    """
+    if options.lesion_removal and options.label_removal:
+        return fusion.remove_lesion(f, label)
+    return f
+
+
+def extract(x: tf.Tensor, label: tf.Tensor, options: Options) -> tf.Tensor:
+    """f of real slices without their own lesions (Section 2.5), and no gradient.
+
+    [B, H, W, 1] in [0, 1], [B, H, W] -> [B, H, W, 1] in {0, 1}.
+    """
+    f = tf.stop_gradient(structural_map.structural_map(x, options.beta))
+    return fusion.remove_lesion(f, label) if options.lesion_removal else f
+
+
 def fuse(f: tf.Tensor, label: tf.Tensor, options: Options) -> tf.Tensor:
     """What EC_R reads: f without edges inside the lesion (D24), and the lesion (D8).
 
     [B, H, W, 1] in {0, 1}, [B, H, W] integers -> [B, H, W, L].
     """
-    if options.lesion_removal:
-        f = fusion.remove_lesion(f, label)
     return fusion.fuse(
-        f,
+        without_edges(f, label, options),
         label,
         options.structure_weight,
         options.label_weight,
@@ -182,18 +199,16 @@ def forward(
     # brain.
     source = batch["source"]
     maps = over_parts(
-        lambda images: tf.stop_gradient(
-            structural_map.structural_map(images, options.beta)
-        ),
-        {"source": source, "x": x},
+        lambda images, of_images: extract(images, of_images, options),
+        {"source": (source, batch["source_label"]), "x": (x, label)},
     )
     f, f_x = maps["source"], maps["x"]
-    if options.lesion_removal:
-        f = fusion.remove_lesion(f, batch["source_label"])
     background = structural_map.background(source, 0)
     # Where there is no outside, the first candidate fits, wherever it lands.
     outside = background if options.placement_test else tf.zeros_like(background)
-    placed, _, _ = fusion.place_label(batch["candidates"], outside, place_seed)
+    placed, _, _ = fusion.place_label(
+        batch["candidates"], outside, place_seed, options.move_labels
+    )
     fused_codes = over_parts(
         lambda f, label: nets["EC_R"](fuse(f, label, options), training=True),
         {"g": (f, placed), "s": (f_x, label)},

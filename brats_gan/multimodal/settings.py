@@ -67,16 +67,19 @@ class Options(NamedTuple):
     beta: float = structural_map.BETA
     all_pairs: bool = False  # D18: every ordered pair each step, or two drawn ones
     image_norm: str = "absolute"  # or "squared", see losses.image_distance (D9)
+    image_class_weights: bool = True  # D9: its pixels count by their class
     category: str = "entropy"  # or "regression" (D10)
-    label_loss: str = "weighted"  # or "squared" (D12)
+    label_loss: str = "weighted"  # a name in losses.LABEL_LOSSES (D12)
     structure_weight: float = fusion.STRUCTURE_WEIGHT  # D8
     label_weight: float = fusion.LABEL_WEIGHT  # D8
     input_noise: float = 0.02  # sd of the noise on what D sees
     guidance_blur: bool = True  # random blur of what guides, against stripes
-    lesion_removal: bool = (
-        True  # f has no edges of its slice's lesion, nor in a new one
-    )
+    lesion_removal: bool = True  # f has no edges of its slice's lesion (Section 2.5)
+    # D24: nor of what is inside the label it is fused with, and L_f looks at neither.
+    # Without lesion_removal f has all its edges.
+    label_removal: bool = True
     placement_test: bool = True  # inserted labels fit the brain
+    move_labels: bool = True  # D44: they are moved at random first
     label_modulation: bool = True  # D19, of DC by the label
     map_modulation: bool = True  # D32, of DC by f
     style: bool = True  # D33, DC is told brightness and contrast

@@ -11,6 +11,7 @@ from brats_gan.multimodal.passes import (
     Pass,
     all_modalities,
     decode,
+    extract,
     forward,
     fuse,
     merge,
@@ -90,20 +91,26 @@ def consistency_terms(p: Pass, options: Options) -> dict:
     """What was rebuilt, by any way round, against what it was made from."""
     count = options.spec.num_modalities
     how = options.image_norm, options.spec.image_weights
+
+    def weighing(label):
+        return label if options.image_class_weights else None
+
     # Where x_{g,j} was translated to i, it is compared with x_{g,i} of the same map.
     first_row = p.origin // count * count
     same_map = tf.gather(p.x_g, first_row[None] + p.targets)  # [J, R, H, W, 1]
     placed = tf.repeat(p.placed, count, 0)
-    x_i, label_i = tf.gather(p.x, p.origin), tf.gather(p.label, p.origin)
+    x_i, label_i = tf.gather(p.x, p.origin), weighing(tf.gather(p.label, p.origin))
     ways = p.targets.shape[0]
     return {
         **losses.reconstruction(x_i, p.x_r, label_i, *how),
         **losses.cycle(x_i, p.x_cr, label_i, *how),
-        "self_reconstruction": losses.image_distance(p.x, p.x_s, p.label, *how),
+        "self_reconstruction": losses.image_distance(
+            p.x, p.x_s, weighing(p.label), *how
+        ),
         **losses.registration(
             merge(same_map),
             merge(p.x_gt),
-            tf.concat([tf.gather(placed, p.origin)] * ways, 0),
+            weighing(tf.concat([tf.gather(placed, p.origin)] * ways, 0)),
             *how,
         ),
         **losses.code_1(tf.stack([p.code] * ways), p.code_t),
@@ -118,13 +125,15 @@ def lesion_terms(nets: dict, p: Pass, blur_seed: tf.Tensor, options: Options) ->
     """
     spec, count = options.spec, options.spec.num_modalities
     placed = tf.repeat(p.placed, count, 0)
-    # Neither where a lesion was inserted nor where the source had its own: f has no
-    # edges there, and the image may.
-    source_label = tf.repeat(tf.cast(p.source_label, tf.int32), count, 0)
-    no_lesion = tf.logical_and(tf.cast(placed, tf.int32) == 0, source_label == 0)
-    no_lesion = tf.cast(no_lesion, tf.float32)[..., None]
     f = tf.repeat(p.f, count, 0)
     f_g = structural_map.structural_map(p.x_g, options.beta)
+    if options.label_removal:
+        # Neither where a lesion was inserted nor where the source had its own: f has no
+        # edges there, and the image may.
+        source_label = tf.repeat(tf.cast(p.source_label, tf.int32), count, 0)
+        no_lesion = tf.logical_and(tf.cast(placed, tf.int32) == 0, source_label == 0)
+        no_lesion = tf.cast(no_lesion, tf.float32)[..., None]
+        f, f_g = f * no_lesion, f_g * no_lesion
     background = tf.repeat(p.background, count, 0)
 
     components = lesion_nets(nets)
@@ -136,7 +145,7 @@ def lesion_terms(nets: dict, p: Pass, blur_seed: tf.Tensor, options: Options) ->
     )
     label_axes = label_g.shape[1]
     return {
-        **losses.structure(f * no_lesion, f_g * no_lesion),
+        **losses.structure(f, f_g),
         "background": losses.squared(p.x_g * background),
         "lesion": label_loss(
             split(placed, spec)[:, :label_axes], label_g, spec.label_weights
@@ -181,7 +190,7 @@ def first_terms(
     style = merge(batch["style"])
     spec = options.spec
     modality = all_modalities(x.shape[0] // spec.num_modalities, spec)
-    f = tf.stop_gradient(structural_map.structural_map(x, options.beta))
+    f = extract(x, label, options)
     code_s = nets["EC_R"](fuse(f, label, options), training=True)
     code = nets["EC"](x, training=True)
     made = over_parts(
@@ -194,10 +203,11 @@ def first_terms(
     components = lesion_nets(nets)
     label_r = lesion_components.logits(components, batch["x"], True, spec)
     label_loss = losses.LABEL_LOSSES[options.label_loss]
-    how = options.image_norm, spec.image_weights
+    weighing = label if options.image_class_weights else None
+    how = weighing, options.image_norm, spec.image_weights
     return {
-        **losses.reconstruction(x, made["x_r"], label, *how),
-        "self_reconstruction": losses.image_distance(x, made["x_s"], label, *how),
+        **losses.reconstruction(x, made["x_r"], *how),
+        "self_reconstruction": losses.image_distance(x, made["x_s"], *how),
         **losses.code_tie(code, code_s),
         "lesion_component": label_loss(
             batch["label"][:, : label_r.shape[1]], label_r, spec.label_weights

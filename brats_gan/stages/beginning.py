@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from brats_gan import data, files, precision, runs
+from brats_gan import data, files, networks, precision, runs
 
 T = TypeVar("T")
+
+LEAST_CODE = 16  # numbers of a dense code: FD_f halves its side, and norms what is left
+FINAL_RATE = 0.05  # share of the peak rate at the last step of stages 1 and 2 (D39)
 
 # Settings as they were settled -> what flags.txt and exports name.
 Record = Callable[[Any], runs.Command]
@@ -85,6 +89,32 @@ def command(
     if record is not None:
         return record(settings)
     return runs.command_by(script, settings, source, without=without, **places)
+
+
+def require_size(image_size: int, multiple: int) -> None:
+    """RunError where the networks cannot halve a slice of this side as they must."""
+    if image_size < multiple or image_size % multiple:
+        raise runs.RunError(
+            f"--image_size={image_size}: the networks of this stage need a multiple of "
+            f"{multiple}; give {max(1, round(image_size / multiple)) * multiple}"
+        )
+
+
+def require_code_dim(code_dim: int, image_size: int) -> None:
+    """RunError where a dense code (D26) has no square, or its layers no room."""
+    if code_dim < LEAST_CODE or math.isqrt(code_dim) ** 2 != code_dim:
+        near = max(LEAST_CODE, round(math.sqrt(max(code_dim, 0))) ** 2)
+        raise runs.RunError(
+            f"--code_dim={code_dim}: FD_f sees the code as a square, so it must be the "
+            f"square of a whole number, and {LEAST_CODE} or more; give {near}"
+        )
+    least = 2 * networks.DENSE_STRIDE
+    if image_size < least:
+        raise runs.RunError(
+            f"--image_size={image_size} is too small for --code_dim: its layers halve "
+            f"a map until a pixel is left, which the norm makes 0; give {least} or "
+            "more, or leave --code_dim out"
+        )
 
 
 def all_weights(given: dict[str, float], defaults: dict[str, float]) -> dict:

@@ -52,6 +52,8 @@ class Settings:
     filter: bool = True
     accepted_only: bool = False
     lesion_free: float = data.LESION_FREE
+    all_labels: bool = False
+    mask_images: bool = True
     batch_size: int = 16
     seed: int = 0
     nearest_report: bool = False
@@ -97,6 +99,11 @@ def find_labels(
     if not source.data_dir:
         if source.split:
             raise runs.RunError("--split is of --data_dir, which is not given")
+        if settings.all_labels:
+            raise runs.RunError(
+                "--all_labels needs --data_dir: the labels that come with weights all "
+                "have a lesion"
+            )
         pool = weights.labels_of(settings.structural_run)
         if pool is None or settings.nearest_report:
             raise runs.RunError(
@@ -181,6 +188,7 @@ def build(
     slices, sides, split = find_labels(settings, source, output_dir, of_maps, seen)
     of_models = of_maps.get("inputs")
     of_models_at = [(settings.structural_run, of_models)] if of_models else []
+    known = trained_models.records_of(*of_runs)
     is_run = weights.folder_of(settings.structural_run, "structural") is None
     fixed = inputs.fix(
         output_dir,
@@ -190,7 +198,7 @@ def build(
         slices if source.data_dir else None,
         image_size=of_maps["image_size"],
         against=of_models_at if is_run else [],
-        apart_from=of_models_at,
+        apart_from=known,
         exports=exports,
     )
     if trained_models.fingerprints(*of_runs) != exports:
@@ -219,6 +227,11 @@ def build(
     summary["MadeFrom"] = origin
     if of_models:
         summary["ModelInputs"] = of_models
+    beside = [record for _, record in known if record != of_models]
+    if beside:  # of the other models, and of weights that any of them began from
+        summary["SeenInputs"] = [
+            each for n, each in enumerate(beside) if each not in beside[:n]
+        ]
     # Finished, whatever becomes of the reports.
     synthetic_dataset.write_description(output_dir, summary)
     kept = sum(bool(row["id"]) for row in rows)
@@ -325,7 +338,8 @@ def made_from(
         settings.dice_threshold if settings.filter else -np.inf,
         settings.max_tries,
         settings.batch_size,
-        settings.lesion_free,
+        None if settings.all_labels else settings.lesion_free,
+        settings.mask_images,
     )
 
 
@@ -358,6 +372,7 @@ def fill(
         is_healthy = not sample.label.any()
         at = kept + len(group) + 1
         crowds = is_healthy and healthy >= settings.lesion_free * at
+        crowds &= not settings.all_labels
         if not settings.accepted_only or (sample.accepted and not crowds):
             place, hopeless = (volume_id, len(group)), 0
             group.append(sample)

@@ -6,10 +6,9 @@ and data sets it uses by theirs. Where these lie, and what they are called, may 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from brats_gan import data, files, io, runs, synthetic_dataset, weights
@@ -82,15 +81,13 @@ def fix(
         )
         now["subjects"].update(found)
 
-    def again(some, record):
-        way = dataclasses.replace(source, slices=tuple(record["slices"]))
-        return records.of_slices(way.read(some, record["image_size"]), some)
-
     for where, record in against:
-        records.require_same(now, record, where, subjects, again)
+        records.require_same(now, record, where, subjects, again(source))
     records.require_unseen(now, now, "this run", subjects)
-    for where, record in [*against, *apart_from]:
+    for where, record in against:
         records.require_unseen(now, record, where, subjects)
+    for where, record in apart_from:
+        records.require_unseen(now, record, where, subjects, unseen(source))
 
     if fingerprint is None and slices is not None:
         fingerprint = slices.fingerprint
@@ -117,6 +114,30 @@ def fix(
     return before
 
 
+def again(source: data.Source) -> Callable[[list[io.Subject], dict], dict]:
+    """For records.require_same: reads subjects of the source as a record had theirs."""
+
+    def read(some, record):
+        way = dataclasses.replace(source, slices=tuple(record["slices"]))
+        return records.of_slices(way.read(some, record["image_size"]), some)
+
+    return read
+
+
+def unseen(source: data.Source) -> Callable[[list[io.Subject], dict], dict]:
+    """For records.require_unseen: `again`, without those that cannot be read so, who
+    are none that have been."""
+
+    def read(some, record):
+        found = {}
+        for subject in some:
+            with contextlib.suppress(files.DataError):
+                found.update(again(source)([subject], record))
+        return found
+
+    return read
+
+
 def record(run_dir: Path, fixed: dict) -> None:
     """Writes RUN/inputs.json: what `fix` returned."""
     if records.read(run_dir) != fixed:
@@ -132,15 +153,18 @@ def of_export(fixed: dict) -> dict:
     }
 
 
+def of_run(fixed: dict, source: data.Source, sides: tuple) -> dict:
+    """What weights.begin compares of a run with what its first weights have seen."""
+    subjects = [subject for side in sides for subject in side]
+    return {"made_from": fixed, "subjects": subjects, "again": unseen(source)}
+
+
 def digest(fixed: dict) -> str:
     """Of inputs.json, for the files that name it."""
-    text = json.dumps(fixed, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return records.fingerprint(fixed)
 
 
-def of_data_sets(
-    folders: Iterable[str | Path], key: str
-) -> list[tuple[str | Path, dict]]:
+def of_data_sets(folders: Iterable[str | Path], key: str) -> list[Against]:
     """What synthetic data sets say that they ("Inputs") or their models
     ("ModelInputs") were made from."""
     found = [
@@ -148,6 +172,15 @@ def of_data_sets(
         for folder in folders
     ]
     return [(folder, each) for folder, each in found if each and each.get("subjects")]
+
+
+def of_models_of(folders: Iterable[str | Path]) -> list[Against]:
+    """What the models of synthetic data sets have seen, also before their runs."""
+    return [
+        (folder, each)
+        for folder in folders
+        for each in synthetic_dataset.seen_by(folder)["inputs"]
+    ]
 
 
 def _volumes(sets, spec):

@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from absl import logging
 
 from brats_gan import (
@@ -26,10 +25,9 @@ from brats_gan import (
 )
 from brats_gan.lazy import tf
 from brats_gan.spec import Spec
-from brats_gan.stages import beginning, inputs
+from brats_gan.stages import beginning, inputs, sheets
 
 SCRIPT = "train_multimodal.py"
-SHOWN = 4  # rows of a sheet
 
 
 @dataclass(frozen=True)
@@ -51,27 +49,37 @@ class Settings:
     deterministic: bool | None = None  # None: no, as a flag that is not given
     checkpoint_seconds: float = runs.CHECKPOINT_SECONDS
     steps_per_call: int | str = "auto"
+    final_rate: float = beginning.FINAL_RATE
     all_pairs: bool = False
     image_norm: str = "absolute"
+    image_class_weights: bool = True
     category: str = "entropy"
     label_loss: str = "weighted"
     conditional_norm: bool = True
+    norm_everywhere: bool = False
     label_modulation: bool = True
     map_modulation: bool = True
     style: bool = True
     spectral_norm: bool = True
     code_game: bool = False
+    output_norm: bool = False
+    initialization: str = "he_normal"
+    leaky_relu: bool = True
     structure_weight: float = fusion.STRUCTURE_WEIGHT
     label_weight: float = fusion.LABEL_WEIGHT
     input_noise: float = 0.02
     guidance_blur: bool = True
     lesion_removal: bool = True
+    label_removal: bool = True
     placement_test: bool = True
+    move_labels: bool = True
+    all_labels: bool = False
     first_phase: float = multimodal.FIRST_PHASE
     ramp: float = multimodal.RAMP
     weights: dict[str, float] = field(default_factory=dict)  # others: by default
 
     def __post_init__(self) -> None:
+        beginning.require_size(self.image_size, 32)
         whole = beginning.all_weights(self.weights, multimodal.WEIGHTS)
         object.__setattr__(self, "weights", whole)
         object.__setattr__(self, "deterministic", self.deterministic or None)
@@ -90,6 +98,10 @@ class Settings:
             "style": self.style,
             "spectral": self.spectral_norm,
             "code_game": self.code_game,
+            "norm_everywhere": self.norm_everywhere,
+            "output_norm": self.output_norm,
+            "initialization": self.initialization,
+            "leaky_relu": self.leaky_relu,
         }
 
     def options(self, spec: Spec) -> multimodal.Options:
@@ -97,58 +109,6 @@ class Settings:
         names = multimodal.Options().as_dict()
         chosen = {name: getattr(self, name) for name in names}
         return multimodal.Options(**chosen, spec=spec)
-
-
-def largest_first(candidates: tf.Tensor) -> tf.Tensor:
-    """Labels to place [B, K, H, W], largest lesions first, for a sheet to show some."""
-    area = tf.math.count_nonzero(candidates, [2, 3])
-    order = tf.argsort(area, direction="DESCENDING")
-    return tf.gather(candidates, order, batch_dims=1)
-
-
-def draw_generated(
-    nets: dict, batch: dict, options: multimodal.Options, path: Path | None = None
-) -> np.ndarray:
-    """Figure 9 on maps of real slices: map, label, modalities, predicted label."""
-    p = multimodal.forward(nets, batch, tf.constant([9, 9]), options)
-    images = multimodal.generate(nets, p.f, p.placed, batch["style"], options)
-    components = multimodal.lesion_nets(nets)
-    predicted = lesion_components.segment(components, images, spec=options.spec)
-    # In the last modality: of BraTS FLAIR, which shows all of a lesion.
-    predicted = np.argmax(predicted, -1)[:, -1]
-    of_modalities = tf.unstack(images[..., 0], axis=1)
-    columns = [p.f[..., 0], p.placed, *of_modalities, predicted]
-    titles = ["f", "label", *options.spec.modalities, "predicted"]
-    rows = list(zip(*(np.asarray(c) for c in columns), strict=True))
-    return figures.sheet(rows, titles, path, label_columns=("label", "predicted"))
-
-
-def draw_translations(
-    nets: dict, batch: dict, options: multimodal.Options, path: Path | None = None
-) -> np.ndarray:
-    """Real slices, reconstructed, translated to every modality, and back (cycle)."""
-    label = multimodal.merge(batch["label"][:1])
-    x = multimodal.merge(batch["x"][:1])
-    style = multimodal.merge(batch["style"][:1])
-    f = structural_map.structural_map(x, options.beta)
-    modality = multimodal.all_modalities(1, options.spec)
-
-    def decode(code, to, style):
-        return multimodal.decode(
-            nets, code, to, label, f, style, options, training=False
-        )
-
-    code = nets["EC"](x, training=False)
-    columns, titles = [x, decode(code, modality, style)], ["x", "x_r"]
-    for target, name in enumerate(options.spec.modalities):
-        to = tf.fill(modality.shape, target)
-        translated = decode(code, to, tf.gather(style, to))
-        columns.append(translated)
-        titles.append(f"to {name}")
-    columns.append(decode(nets["EC"](translated, training=False), modality, style))
-    titles.append("and back")
-    rows = list(zip(*(np.asarray(c)[..., 0] for c in columns), strict=True))
-    return figures.sheet(rows, titles, path, row_titles=options.spec.modalities)
 
 
 def train(
@@ -206,17 +166,18 @@ def train(
         spec=source.spec,
         patient_pattern=split.get("patient_pattern"),
         first_steps=first_steps,
-        inputs=inputs.digest(fixed),
+        **inputs.of_run(fixed, source, (training, held_out)),
         settings=runs.lasting(by),
     )
     beginning.start(run_dir, split, by, runs.LENGTH)
     inputs.record(run_dir, fixed)
     weights.record(run_dir, begun)
-    options, shown = settings.options(source.spec), shown_batch(slices)
+    options = settings.options(source.spec)
+    shown = sheets.shown_batch(slices, settings.all_labels)
     train_networks(settings, nets, slices, shown, run_dir, steps, first_steps, begun)
 
-    draw_generated(nets, shown, options, run_dir / "generated.png")
-    draw_translations(nets, shown, options, run_dir / "translations.png")
+    sheets.draw_generated(nets, shown, options, run_dir / "generated.png")
+    sheets.draw_translations(nets, shown, options, run_dir / "translations.png")
     figures.loss_curves(run_dir / "losses.jsonl", run_dir / "losses.png")
     description = {
         **data.preprocessing(settings.image_size, source.slices, source.spec),
@@ -248,19 +209,13 @@ def lengths(settings: Settings, run_dir: Path, slices: int) -> tuple[int, int]:
         slices,
         settings.batch_size,
         settings.learning_rate,
+        settings.final_rate,
         first_steps=first_steps or 0,
         first_final=multimodal.FULL_RATE,
     )
     if first_steps is None:
         first_steps = round(settings.first_phase * steps)
     return steps, min(first_steps, steps)
-
-
-def shown_batch(slices: data.Slices) -> dict:
-    """The batch of a sheet, its largest lesions first."""
-    shown = dict(next(iter(data.multimodal_batches(slices, SHOWN, seed=1))))
-    shown["candidates"] = largest_first(shown["candidates"])
-    return shown
 
 
 def train_networks(
@@ -281,6 +236,7 @@ def train_networks(
             of_side,
             settings.learning_rate * (multimodal.FULL_RATE if begins[side] else 1.0),
             steps - begins[side],
+            final=settings.final_rate,
             first_steps=first_steps - begins[side],
             first_final=multimodal.FULL_RATE,
         )
@@ -299,7 +255,7 @@ def train_networks(
 
     def batches(first):
         return data.multimodal_batches(
-            slices, settings.batch_size, settings.seed, first
+            slices, settings.batch_size, settings.seed, first, settings.all_labels
         )
 
     phase = ""
@@ -325,7 +281,7 @@ def train_networks(
             },
             settings.seed,
             slices.names,
-            sheet=lambda step: draw_generated(nets, shown, options),
+            sheet=lambda step: sheets.draw_generated(nets, shown, options),
             checkpoint_seconds=settings.checkpoint_seconds,
             steps_per_call=per_call,
             phase=of_phase,
@@ -395,6 +351,10 @@ def export(
         run_dir,
         "segmentor",
         list(components.values()),
-        {"segment": lesion_components.endpoint(components, size, spec)},
+        {
+            "segment": lesion_components.endpoint(
+                components, size, spec, options.label_loss
+            )
+        },
         {**description, "scheme": settings.scheme},
     )

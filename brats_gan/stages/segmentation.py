@@ -12,7 +12,6 @@ from absl import logging
 
 from brats_gan import (
     data,
-    figures,
     io,
     lesion_components,
     precision,
@@ -22,9 +21,8 @@ from brats_gan import (
     weights,
 )
 from brats_gan.experiments import mixing, runner, tables
-from brats_gan.lazy import tf
 from brats_gan.spec import Spec
-from brats_gan.stages import beginning, inputs
+from brats_gan.stages import beginning, inputs, sheets
 
 SCRIPT = "eval_segmentation.py"
 # Flags that may differ when a command is started again: what to run, not how.
@@ -36,7 +34,6 @@ FREE = (
     "keep_checkpoints",
     "results",
 )
-SHOWN = 6  # rows of segmentation.png
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +56,9 @@ class Settings:
     final_rate: float = 1.0
     beta_1: float = 0.5
     dropout: float = segmentation.INPUT_DROPOUT
+    output_norm: bool = False
+    initialization: str = "he_normal"
+    leaky_relu: bool = True
     label_loss: str = "weighted"
     init_from: str | None = None
     enhanced: bool = False
@@ -71,6 +71,7 @@ class Settings:
     results: str | None = None
 
     def __post_init__(self) -> None:
+        beginning.require_size(self.image_size, 4)
         for name in ("table", "experiment", "synthetic_dirs"):
             object.__setattr__(self, name, tuple(map(str, getattr(self, name))))
         object.__setattr__(self, "deterministic", self.deterministic or None)
@@ -81,22 +82,15 @@ class Settings:
 
     def training(self, spec: Spec) -> runner.Training:
         """How every segmentor is trained."""
-        return runner.Training(
-            scheme=self.scheme,
-            image_size=self.image_size,
-            width=self.width,
-            batch_size=self.batch_size,
-            rate=self.learning_rate,
-            beta_1=self.beta_1,
-            final_rate=self.final_rate,
-            label_loss=self.label_loss,
-            dropout=self.dropout,
-            precision=self.precision,
-            deterministic=bool(self.deterministic),
-            checkpoint_seconds=self.checkpoint_seconds,
-            steps_per_call=runs.per_call(self.steps_per_call, self.deterministic),
-            spec=spec,
-        )
+        alike = {f.name for f in dataclasses.fields(self)} & {*runner.Training._fields}
+        as_they_are = {name: getattr(self, name) for name in alike}
+        settled = {
+            "rate": self.learning_rate,
+            "deterministic": bool(self.deterministic),
+            "steps_per_call": runs.per_call(self.steps_per_call, self.deterministic),
+            "spec": spec,
+        }
+        return runner.Training(**{**as_they_are, **settled})
 
     def iterations_of(self, real_count: int) -> int:
         """Steps of a run, by the number of real training slices (Section 3.4)."""
@@ -111,21 +105,6 @@ class Scored(NamedTuple):
     results: Path  # lines of JSON
     line: dict | None  # of a single run
     tables: list[Path]  # files of the tables, where some are asked for
-
-
-def draw(nets: dict, slices: data.Slices, path: Path) -> None:
-    """The held-out slices with the largest lesions: images, label, prediction."""
-    lesion = [np.count_nonzero(slices.labels([row])) for row in range(len(slices))]
-    rows = sorted(np.argsort(lesion)[-40::7])[:SHOWN]
-    x = slices.intensities(rows)
-    predicted = lesion_components.segment(
-        nets, tf.constant(x[..., None]), spec=slices.spec
-    )
-    predicted = np.argmax(predicted, -1)[:, -1]
-    label = slices.labels(rows)
-    cells = [[*x[i], label[i], predicted[i]] for i in range(len(rows))]
-    titles = [*slices.spec.modalities, "label", "predicted"]
-    figures.sheet(cells, titles, path, label_columns=("label", "predicted"))
 
 
 def wanted(settings: Settings) -> list[tuple]:
@@ -282,7 +261,7 @@ def fix_inputs(
         held_out_slices,
         settings.image_size,
         inputs.of_data_sets(folders, "Inputs"),
-        inputs.of_data_sets(folders, "ModelInputs"),
+        inputs.of_models_of(folders),
         sets=used,
         fingerprint=fingerprint,
     )
@@ -309,10 +288,12 @@ def single_run(
     key = (None, run_dir.name, 0)
     train_on = settings.train_on if settings.synthetic_dir else "real"
     sources = real if train_on != "synthetic" else []
+    before = None
     if train_on != "real":
         sources = sources + synthetic_dataset.verified_subjects(
             settings.synthetic_dir, held_out, spec=source.spec
         )
+        before = synthetic_dataset.seen_by(settings.synthetic_dir)
     slices = source.read(sources, settings.image_size)
     held_out_slices = source.read(held_out, settings.image_size)
     real_slices = slices
@@ -346,10 +327,10 @@ def single_run(
     plan = [mixing.Phase((train_on,), items, iterations)]
     training = settings.training(source.spec)
     segmentors = runner.Segmentors(training, iterations, settings.enhanced)
+    of_run = inputs.of_run(fixed, source, sides)
     if settings.init_from and not runs.has_begun(run_dir):
-        weights.require_fitting(
-            segmentors.nets, settings.init_from, "segmentation", segmentors.build
-        )
+        first = settings.init_from, "segmentation"
+        weights.require_fitting(segmentors.nets, *first, segmentors.build, **of_run)
     start(fixed)
 
     def begin():
@@ -362,29 +343,31 @@ def single_run(
             [subject.name for subject in held_out],
             spec=source.spec,
             patient_pattern=split.get("patient_pattern"),
-            inputs=inputs.digest(fixed),
             settings=runs.lasting(runs.command_of(run_dir), FREE),
+            synthetic_from=before,
+            **of_run,
         )
         weights.record(run_dir, begun)
         return begun
 
     begun = segmentors.train(run_dir, slices, plan, settings.seed, begin)
     scores = segmentation.score(segmentors.predict, held_out_slices)
-    nets = segmentors.nets
-    draw(nets, held_out_slices, run_dir / "segmentation.png")
+    nets, size, spec = segmentors.nets, settings.image_size, source.spec
+    sheets.draw_segmentation(nets, held_out_slices, run_dir / "segmentation.png")
     description = {
-        **data.preprocessing(settings.image_size, source.slices, source.spec),
-        "spec": source.spec.as_dict(),
+        **data.preprocessing(size, source.slices, spec),
+        "spec": spec.as_dict(),
         "training_subjects": [subject.name for subject in real],
         **inputs.of_export(fixed),
         "initialised_from": begun["initialised_from"],
+        "synthetic_from": before,
         "scheme": settings.scheme,
     }
     runs.export(
         run_dir,
         "segmentor",
         list(nets.values()),
-        {"segment": lesion_components.endpoint(nets, settings.image_size, source.spec)},
+        {"segment": lesion_components.endpoint(nets, size, spec, settings.label_loss)},
         description,
     )
     weights.finish(run_dir, nets, description, iterations)

@@ -41,14 +41,21 @@ class Settings:
     width: int = 64
     mask_width: int | None = None
     code_channels: int = 4
+    code_dim: int | None = None
     beta: float = structural_map.BETA
     map_loss: str = "entropy"
     soft_maps: bool = True
     spectral_norm: bool = True
+    code_norm: bool = False
+    output_norm: bool = False
+    initialization: str = "he_normal"
+    leaky_relu: bool = True
+    code_fit: bool = True
     judge_rebuilt: bool = True
     code_game: bool = False
     input_noise: float = structural.Options().input_noise
     learning_rate: float = 5e-4
+    final_rate: float = beginning.FINAL_RATE
     precision: str = precision.AUTO
     seed: int = 0
     deterministic: bool | None = None  # None: no, as a flag that is not given
@@ -57,6 +64,9 @@ class Settings:
     weights: dict[str, float] = field(default_factory=dict)  # others: by default
 
     def __post_init__(self) -> None:
+        beginning.require_size(self.image_size, 32)
+        if self.code_dim is not None:
+            beginning.require_code_dim(self.code_dim, self.image_size)
         whole = beginning.all_weights(self.weights, structural.WEIGHTS)
         object.__setattr__(self, "weights", whole)
         object.__setattr__(self, "deterministic", self.deterministic or None)
@@ -70,6 +80,11 @@ class Settings:
             "mask_width": self.mask_width,
             "spectral": self.spectral_norm,
             "code_game": self.code_game,
+            "code_dim": self.code_dim,
+            "code_norm": self.code_norm,
+            "output_norm": self.output_norm,
+            "initialization": self.initialization,
+            "leaky_relu": self.leaky_relu,
         }
 
     def options(self) -> structural.Options:
@@ -80,6 +95,7 @@ class Settings:
             soft_maps=self.soft_maps,
             input_noise=self.input_noise,
             judge_rebuilt=self.judge_rebuilt,
+            code_fit=self.code_fit,
         )
 
 
@@ -152,6 +168,7 @@ def train(
         len(slices),
         settings.batch_size,
         settings.learning_rate,
+        settings.final_rate,
     )
 
     nets = structural.build(**settings.build())
@@ -164,22 +181,26 @@ def train(
         [subject.name for subject in held_out],
         spec=source.spec,
         patient_pattern=split.get("patient_pattern"),
-        inputs=inputs.digest(fixed),
+        **inputs.of_run(fixed, source, (training, held_out)),
         settings=runs.lasting(by),
     )
     beginning.start(run_dir, split, by, runs.LENGTH)
     inputs.record(run_dir, fixed)
     weights.record(run_dir, begun)
-    codes = code_bank.Codes(
-        networks.map_code_dim(settings.image_size, settings.code_channels)
+    code_dim = networks.map_code_dim(
+        settings.image_size, settings.code_channels, settings.code_dim
     )
+    codes = code_bank.Codes(code_dim)
     sides = {
         "generator": structural.GENERATOR_SIDE,
         "discriminator": structural.DISCRIMINATOR_SIDE,
     }
     optimizers = {
         side: runs.adam(
-            structural.variables(nets, names), settings.learning_rate, steps
+            structural.variables(nets, names),
+            settings.learning_rate,
+            steps,
+            final=settings.final_rate,
         )
         for side, names in sides.items()
     }
@@ -194,10 +215,14 @@ def train(
 
     real = next(iter(data.structural_batches(slices, SHOWN, seed=1)))
 
+    def fitted(count):
+        if not settings.code_fit:
+            return structural.unfitted(code_dim)
+        return structural.fit(nets, known_maps(slices, settings.beta, count))
+
     def sheet(step):
         del step
-        found = structural.fit(nets, known_maps(slices, settings.beta, FITTED_SHEET))
-        return draw_sheet(nets, found, real)
+        return draw_sheet(nets, fitted(FITTED_SHEET), real)
 
     runs.loop(
         run_dir,
@@ -217,7 +242,7 @@ def train(
         made_by=begun,
     )
 
-    found = structural.fit(nets, known_maps(slices, settings.beta, FITTED))
+    found = fitted(FITTED)
     draw_sheet(nets, found, real, run_dir / "maps.png")
     figures.loss_curves(run_dir / "losses.jsonl", run_dir / "losses.png")
     description = {

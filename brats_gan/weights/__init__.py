@@ -38,6 +38,7 @@ from brats_gan.weights.stored import (
     inherited,
     networks,
     options,
+    seen,
     variables,
 )
 
@@ -61,6 +62,7 @@ __all__ = [
     "read",
     "record",
     "require_fitting",
+    "seen",
     "variables",
     "write",
 ]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
-from brats_gan import data, files, multimodal, runs, structural
+from brats_gan import data, files, io, multimodal, runs, structural
 from brats_gan.data import records
 from brats_gan.io import patients
 from brats_gan.lazy import tf
@@ -21,6 +21,7 @@ from brats_gan.weights.stored import (
     build,
     first_of,
     mismatches,
+    seen,
     version,
 )
 
@@ -81,6 +82,7 @@ def _of_checkpoint(run_dir, path, step):
     split = data.load_split(split, apart=False) if split.exists() else None
     if split is not None:
         description["training_subjects"] = split["train"]
+    description["inputs"] = _recorded(run_dir, description.get("inputs"))
     stored = Stored(str(run_dir), description, {}, None, split)
     nets = build(stored)
     try:
@@ -93,6 +95,19 @@ def _of_checkpoint(run_dir, path, step):
             f"can read, or give another run ({str(error).strip().splitlines()[0]})"
         ) from error
     return stored._replace(arrays=arrays_of(nets))
+
+
+def _recorded(run_dir, fingerprint):
+    """The record of a run that has not finished; None of one from before records."""
+    record = records.read(run_dir)
+    known = None if record is None else records.fingerprint(record)
+    if fingerprint not in (None, known):
+        raise runs.RunError(
+            f"{run_dir / records.NAME} is not what {run_dir} began with, so it is not "
+            "known what its weights have seen; put it back from a copy, or give other "
+            "weights"
+        )
+    return record
 
 
 def begun(run_dir: str | Path) -> dict[str, Any]:
@@ -120,6 +135,9 @@ def begin(
     held_out: Iterable[str] = (),
     spec: Spec = BRATS,
     patient_pattern: str | None = None,
+    made_from: dict | None = None,
+    subjects: Iterable[io.Subject] = (),
+    again: Callable[[list[io.Subject], dict], dict] | None = None,
     **fixed: object,
 ) -> dict[str, Any]:
     """Before a run's first step: loads --init_from. Writes nothing, see `record`.
@@ -135,13 +153,16 @@ def begin(
         held_out: names of the subjects that the run will not see.
         spec: of the data.
         patient_pattern: see io.patients.patient_of.
+        made_from: record of the run, see data.records; None: names alone are compared.
+        subjects, again: of the run, see records.require_unseen.
         fixed: what else holds for all of the run, for RUN/networks.json.
 
     Returns:
         What RUN/networks.json says, or is to say.
 
     Raises:
-        RunError, DataError: see `find` and `initialise`.
+        RunError, DataError: see `find` and `initialise`; or the weights have
+            seen what is held out, see data.records.require_unseen.
     """
     path = run_dir / "networks.json"
     description = {
@@ -151,6 +172,8 @@ def begin(
         "initialised_from": None,
         **fixed,
     }
+    if made_from is not None:
+        description["inputs"] = records.fingerprint(made_from)
     if runs.has_begun(run_dir):
         if source:
             logging.info("%s: goes on from its checkpoint, not --init_from", run_dir)
@@ -159,6 +182,8 @@ def begin(
     elif source:
         stored = find(source, stage)
         _require_same(stored, stage, spec)
+        if made_from is not None:
+            _require_unseen(stored, source, made_from, subjects, again)
         fitting = initialise(nets, stored, stage, build)
         description["initialised_from"] = {
             "source": str(source),
@@ -166,22 +191,23 @@ def begin(
             "steps": stored.description.get("steps"),
             "data_fingerprint": stored.description.get("data_fingerprint"),
             "training_subjects": stored.training_subjects,
+            "inputs": seen(stored.description),
         }
         own, theirs = {"patient_pattern": patient_pattern}, stored.split or {}
-        seen = patients.shared(
+        known = patients.shared(
             sorted(held_out),
             stored.training_subjects,
             *records.patterns({"split": own}, {"split": theirs}),
         )
-        if seen:
+        if known:
             logging.warning(
                 "%s was trained on %d subjects with the names of subjects that this "
                 "run holds out, or of their patients (%s): if they are the same, no "
                 "score on them is of unseen data. A split that keeps to its own avoids "
                 "that (--split)",
                 source,
-                len(seen),
-                patients.described(seen),
+                len(known),
+                patients.described(known),
             )
     return description
 
@@ -206,9 +232,26 @@ def require_fitting(
     source: str | Path,
     stage: str,
     build: Mapping[str, Any],
+    made_from: dict | None = None,
+    subjects: Iterable[io.Subject] = (),
+    again: Callable[[list[io.Subject], dict], dict] | None = None,
 ) -> None:
-    """RunError, DataError where --init_from=`source` does not fit, see `initialise`."""
-    _fitting(nets, find(source, stage), stage, build)
+    """RunError, DataError where `begin` would refuse --init_from=`source`."""
+    stored = find(source, stage)
+    _fitting(nets, stored, stage, build)
+    if made_from is not None:
+        _require_unseen(stored, source, made_from, subjects, again)
+
+
+def _require_unseen(stored, source, made_from, subjects, again):
+    """DataError where weights, or those that they began from, have seen a subject that
+    is held out: known by content, whatever its name, or by another visit of the
+    patient. Weights from before there were records have none to compare."""
+    subjects = list(subjects)
+    for record in seen(stored.description):
+        records.require_unseen(
+            made_from, record, f"--init_from={source}", subjects, again, same_names=True
+        )
 
 
 def initialise(
@@ -284,6 +327,7 @@ def _remedy(stored, stage, build):
 
 
 def _flag(name, value):
+    name = "spectral_norm" if name == "spectral" else name
     if value is None:
         return f"(no --{name})"
     if isinstance(value, bool):

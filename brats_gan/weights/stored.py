@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from brats_gan import lesion_components, multimodal, runs, structural
+from brats_gan import lesion_components, losses, multimodal, runs, structural
 from brats_gan.lazy import tf
 from brats_gan.spec import of_description
 
@@ -16,6 +16,15 @@ BUILDERS = {
     "structural": structural.build,
     "multimodal": multimodal.build,
     "segmentation": lesion_components.build,
+}
+# What arguments of the builders must be, where a wrong one would build other networks.
+_SWITCHES = """spectral code_game code_norm output_norm leaky_relu conditional_norm
+norm_everywhere label_modulation map_modulation style""".split()
+KINDS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(_SWITCHES, lambda value: isinstance(value, bool)),
+    "category": lambda value: value in losses.CATEGORY_LOSSES,
+    "image_size": lambda value: type(value) is int and value > 0,
+    "width": lambda value: type(value) is int and value > 0,
 }
 SHOWN = 3  # variables of a network that a message names
 
@@ -38,9 +47,26 @@ class Stored(NamedTuple):
         return list(dict.fromkeys([*own, *inherited(self.description)]))
 
 
+# What a run says of weights and synthetic data that were there before it: in each,
+# "training_subjects", names of all that these have seen, and "inputs", their records.
+BEFORE = ("initialised_from", "synthetic_from")
+
+
 def inherited(description: Mapping[str, Any]) -> list[str]:
-    """Names of the subjects that the weights which a run began from have seen."""
-    return (description.get("initialised_from") or {}).get("training_subjects", [])
+    """Names of the subjects that were seen by the weights which a run began from, and
+    by the models that made the synthetic data it trained on."""
+    before = [description.get(key) or {} for key in BEFORE]
+    return [name for each in before for name in each.get("training_subjects", [])]
+
+
+def seen(description: Mapping[str, Any]) -> list[dict]:
+    """Records (data.records) of all that weights, or an export, have been trained on,
+    in their run or before it; weights from before there were records have none."""
+    own = description.get("inputs")
+    found = [own] if isinstance(own, dict) else []
+    for key in BEFORE:
+        found += (description.get(key) or {}).get("inputs", [])
+    return [each for n, each in enumerate(found) if each not in found[:n]]
 
 
 def variables(net: tf.keras.Model) -> dict[str, tf.Variable]:
@@ -139,7 +165,7 @@ def options(stored: Stored) -> multimodal.Options:
     """multimodal.Options of stored weights of stage 2.
 
     Raises:
-        RunError: this version has no such options.
+        RunError: this version has no such options, or they are of another kind.
     """
     given = stored.description.get("options", {})
     unknown = sorted(given.keys() - multimodal.Options().as_dict().keys())
@@ -147,6 +173,18 @@ def options(stored: Stored) -> multimodal.Options:
         raise runs.RunError(
             f"{stored.source} was written by another version of brats_gan: it has the "
             f"options {', '.join(unknown)}. Use {version(stored)}"
+        )
+    ours = multimodal.Options().as_dict()
+    wrong = [
+        f"{name}={value!r}"
+        for name, value in given.items()
+        if isinstance(value, str | bool) != isinstance(ours[name], str | bool)
+        or isinstance(value, bool) != isinstance(ours[name], bool)
+    ]
+    if wrong:
+        raise runs.RunError(
+            f"{stored.source} has an option that is none: {wrong[0]}. Use "
+            f"{version(stored)}, or give other weights"
         )
     return multimodal.Options(**given, spec=of_description(stored.description))
 
@@ -161,7 +199,8 @@ def build(stored: Stored) -> dict[str, tf.keras.Model]:
     """The networks that the weights belong to, with weights of their own.
 
     Raises:
-        RunError: this version builds no such networks.
+        RunError: this version builds no such networks, or the description of them is
+            damaged.
     """
     build = BUILDERS[stored.description["stage"]]
     arguments = stored.description["build"]
@@ -173,4 +212,17 @@ def build(stored: Stored) -> dict[str, tf.keras.Model]:
         )
     if "spec" in inspect.signature(build).parameters:
         arguments = {**arguments, "spec": of_description(stored.description)}
-    return build(**arguments)
+    wrong = [
+        f"{name}={value!r}"
+        for name, value in arguments.items()
+        if name in KINDS and not KINDS[name](value)
+    ]
+    try:
+        if not wrong:
+            return build(**arguments)
+    except (TypeError, ValueError) as error:
+        wrong = [str(error)]
+    raise runs.RunError(
+        f"{stored.source} does not say how its networks are built ({wrong[0]}). Use "
+        f"{version(stored)}, or give other weights"
+    )
