@@ -10,6 +10,7 @@ import numpy as np
 from brats_gan import code_bank, fusion, losses, networks, runs, structural_map
 from brats_gan.lazy import tf
 from brats_gan.parts import over_parts
+from brats_gan.stacks import Stacks
 
 # Weights of the terms each side is trained on, by their names in losses.py (D9, D17).
 GENERATOR_WEIGHTS = {
@@ -244,6 +245,7 @@ class Fit(NamedTuple):
     # [code_dim, code_dim], lower triangular, of their covariance; [code_dim]: diagonal
     factor: np.ndarray
     threshold: float  # of DC_f's probability
+    stacks: Stacks | None = None  # of whole volumes; None: single slices alone
 
 
 def unfitted(code_dim: int) -> Fit:

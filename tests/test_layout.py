@@ -44,12 +44,13 @@ runs.folder runs.training
 runs.lengths
 runs.exports
 runs
-registration privacy precision lesion_components
+registration privacy precision lesion_components stacks volume_lesions
 multimodal.settings
 multimodal.nets multimodal.passes
 multimodal.steps
 multimodal structural segmentation
-synthesis
+synthesis volume_maps
+volume_synthesis
 manifest
 synthetic_dataset
 weights.stored

@@ -18,6 +18,7 @@ from brats_gan import (
     signatures,
     structural,
     structural_map,
+    volume_maps,
     weights,
 )
 from brats_gan.lazy import tf
@@ -243,6 +244,10 @@ def train(
     )
 
     found = fitted(FITTED)
+    if settings.code_fit and len(slices.names) > 1:
+        density = float(np.mean(known_maps(slices, settings.beta, FITTED_SHEET)))
+        of_volumes = volume_maps.fit(nets, slices, settings.beta, density)
+        found = found._replace(stacks=of_volumes)
     draw_sheet(nets, found, real, run_dir / "maps.png")
     figures.loss_curves(run_dir / "losses.jsonl", run_dir / "losses.png")
     description = {
@@ -262,18 +267,40 @@ def train(
 
 
 def export(run_dir: Path, nets: dict, found: structural.Fit, description: dict) -> None:
-    """Writes export/structure: noise -> f_g and its background."""
+    """Writes export/structure: noise -> f_g and its background; `volume`, the same of
+    all slices of a brain."""
 
     def generate(code):
         code = signatures.finite(code, "code")
         f, background = structural.generate(nets, code, found)
         return {"structure": f, "background": background}
 
+    def volume(subject, detail):
+        subject = signatures.finite(subject, "subject")
+        detail = signatures.finite(detail, "detail")
+        f, background = volume_maps.generate(nets, found.stacks, subject, detail)
+        return {"structure": f, "background": background}
+
     code = tf.TensorSpec([None, len(found.mean)], tf.float32, name="code")
+    endpoints = {"generate": (generate, [code])}
+    if found.stacks is not None:
+        noise = {
+            "subject": [None, found.stacks.subject_dim],
+            "detail": [None, *found.stacks.mean.shape],
+        }
+        endpoints["volume"] = (
+            volume,
+            [tf.TensorSpec(shape, tf.float32, name) for name, shape in noise.items()],
+        )
+        # Whatever needs no graph to say how much noise a volume takes.
+        description = {
+            **description,
+            "volume": {name: shape[1:] for name, shape in noise.items()},
+        }
     runs.export(
         run_dir,
         "structure",
         [nets["DC_f"], nets["MASK"]],
-        {"generate": (generate, [code])},
+        endpoints,
         description,
     )

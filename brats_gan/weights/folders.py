@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from brats_gan import data, files, runs, structural
+from brats_gan.stacks import Stacks
 from brats_gan.weights.stored import BUILDERS, Stored
 
 FORMAT = 1
+_STACKS = ("correlation", "threshold")  # of stacks.Stacks, which are no arrays
 
 # What the name `pretrained` stands for.
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
@@ -45,6 +47,10 @@ def write(folder: Path, stored: Stored, dtype: type[np.floating] = np.float32) -
     if stored.found is not None:
         parts["fit"] = {"mean": stored.found.mean, "factor": stored.found.factor}
         description["edge_threshold"] = float(stored.found.threshold)
+        if stored.found.stacks is not None:
+            arrays = stored.found.stacks._asdict()
+            numbers = {name: arrays.pop(name) for name in _STACKS}
+            parts["stacks"], description["stacks"] = arrays, numbers
     digests = {}
     try:
         for name, arrays in parts.items():
@@ -120,6 +126,15 @@ def read(folder: str | Path) -> Stored:
         if fit.keys() != {"mean", "factor"} or not isinstance(threshold, float):
             raise runs.RunError(f"{path} and fit.npz hold no fit; {_COPY_AGAIN}")
         found = structural.Fit(**fit, threshold=threshold)
+    if "stacks" in arrays:
+        numbers, fit = description.get("stacks"), arrays.pop("stacks")
+        try:
+            numbers = {name: float(numbers[name]) for name in _STACKS}
+            found = found._replace(stacks=Stacks(**fit, **numbers))
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise runs.RunError(
+                f"{path} and stacks.npz hold no stacks; {_COPY_AGAIN}"
+            ) from error
     split = folder / "split.json"
     split = data.load_split(split, apart=False) if split.exists() else None
     return Stored(str(folder), description, arrays, found, split)

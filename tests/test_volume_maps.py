@@ -1,0 +1,101 @@
+"""Stage 1 of whole volumes: fitted to tiny NIfTI, kept with weights, exported."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from brats_gan import data, io, runs, stacks, structural, volume_maps, weights
+from brats_gan.stages import structural as stage
+from tests import nifti
+
+SIZE, SLICES, BETA = 32, 4, 0.1
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for number in range(3):
+        shape = (160, 160, SLICES)
+        nifti.write_subject(folder, f"s{number}", shape, number, labels=(2,))
+    subjects = io.find_subjects(folder)
+    return data.Slices(subjects, SIZE, (0, SLICES), tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def nets():
+    tf.keras.utils.set_random_seed(1)
+    return structural.build(SIZE, 2, code_channels=1)
+
+
+@pytest.fixture(scope="module")
+def found(nets, slices):
+    return volume_maps.fit(nets, slices, BETA, 0.2)
+
+
+def noise(found, count=2):
+    rng = np.random.default_rng(0)
+    subject = rng.standard_normal((count, found.subject_dim), np.float32)
+    return subject, rng.standard_normal((count, *found.mean.shape), np.float32)
+
+
+def test_a_stack_is_the_codes_of_the_slices_of_a_subject_in_one_contrast(nets, slices):
+    codes, subjects = volume_maps.encode(nets, slices, BETA)
+    assert (
+        codes.shape == (3 * 4, SLICES, 16) and subjects == [0] * 4 + [1] * 4 + [2] * 4
+    )
+    row = int(np.flatnonzero((slices.index == (1, 2)).all(1))[0])
+    x = tf.constant(slices.intensities([row], [3])[..., None])
+    f, _ = structural.extract({"x": x, "label": slices.labels([row])}, BETA)
+    ours = nets["EC_f"](f, training=False)[0][0]
+    np.testing.assert_allclose(codes[4 + 3, 2], ours, atol=1e-4)
+
+
+def test_drawn_volumes_are_as_dense_as_is_asked_for(nets, found):
+    f, background = volume_maps.generate(nets, found, *noise(found, 4))
+    assert f.shape == background.shape == (4, SLICES, SIZE, SIZE, 1)
+    assert set(np.unique(f)) == {0, 1}
+    assert 0.1 < float(tf.reduce_mean(f)) < 0.4
+
+
+def test_all_slices_of_a_volume_are_decoded_as_one_alone(nets, found):
+    subject, detail = noise(found)
+    f, _ = volume_maps.generate(nets, found, subject, detail)
+    code = stacks.codes_of(found, subject, detail)[1, 2][None]
+    edge = tf.sigmoid(nets["DC_f"](code, training=False))[0]
+    np.testing.assert_array_equal(f[1, 2], tf.cast(edge > found.threshold, tf.float32))
+
+
+def kept(nets, found):
+    of_slices = structural.unfitted(16)._replace(stacks=found)
+    build = {"image_size": SIZE, "width": 2, "code_channels": 1}
+    description = {"stage": "structural", "build": build, "steps": 1}
+    arrays = weights.arrays_of(nets)
+    return weights.Stored("here", description, arrays, of_slices)
+
+
+def test_stacks_come_back_with_weights(nets, found, tmp_path):
+    weights.write(tmp_path / "w", kept(nets, found))
+    again = weights.read(tmp_path / "w").found.stacks
+    for one, other in zip(again, found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_stacks_without_their_numbers_are_refused(nets, found, tmp_path, monkeypatch):
+    weights.write(tmp_path / "w", kept(nets, found))
+    numbers = (*weights.folders._STACKS, "another")  # of a later version
+    monkeypatch.setattr(weights.folders, "_STACKS", numbers)
+    with pytest.raises(runs.RunError, match="hold no stacks"):
+        weights.read(tmp_path / "w")
+
+
+def test_the_export_draws_the_volumes_of_the_networks(nets, found, tmp_path):
+    of_slices = structural.unfitted(16)._replace(stacks=found)
+    stage.export(tmp_path, nets, of_slices, {})
+    export, description = runs.load_export(tmp_path, "structure")
+    count = found.subject_dim
+    assert description["volume"] == {"subject": [count], "detail": [SLICES, 16]}
+    subject, detail = noise(found)
+    made = export.volume(tf.constant(subject), tf.constant(detail))
+    f, background = volume_maps.generate(nets, found, subject, detail)
+    assert np.mean(made["structure"] != f) < 0.01  # last bits about a threshold
+    assert made["background"].shape == background.shape
