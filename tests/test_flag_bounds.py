@@ -84,6 +84,12 @@ def test_a_value_that_no_run_could_use_is_refused(script, text):
         FLAGS[script][name].parser.parse(value)
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_no_name_of_a_flag_begins_as_a_switch_that_is_off(script):
+    # In flags.txt "--nocheck" is --check that is off.
+    assert not [name for name in FLAGS[script] if name.startswith("no")]
+
+
 def test_help_says_what_a_size_is_a_multiple_of():
     said = FLAGS["train_multimodal"]["image_size"].parser.syntactic_help
     assert said == "a multiple of 32 from 32 to 4096"

@@ -212,6 +212,21 @@ def test_rows_that_are_named_are_those_of_their_table_that_run(
     assert segmentation.wanted(settings) == asked
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"train_on": "synthetic"}, "--train_on=synthetic needs --synthetic_dir"),
+        ({"table": ("1",), "synthetic_dirs": ("single:",)}, "single names no folder"),
+    ],
+)
+def test_synthetic_data_that_is_not_named_is_asked_for(given, said, tmp_path):
+    settings = segmentation.Settings(precision="float32", image_size=32, **given)
+    source = data.Source(tmp_path)
+    with pytest.raises(runs.RunError, match=said):
+        segmentation.score(settings, source, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_settings_cannot_be_changed():
     for settings in (structural.Settings(), data.Source("x")):
         with pytest.raises(dataclasses.FrozenInstanceError):

@@ -127,6 +127,9 @@ def wanted(settings: Settings) -> list[tuple]:
                 raise runs.RunError(
                     f"--{flag}: {value!r} is none of {', '.join(allowed)}"
                 )
+    for scheme, folder in settings.test_sets().items():
+        if not folder:
+            raise runs.RunError(f"--synthetic_dirs: {scheme} names no folder")
     rows = [int(name) for name in names if name in settings.experiment]
     whole_table = "2" in settings.table and not rows
     if whole_table or "all" in settings.experiment:
@@ -166,6 +169,8 @@ def score(
         source.spec,
     )
     settings = beginning.set_up(settings, run_dir, heaviest, record is not None)
+    if settings.train_on == "synthetic" and not settings.synthetic_dir:
+        raise runs.RunError("--train_on=synthetic needs --synthetic_dir")
     asked = wanted(settings)
     if asked and settings.init_from:
         raise runs.RunError(
