@@ -1,14 +1,11 @@
 """Bounds of the flags of all scripts, read from the flags themselves."""
 
-import runpy
-from pathlib import Path
-
 import pytest
 from absl import flags
 
 from brats_gan import flag_parsers
+from tests import scripts
 
-ROOT = Path(__file__).parents[1]
 SCRIPTS = (
     "prepare_data",
     "train_structural",
@@ -19,17 +16,7 @@ SCRIPTS = (
 NUMERIC = (flags.FloatParser, flags.IntegerParser, flag_parsers.StepsPerCall)
 
 
-def flags_of(script):
-    """{name: flag} of a script; forgotten again, since others have the same names."""
-    before = {*flags.FLAGS}
-    runpy.run_path(str(ROOT / f"{script}.py"))
-    mine = {name: flags.FLAGS[name] for name in {*flags.FLAGS} - before}
-    for name in mine:
-        delattr(flags.FLAGS, name)
-    return mine
-
-
-FLAGS = {script: flags_of(script) for script in SCRIPTS}
+FLAGS = {script: scripts.flags_of(f"{script}.py") for script in SCRIPTS}
 NUMBERS = [
     (script, name)
     for script, mine in FLAGS.items()

@@ -114,6 +114,11 @@ def of_slices(
         return dict(pool.map(look, range(len(subjects))))
 
 
+def sides_fingerprint(record: dict) -> str:
+    """Of whom a record has on either side, for the lines of tables."""
+    return fingerprint({key: record.get(key) for key in ("split", "subjects")})
+
+
 def fingerprint(record: dict) -> str:
     """Of a record, for the files that name it."""
     text = json.dumps(record, sort_keys=True)

@@ -20,6 +20,7 @@ from brats_gan import (
     synthetic_dataset,
     weights,
 )
+from brats_gan.data import records
 from brats_gan.experiments import mixing, runner, tables
 from brats_gan.spec import Spec
 from brats_gan.stages import beginning, inputs, sheets
@@ -217,7 +218,7 @@ def score(
             *(settings, source, run_dir, split, (real, held_out)),
             *(slices, held_out_slices, used),
         )
-        made_from = inputs.digest({key: fixed[key] for key in ("split", "subjects")})
+        made_from = records.sides_fingerprint(fixed)
         shown = {table for table, _ in asked}
         places = {*runs.PLACES, *runs.COMPARED, *FREE}
         tables.require_own(results, shown, by.flags, made_from, places)
