@@ -79,6 +79,7 @@ class Settings:
     weights: dict[str, float] = field(default_factory=dict)  # others: by default
 
     def __post_init__(self) -> None:
+        beginning.settle_types(self)
         beginning.require_size(self.image_size, 32)
         whole = beginning.all_weights(self.weights, multimodal.WEIGHTS)
         object.__setattr__(self, "weights", whole)
