@@ -76,7 +76,7 @@ flags.DEFINE_bool(
     "conditional_norm", True, "Conditional instance normalisation in DC (D16)."
 )
 flags.DEFINE_bool(
-    "norm_everywhere",
+    "full_size_norm",
     False,
     "Instance norm in all blocks of DC, as in the paper; off, not in those of the "
     "image's size (D29).",

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Iterator
 
 from absl import flags
 
-from benchmarks.faults_process import ROOT
 from benchmarks.faults_stages import STAGES
 from brats_gan import flag_parsers
-
-
-def flags_of(script: str) -> dict[str, flags.Flag]:
-    """{name: flag} of a script; forgotten again, since others have the same names."""
-    before = {*flags.FLAGS}
-    runpy.run_path(str(ROOT / script))
-    mine = {name: flags.FLAGS[name] for name in {*flags.FLAGS} - before}
-    for name in mine:
-        delattr(flags.FLAGS, name)
-    return mine
-
+from tests import scripts
 
 _NUMBERS = ("nan", "inf", "-inf", "-1", "1e400", "9" * 40, "", "text", "1x0", "½")
 _TEXTS = ("text", "", "nan", "-1", "a,b", "1,,2", ":", "../..", b"\xff\xfe", "x" * 300)
@@ -68,8 +56,8 @@ def _values(name, flag):
 
 def all_flags() -> Iterator[tuple[str, str, object, bool]]:
     """(stage, flag, value, whether it may be accepted) of all scripts."""
-    scripts = sorted({stage.script for stage in STAGES.values()})
-    of_scripts = {script: flags_of(script) for script in scripts}
+    named = sorted({stage.script for stage in STAGES.values()})
+    of_scripts = {name: scripts.flags_of(name) for name in named}
     for stage in ("structural", "multimodal", "dataset", "segmentation"):
         for name, flag in sorted(of_scripts[STAGES[stage].script].items()):
             for value, valid in _values(name, flag):

@@ -295,8 +295,7 @@ def results(folder, line):
     """Lines of tables, by the digest of the subjects they were made from."""
     if not folder.scored:
         return
-    record = folder.record or {}
-    now = records.fingerprint({k: record.get(k) for k in ("split", "subjects")})
+    now = records.sides_fingerprint(folder.record or {})
     unsaid = [where for where, each in folder.scored if not each.get("made_from")]
     others = [
         where

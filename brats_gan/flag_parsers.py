@@ -55,11 +55,14 @@ class FolderParser(flags.ArgumentParser):
     """What flags of folders and files take: a path, whose ~ is the home folder.
 
     A shell leaves it alone behind the = of a flag. What is empty, as of an unset
-    variable of the shell, is not given: it would be the folder that the shell is in.
+    variable of the shell, is refused: it would be the folder that the shell is in, or
+    another computation than was meant.
     """
 
-    def parse(self, argument: str) -> str | None:
-        return os.path.expanduser(argument) if argument else None
+    def parse(self, argument: str) -> str:
+        if not argument:
+            raise ValueError("names nothing; leave the flag out, or give a path")
+        return os.path.expanduser(argument)
 
     def flag_type(self) -> str:
         return "path"

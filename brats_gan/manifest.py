@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import logging
 
-from brats_gan import files, io
+from brats_gan import files
 from brats_gan.spec import BRATS, Spec
 
 if TYPE_CHECKING:
@@ -251,9 +251,9 @@ def whole_volumes(
                     *(Path(output_dir, MANIFEST), volume_id),
                 )
             if rows is None and volume_id in named:
-                # Of a version that wrote no records, or the record was lost.
-                rows = _without_record(
-                    output_dir, volume_id, named[volume_id], count, spec, made_from
+                # Of a version that wrote none, or lost: whose the files are is unknown.
+                raise files.DataError(
+                    f"{Path(output_dir, volume_id, f'{volume_id}_{RECORD}')}: is gone"
                 )
             if rows is not None:
                 _require_rows(output_dir, volume_id, rows, count)
@@ -284,21 +284,6 @@ def _require_rows(output_dir, volume_id, rows, count):
             f"{Path(output_dir, MANIFEST)}: it has {len(kept)} samples of {volume_id} "
             f"where {count} are due"
         )
-
-
-def _without_record(output_dir, volume_id, rows, count, spec, made_from):
-    """Gives a volume the record it lacks, by the manifest; returns the rows.
-
-    DataError if a file is missing, damaged or of another size: all that can be said.
-    """
-    _require_rows(output_dir, volume_id, rows, count)
-    for name in _file_names(volume_id, spec):
-        path = Path(output_dir, volume_id, name)
-        shape = io.load_volume(path)[0].shape
-        if shape != (spec.field, spec.field, count):
-            raise files.DataError(f"{path}: its size is {shape}")
-    write_record(output_dir, volume_id, rows, spec, made_from)
-    return rows
 
 
 def bring_in_line(output_dir: Path, rows: list[dict]) -> None:
@@ -355,6 +340,9 @@ def require_as_made(
             )
         for volume_id, rows in named.items():
             known = recorded(folder, volume_id, made_from)
+            if known is None and made_from is not None:
+                record = folder / volume_id / f"{volume_id}_{RECORD}"
+                raise files.DataError(f"{record}: it is missing")
             if known is not None and known != rows:
                 raise files.DataError(
                     f"{folder / MANIFEST}: it says of {volume_id} what its record does "

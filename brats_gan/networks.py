@@ -204,7 +204,7 @@ def build_conditional_decoder(
     style_numbers: int = 0,
     name: str = "DC",
     spec: Spec = BRATS,
-    norm_everywhere: bool = False,
+    full_size_norm: bool = False,
     make: Make = MAKE,
 ) -> tf.keras.Model:
     """Builds DC: code, modality and maps -> MRI slice of that modality.
@@ -213,7 +213,7 @@ def build_conditional_decoder(
     instance normalisation in every block (D16); the maps of the lesion (D19) and the
     structural map (D32) by SPADE-style modulation in the last block of the last two
     resolutions and at the output; the style in every block (D33). Blocks at the image's
-    size have no norm (D29), unless norm_everywhere.
+    size have no norm (D29), unless full_size_norm.
 
     Inputs: code [B, code_size, code_size, 8 * width]; condition [B, M] one-hot; maps
     [B, size, size, N], where size = 4 * code_size and N is num_maps of the two
@@ -237,7 +237,7 @@ def build_conditional_decoder(
     def block(x, filters, level, first, last):
         of_modality = condition if conditional_norm else None
         modulation = by_level.get(level) if last else None
-        norm = norm_everywhere or level < 2
+        norm = full_size_norm or level < 2
         return _conditional_block(
             x, filters, of_modality, modulation, norm, first, style, make
         )

@@ -15,7 +15,7 @@ import numpy as np
 
 import brats_gan
 from brats_gan import files, io, manifest, runs
-from brats_gan.data import records
+from brats_gan.data import record_forms, records
 from brats_gan.io import patients
 from brats_gan.spec import BRATS, Spec, differences, of_description
 
@@ -49,10 +49,12 @@ def read_description(folder: str | Path) -> dict:
     """
     path = Path(folder, DESCRIPTION)
     summary = files.unsealed(files.read_json(path))
-    if summary is None:
+    odd = None if summary is None else record_forms.odd(summary)
+    if summary is None or odd:
+        what = f"says {odd} as it was never written" if odd else "was changed since"
         raise runs.RunError(
-            f"{path} was changed since it was written; start its build_dataset.py "
-            "command again, which writes it anew"
+            f"{path} {what}; start its build_dataset.py command again, which writes it "
+            "anew"
         )
     return summary
 

@@ -2,12 +2,10 @@
 
 import dataclasses
 import functools
-import runpy
 from pathlib import Path
 
-from absl import flags
-
 from brats_gan.stages import dataset, multimodal, segmentation, structural
+from tests import scripts
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {
@@ -20,13 +18,8 @@ SCRIPTS = {
 
 @functools.cache
 def flags_of(stage):
-    """{name: flag} of a stage's script; forgotten again: others have the same names."""
-    before = {*flags.FLAGS}
-    runpy.run_path(str(ROOT / f"{SCRIPTS[stage][0]}.py"))
-    mine = {name: flags.FLAGS[name] for name in {*flags.FLAGS} - before}
-    for name in mine:
-        delattr(flags.FLAGS, name)
-    return mine
+    """{name: flag} of a stage's script."""
+    return scripts.flags_of(f"{SCRIPTS[stage][0]}.py")
 
 
 def values(config, stage):

@@ -107,8 +107,9 @@ def test_weights_whose_description_was_changed_are_refused(tmp_path):
 
 
 def test_what_a_run_began_with_cannot_be_changed_in_silence(tmp_path):
-    weights.record(tmp_path, {"first_steps": 100, "inputs": "0f"})
-    assert weights.begun(tmp_path) == {"first_steps": 100, "inputs": "0f"}
+    began = {"stage": "multimodal", "build": {}, "first_steps": 100, "inputs": "0f"}
+    weights.record(tmp_path, began)
+    assert weights.begun(tmp_path) == began
     change(tmp_path / "networks.json", b"100", b"900")
     with pytest.raises(runs.RunError, match="networks.json was changed since"):
         weights.begun(tmp_path)

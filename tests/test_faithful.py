@@ -82,7 +82,7 @@ FLAGS = {
     "D25": [("structural", "code_fit", False)],
     "D26": [("structural", "code_dim", 4096)],
     "D27": [("structural", "map_loss", "squared")],
-    "D29": [("multimodal", "norm_everywhere", True)],
+    "D29": [("multimodal", "full_size_norm", True)],
     "D30": [
         ("structural", "soft_maps", False),
         ("structural", "judge_rebuilt", False),
@@ -783,7 +783,7 @@ def test_all_labels_are_drawn_as_often_as_they_are_there():
         ("structural", {"code_dim": 15}, "15 is not the square"),
         ("structural", {"code_dims": 16}, "code_dims"),
         ("structural", {"image_size": None}, "image_size"),
-        ("multimodal", {"norm_everywhere": None}, "norm_everywhere=None"),
+        ("multimodal", {"full_size_norm": None}, "full_size_norm=None"),
         ("multimodal", {"category": "regresion"}, "category='regresion'"),
         ("multimodal", {"scheme": "singel"}, "singel"),
         ("segmentation", {"leaky_relu": "no"}, "leaky_relu='no'"),

@@ -1,14 +1,11 @@
 """Bounds of the flags of all scripts, read from the flags themselves."""
 
-import runpy
-from pathlib import Path
-
 import pytest
 from absl import flags
 
 from brats_gan import flag_parsers
+from tests import scripts
 
-ROOT = Path(__file__).parents[1]
 SCRIPTS = (
     "prepare_data",
     "train_structural",
@@ -19,17 +16,7 @@ SCRIPTS = (
 NUMERIC = (flags.FloatParser, flags.IntegerParser, flag_parsers.StepsPerCall)
 
 
-def flags_of(script):
-    """{name: flag} of a script; forgotten again, since others have the same names."""
-    before = {*flags.FLAGS}
-    runpy.run_path(str(ROOT / f"{script}.py"))
-    mine = {name: flags.FLAGS[name] for name in {*flags.FLAGS} - before}
-    for name in mine:
-        delattr(flags.FLAGS, name)
-    return mine
-
-
-FLAGS = {script: flags_of(script) for script in SCRIPTS}
+FLAGS = {script: scripts.flags_of(f"{script}.py") for script in SCRIPTS}
 NUMBERS = [
     (script, name)
     for script, mine in FLAGS.items()
@@ -82,6 +69,12 @@ def test_a_value_that_no_run_could_use_is_refused(script, text):
     name, _, value = text[2:].partition("=")
     with pytest.raises(ValueError, match=r"range|multiple"):
         FLAGS[script][name].parser.parse(value)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_no_name_of_a_flag_begins_as_a_switch_that_is_off(script):
+    # In flags.txt "--nocheck" is --check that is off.
+    assert not [name for name in FLAGS[script] if name.startswith("no")]
 
 
 def test_help_says_what_a_size_is_a_multiple_of():

@@ -26,7 +26,8 @@ def made(tmp_path_factory):
     run = root / "run"
     fixed = begin(run, root / "brats2018")
     export(run, fixed)
-    files.write_json(run / "networks.json", {"inputs": inputs.digest(fixed)})
+    began = {"stage": "structural", "build": {}, "inputs": inputs.digest(fixed)}
+    files.write_json(run / "networks.json", began)
     return root
 
 
@@ -308,7 +309,8 @@ def test_a_record_that_is_gone_or_was_changed_is_refused(root):
 def as_before(run):
     """Makes a run one from before there were records."""
     (run / "inputs.json").unlink()
-    files.write_json(run / "networks.json", {})
+    began = {"stage": "structural", "build": {}}
+    files.write_json(run / "networks.json", began)
     path = run / "export/structure.json"
     described = json.loads(path.read_text())
     described.pop("inputs")

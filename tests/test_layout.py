@@ -29,7 +29,8 @@ io.subjects
 io
 io.findings io.targets
 io.checks io.convert io.page
-data.cache data.records
+data.cache data.record_forms
+data.records
 data.slices data.splits data.label_pool
 data.batches data.source
 data
@@ -55,6 +56,7 @@ manifest
 synthetic_dataset
 weights.stored
 weights.folders
+weights.networks_file
 weights.beginnings
 weights
 trained_models reports

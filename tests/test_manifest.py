@@ -152,7 +152,7 @@ def no_sheet(folder):
         (no_text, "cut off or changed", 0),
         (a_line_of_another, "does not; it is written anew", 0),
         (no_manifest, "", 0),
-        (no_folder, f"{SECOND}_t1.nii.gz: no such file", 2),
+        (no_folder, f"{SECOND}_samples.json: is gone", 2),
         (no_label, f"{SECOND}_seg.nii.gz: No such file", 2),
         (edited_label, f"{SECOND}_seg.nii.gz: it has changed since it was made", 2),
         (another_size, f"{SECOND}_t1.nii.gz: it has changed since it was made", 2),
@@ -189,20 +189,32 @@ def test_a_finished_data_set_is_left_as_it_is(whole, copy, slices, caplog):  # n
     assert not caplog.text
 
 
-def test_a_data_set_without_records_gets_them_where_its_files_are_whole(
+def test_a_volume_that_lost_its_record_is_made_again_for_it_may_be_anothers(
     whole,
     copy,
+    tmp_path,
     slices,  # noqa: F811
     caplog,
 ):
-    for path in copy.rglob("*_samples.json"):
-        path.unlink()
-    cut_volume(copy)
+    other = tmp_path / "other"
+    build(slices, other, "theirs")
+    shutil.rmtree(copy / SECOND)
+    shutil.copytree(other / SECOND, copy / SECOND)
+    (copy / SECOND / f"{SECOND}_samples.json").unlink()
     with caplog.at_level(logging.INFO):
         build(slices, copy)
-    assert f"{SECOND}_background.nii.gz: cannot be read" in caplog.text
-    assert "2 samples to make" in caplog.text
+    said = f"{SECOND}_samples.json: is gone; {SECOND} is made again"
+    assert said in caplog.text and "2 samples to make" in caplog.text
     assert contents(copy) == contents(whole)
+
+
+def test_stage_4_refuses_a_volume_that_lost_its_record(copy):
+    (copy / SECOND / f"{SECOND}_samples.json").unlink()
+    finish(copy)  # of before there were records: all that can be said is in the files
+    synthetic_dataset.verified_subjects(copy, [])
+    finish(copy, MadeFrom="ours")
+    with pytest.raises(runs.RunError, match=f"{SECOND}_samples.json: it is missing"):
+        synthetic_dataset.verified_subjects(copy, [])
 
 
 def test_a_volume_that_another_data_set_made_is_made_again(

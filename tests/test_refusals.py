@@ -362,6 +362,11 @@ def test_another_visit_of_whom_the_models_have_seen_is_not_held_out_by_stage_3(
         dataset.find_labels(settings, source, tmp_path / "out", of_maps, seen)
 
 
+def record_of(said):
+    """A record that says this, and else nothing."""
+    return {"image_size": 32, "slices": [0, 2], "subjects": {}, **said}
+
+
 @pytest.mark.parametrize(
     ("held_out", "pattern", "of_set"),
     [
@@ -374,7 +379,7 @@ def test_another_visit_of_whom_a_data_set_has_seen_is_not_scored_on(
     held_out, pattern, of_set, tmp_path
 ):
     split = {"train": ["RHUH-0001_0", "a.1"], "test": []}
-    inputs = {"split": {**split, "patient_pattern": of_set}}
+    inputs = record_of({"split": {**split, "patient_pattern": of_set}})
     synthetic_dataset.write_description(
         tmp_path, {"TrainingSubjects": split["train"], "Inputs": inputs}
     )
@@ -391,7 +396,8 @@ def test_who_a_data_set_has_seen_under_another_name_is_not_scored_on(key, tmp_pa
     (subject,) = io.find_subjects(tmp_path / "data")
     digests = {"t1": records.digest(paths["t1"])}
     seen = {"files": digests, "images": None, "label": None}
-    record = {"split": {"train": ["a"], "test": []}, "subjects": {"a": seen}}
+    split = {"train": ["a"], "test": []}
+    record = record_of({"split": split, "subjects": {"a": seen}})
     described = {"TrainingSubjects": ["a"]}
     described[key] = [record] if key == "SeenInputs" else record
     synthetic_dataset.write_description(tmp_path / "set", described)
@@ -405,7 +411,10 @@ def test_all_that_the_models_began_from_is_known_to_stage_3(tmp_path):
     for number, name in enumerate(("structure", "generator", "segmentor")):
         export = tmp_path / f"{name}/export/{name}"
         export.mkdir(parents=True)
-        own, before = ({"split": {"train": [f"{of}{number}"]}} for of in "ab")
+        own, before = (
+            record_of({"split": {"train": [f"{of}{number}"], "test": []}})
+            for of in "ab"
+        )
         described = {"inputs": own, "initialised_from": {"inputs": [before]}}
         files.write_json(export.with_suffix(".json"), files.sealed(described))
         records_of[str(tmp_path / name)] = [own, before]

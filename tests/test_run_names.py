@@ -43,13 +43,11 @@ def test_flags_of_folders_know_the_home_folder(monkeypatch):
     assert isinstance(flag_parsers.FolderParser(), flags.ArgumentParser)
 
 
-def test_a_folder_without_a_name_is_not_given():
+def test_a_folder_without_a_name_is_refused():
     values = flags.FlagValues()
     parser, serializer = flag_parsers.FolderParser(), flags.ArgumentSerializer()
-    for name in ("needed", "other"):
-        flags.DEFINE(parser, name, None, "", flag_values=values, serializer=serializer)
-    flags.mark_flag_as_required("needed", flag_values=values)
-    values(["script", "--needed=here", "--other="])
-    assert (values.needed, values.other) == ("here", None)
-    with pytest.raises(flags.IllegalFlagValueError, match="--needed must have a value"):
-        values(["script", "--needed="])
+    flags.DEFINE(parser, "split", None, "", flag_values=values, serializer=serializer)
+    values(["script"])
+    assert values.split is None
+    with pytest.raises(flags.IllegalFlagValueError, match="--split=: names nothing"):
+        values(["script", "--split="])

@@ -377,6 +377,9 @@ def test_every_repeat_is_a_line_with_all_that_was_asked(filled):
         assert set(line["by_slice"]) == {*spec.BRATS.modalities, "mean"}
         mean = np.mean([line["by_slice"][m]["mse"] for m in spec.BRATS.modalities])
         assert line["mse"] == pytest.approx(mean) == line["by_slice"]["mean"]["mse"]
+        trained = ["synthetic"] if line["experiment"] == 25 else []
+        scored = ["synthetic multiple"] if line["experiment"] == "multiple" else []
+        assert [*line["sets"]] == trained + scored
         # A volume of samples is no subject.
         assert (line["by_subject"] is None) == (line["experiment"] == "multiple")
         assert (line["dice_whole"] is None) == (line["experiment"] == "multiple")

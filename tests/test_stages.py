@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from brats_gan import data, runs, spec, weights
@@ -212,6 +213,21 @@ def test_rows_that_are_named_are_those_of_their_table_that_run(
     assert segmentation.wanted(settings) == asked
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"train_on": "synthetic"}, "--train_on=synthetic needs --synthetic_dir"),
+        ({"table": ("1",), "synthetic_dirs": ("single:",)}, "single names no folder"),
+    ],
+)
+def test_synthetic_data_that_is_not_named_is_asked_for(given, said, tmp_path):
+    settings = segmentation.Settings(precision="float32", image_size=32, **given)
+    source = data.Source(tmp_path)
+    with pytest.raises(runs.RunError, match=said):
+        segmentation.score(settings, source, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_settings_cannot_be_changed():
     for settings in (structural.Settings(), data.Source("x")):
         with pytest.raises(dataclasses.FrozenInstanceError):
@@ -222,6 +238,25 @@ def test_settings_cannot_be_changed():
 def test_a_run_that_is_not_to_be_deterministic_is_as_one_without_the_flag(stage):
     assert stage.Settings(deterministic=False) == stage.Settings()
     assert stage.Settings(deterministic=True).deterministic is True
+
+
+def test_settings_from_python_have_the_digests_of_those_that_flags_give():
+    given = {"mae_threshold": 1, "dice_threshold": np.float32(0.5), "lesion_free": 0}
+    python = dataset.Settings(Path("a"), "b", samples=np.int64(9), **given)
+    flags = {"mae_threshold": 1.0, "dice_threshold": 0.5, "lesion_free": 0.0}
+    script = dataset.Settings("a", "b", samples=9, **flags)
+    assert repr(python) == repr(script)
+    assert dataset.digest_of(python, {}) == dataset.digest_of(script, {})
+
+    one, other = (
+        segmentation.Settings(dropout=zero, final_rate=unit, width=width)
+        for zero, unit, width in ((0, 1, np.int32(8)), (0.0, 1.0, 8))
+    )
+    digests = {
+        runs.checkpoints.digest_of({"training": x.training(spec.BRATS)})
+        for x in (one, other)
+    }
+    assert len(digests) == 1
 
 
 def test_a_weight_of_no_loss_is_an_error_that_names_the_losses():

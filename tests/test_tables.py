@@ -112,21 +112,40 @@ def test_two_runs_whose_folders_have_one_name_keep_a_line_each(tmp_path):
     assert found == [("b", 0.6), ("a", 0.7)]
 
 
-def own(path, asked=(2,), made_from="ours", **flags):
+def origin(made_from="ours", iterations=100, sets=(), **flags):
     flags = {"width": "--width=8", "run_dir": "--run_dir=here", **flags}
-    return tables.require_own(path, asked, flags, made_from, {"run_dir"})
+    free = frozenset({"run_dir"})
+    return tables.Origin(flags, free, made_from, dict(sets), iterations)
+
+
+def own(path, asked=(2,), **of_run):
+    tables.require_own(path, asked, origin(**of_run))
+
+
+def refused(path, words, **of_run):
+    with pytest.raises(files.DataError, match=f"line 1: .*{words}.*--results"):
+        own(path, **of_run)
 
 
 def test_a_table_is_not_filled_with_the_lines_of_a_run_of_other_settings(tmp_path):
     path = tmp_path / "results.jsonl"
     said = {"width": "--width=4", "run_dir": "--run_dir=there"}
     tables.record(path, line(7, 1, 0.4, 0.6, flags=said))
-    with pytest.raises(
-        files.DataError, match="line 1: .*--width=4, .*--width=8.*--res"
-    ):
-        own(path)
+    refused(path, "--width=4, .*--width=8")
     own(path, width="--width=4")  # moved, or started again with more rows
     own(path, asked=(1,))
+
+
+def test_a_flag_that_only_one_of_two_runs_has_sets_their_lines_apart(tmp_path):
+    path = tmp_path / "results.jsonl"
+    flags = {"width": "--width=8", "deterministic": "--deterministic"}
+    tables.record(path, line(7, 1, 0.4, 0.6, flags=flags, sets={}))
+    refused(path, "--deterministic, .*no --deterministic")
+    own(path, deterministic="--deterministic")
+    refused(path, "no --dropout, .*--dropout=0.2", **flags, dropout="--dropout=0.2")
+    # Of before lines named their data sets: the flag may have come since.
+    tables.record(path, line(7, 1, 0.4, 0.6, flags=flags))
+    own(path, dropout="--dropout=0.2")
 
 
 def test_a_table_is_not_filled_with_the_lines_of_a_run_on_other_subjects(tmp_path):
@@ -134,8 +153,33 @@ def test_a_table_is_not_filled_with_the_lines_of_a_run_on_other_subjects(tmp_pat
     tables.record(path, line(7, 1, 0.4, 0.6, made_from="ours"))
     tables.record(path, line(7, 2, 0.4, 0.6))  # of before there were digests
     own(path)
-    with pytest.raises(files.DataError, match="line 1: .*other subjects"):
-        own(path, made_from="theirs")
+    refused(path, "other subjects", made_from="theirs")
+
+
+def test_a_table_is_not_filled_with_the_lines_of_a_run_of_other_length(tmp_path):
+    path = tmp_path / "results.jsonl"
+    tables.record(path, line(7, 1, 0.4, 0.6))
+    own(path)
+    refused(path, "100 steps, .*200", iterations=200)
+
+
+def test_a_table_is_not_filled_with_lines_of_another_synthetic_data_set(tmp_path):
+    path = tmp_path / "results.jsonl"
+    flags = {"width": "--width=8"}
+    tables.record(path, line(7, 1, 0.4, 0.6, flags=flags, sets={"synthetic": "a"}))
+    own(path, sets={"synthetic": "a", "synthetic single": "c"})
+    own(path)  # it trains on none
+    refused(path, "other synthetic data", sets={"synthetic": "b"})
+
+
+def test_a_line_is_not_added_to_those_that_another_run_has_added_since(tmp_path):
+    path = tmp_path / "results.jsonl"
+    own(path)
+    tables.record(path, line(7, 1, 0.4, 0.6, made_from="theirs"))
+    before = path.read_bytes()
+    with pytest.raises(files.DataError, match="other subjects.*--results"):
+        tables.record(path, line(7, 2, 0.4, 0.6, made_from="ours"), origin())
+    assert path.read_bytes() == before
 
 
 def test_the_numbers_of_the_paper_add_up():

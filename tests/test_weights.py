@@ -6,6 +6,7 @@ writes tests/portable.json anew, the numbers that both generations of Keras must
 """
 
 import json
+import shutil
 import zlib
 from pathlib import Path
 
@@ -262,16 +263,17 @@ def test_weights_replace_older_ones_and_leave_nothing_beside(maps, tmp_path):
 def begun(run_dir, build=BUILD, source=None, **more):
     """Networks of a run of stage 1 after weights.begin."""
     run_dir.mkdir(exist_ok=True)
-    (run_dir / "flags.txt").write_text("# train_structural.py\n")
+    (run_dir / "flags.txt").write_text("# train_structural.py\n--seed=3\n")
     nets = structural.build(**build)
     description = weights.begin(run_dir, "structural", build, nets, source, **more)
     weights.record(run_dir, description)
     return nets
 
 
-def save_checkpoint(run_dir, nets, step):
+def save_checkpoint(run_dir, nets, step, seed=3):
     objects = {"step": tf.Variable(step, dtype=tf.int64), **nets}
-    runs.save(runs.restore(objects, run_dir / "checkpoints", {}), step)
+    run = {"seed": seed, **weights.begun(run_dir)}
+    runs.save(runs.restore(objects, run_dir / "checkpoints", run), step)
 
 
 def test_an_unfinished_run_gives_the_weights_of_its_newest_whole_checkpoint(tmp_path):
@@ -287,6 +289,69 @@ def test_an_unfinished_run_gives_the_weights_of_its_newest_whole_checkpoint(tmp_
     found = weights.find(tmp_path / "run", "structural")
     same(found.arrays, kept)
     assert found.description["steps"] == 3 and found.found is None
+
+
+def test_the_checkpoint_of_another_run_gives_no_weights(tmp_path):
+    for name, seed in (("run", 3), ("other", 4)):
+        save_checkpoint(tmp_path / name, begun(tmp_path / name), 3, seed)
+    weights.find(tmp_path / "run", "structural")
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    shutil.copytree(tmp_path / "other/checkpoints", tmp_path / "run/checkpoints")
+    with pytest.raises(runs.RunError, match="ckpt-3 is of another run.*other weights"):
+        weights.find(tmp_path / "run", "structural")
+
+
+def save_older_checkpoint(run_dir, nets, step):
+    """As versions wrote it that did not say whose it is."""
+    checkpoint = tf.train.Checkpoint(**nets)
+    checkpoint.write(str(run_dir / "checkpoints" / f"ckpt-{step}"))
+
+
+def test_a_run_that_lost_its_networks_is_told_so_and_not_something_else(tmp_path):
+    nets = begun(tmp_path / "run")
+    save_checkpoint(tmp_path / "run", nets, 3)
+    (tmp_path / "run/networks.json").unlink()
+    for look in (weights.begun, lambda run: weights.find(run, "structural")):
+        with pytest.raises(runs.RunError, match="networks.json is gone.*put it back"):
+            look(tmp_path / "run")
+
+
+def test_a_run_of_before_networks_were_written_has_none_to_lose(tmp_path):
+    run = tmp_path / "run"
+    nets = begun(run)
+    save_older_checkpoint(run, nets, 3)
+    (run / "networks.json").unlink()
+    assert weights.begun(run) == {}
+    # Those that could begin from weights wrote them.
+    with (run / "flags.txt").open("a") as file:
+        file.write("--init_from=w\n")
+    with pytest.raises(runs.RunError, match="networks.json is gone"):
+        weights.begun(run)
+
+
+ODD = [
+    {"stage": None},
+    {"build": []},
+    {"training_subjects": "a"},
+    {"initialised_from": "pretrained"},
+    {"initialised_from": {"inputs": None}},
+    {"initialised_from": {"inputs": ["x"]}},
+    {"synthetic_from": {"training_subjects": None}},
+    {"inputs": {"subjects": {}}},
+    {"inputs": {"split": {"train": ["a"], "test": []}, "subjects": {"a": {}}}},
+]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_what_no_version_has_written_of_weights_is_refused(maps, tmp_path, odd):
+    weights.write(tmp_path / "w", maps)
+    run = tmp_path / "run"
+    save_checkpoint(run, begun(run), 3)
+    for path in (tmp_path / "w/weights.json", run / "networks.json"):
+        content = {**files.unsealed(files.read_json(path)), **odd}  # without a digest
+        files.write_json(path, content)
+        with pytest.raises(runs.RunError, match=path.name):
+            weights.find(path.parent, "structural")
 
 
 def test_of_a_run_that_went_on_the_checkpoint_is_newer_than_its_weights(maps, tmp_path):

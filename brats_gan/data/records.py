@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from brats_gan import files, io
+from brats_gan.data import record_forms
 from brats_gan.io import patients
 
 NAME = "inputs.json"
@@ -114,6 +115,11 @@ def of_slices(
         return dict(pool.map(look, range(len(subjects))))
 
 
+def sides_fingerprint(record: dict) -> str:
+    """Of whom a record has on either side, for the lines of tables."""
+    return fingerprint({key: record.get(key) for key in ("split", "subjects")})
+
+
 def fingerprint(record: dict) -> str:
     """Of a record, for the files that name it."""
     text = json.dumps(record, sort_keys=True)
@@ -142,7 +148,7 @@ def read(folder: str | Path) -> dict | None:
     if not path.exists():
         return None
     content = files.read_json(path)
-    if not isinstance(content.get("split"), dict) or "subjects" not in content:
+    if not record_forms.is_record(content):
         raise files.DataError(f"{path}: no record of subjects. Restore it.")
     return content
 
@@ -166,7 +172,8 @@ def beside(folder: str | Path) -> list[tuple[Path, dict]]:
     for path in [*made, folder / "dataset_description.json"]:
         with contextlib.suppress(files.DataError):
             content = files.read_json(path) if path.exists() else {}
-            claim = _claim(files.unsealed(content) or {})
+            content = files.unsealed(content) or {}
+            claim = None if record_forms.odd(content) else _claim(content)
             if claim is not None:
                 found.append((path, claim))
     record = read(folder)
@@ -328,7 +335,8 @@ def require_unseen(
             raise files.DataError(
                 f"{place(name)}: {name}, which is held out, is a visit of the patient "
                 f"of {other}, which {where} trains on. Give its split by --split, or "
-                "one that has all visits of a patient on one side."
+                "one that has all visits of a patient on one side; where names only "
+                "look alike, say by --patient_pattern what of them is the patient."
             )
 
 

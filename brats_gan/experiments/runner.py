@@ -135,11 +135,13 @@ def result(
     scores: dict,
     started: Path,
     made_from: str | None = None,
+    sets: dict[str, str] | None = None,
 ) -> dict:
     """A line of results.jsonl.
 
     `key` is by tables.KEY; `started` is the folder that the command was given, in which
-    `run_dir` may be that of one repeat; `made_from` is a digest of what made it.
+    `run_dir` may be that of one repeat; `made_from` is a digest of what made it, `sets`
+    are digests of the synthetic data in a row of a table.
     """
     of_subjects = (scores["by_subject"] or {}).get("mean", {})
     return {
@@ -161,6 +163,7 @@ def result(
         "revision": runs.revision(),
         "flags": runs.command_of(started).flags,
         "made_from": made_from,
+        **({} if sets is None else {"sets": sets}),
         **scores,
     }
 
@@ -179,7 +182,7 @@ def fill_tables(
     seed: int,
     repeats: int,
     keep_checkpoints: bool,
-    settle: Callable[[data.Slices, data.Slices], str] = lambda slices, held_out: "",
+    settle: Callable[[data.Slices, data.Slices, int], tables.Origin],
 ) -> list[Path]:
     """Runs every repeat of the rows that has no line yet; writes the tables.
 
@@ -198,8 +201,8 @@ def fill_tables(
         repeats: of each row.
         keep_checkpoints: also of repeats that have finished.
         settle: called when nothing else is left that could be refused, with the slices
-            to train on, real ones first, and those held out; may raise. Returns a
-            digest of the subjects, for the lines.
+            to train on, real ones first, those held out, and the steps of a repeat; may
+            raise. Returns the tables.Origin of the lines.
 
     Returns:
         The files of the tables that were written.
@@ -241,8 +244,8 @@ def fill_tables(
                 )
             )
 
+    origin = settle(slices, scored_on["real"], iterations)
     done = {tuple(x[n] for n in tables.KEY) for x in tables.read(results)}
-    made_from = settle(slices, scored_on["real"])
     jobs = [(*row, k) for row in asked for k in range(1, repeats + 1)]
     open_jobs = [job for job in jobs if job not in done]
     logging.info("%d of %d repeats are done", len(jobs) - len(open_jobs), len(jobs))
@@ -263,17 +266,27 @@ def fill_tables(
         of_repeat = seed + repeat - 1
         row = 1 if table == 1 else name
         folder = run_dir / f"row-{row:02d}" / f"repeat-{repeat}"
-        begun = {"training": fixed, "row": row, "made_from": made_from}
+        trained_on = ["synthetic"] if rows[name].synthetic else []
+        begun = {
+            "training": fixed,
+            "row": row,
+            "made_from": origin.made_from,
+            "sets": {each: origin.sets[each] for each in trained_on},
+            **mixing.described(plans[name], slices),
+        }
         segmentors.train(folder, slices, plans[name], of_repeat, lambda x=begun: x)
         test_set = name if table == 1 else "real"
         scores = segmentation.score(
             segmentors.predict, scored_on[test_set], test_set == "real"
         )
-        key = (table, name, repeat)
+        scored = [f"synthetic {name}"] if table == 1 else trained_on
         line = result(
-            *(key, training, folder, of_repeat, plans[name], scores, run_dir, made_from)
+            (table, name, repeat),
+            *(training, folder, of_repeat, plans[name], scores, run_dir),
+            origin.made_from,
+            {each: origin.sets[each] for each in scored if each in origin.sets},
         )
-        tables.record(results, line)
+        tables.record(results, line, origin)
         if row != 1 and not keep_checkpoints:
             shutil.rmtree(folder / "checkpoints")
         tables.write(table, tables.read(results), run_dir)

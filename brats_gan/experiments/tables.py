@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
@@ -67,6 +67,17 @@ TABLE1 = {
     "shared_encoder": ("1 EC_l + 4 DC_l", "synthetic", 0.055, 0.808),
     "multiple": ("4 SEG", "synthetic", 0.043, 0.838),
 }
+
+
+class Origin(NamedTuple):
+    """What decides the lines of a run's tables beside their rows."""
+
+    flags: dict[str, str]  # name -> line of a flagfile
+    free: frozenset[str]  # names of flags that may differ
+    made_from: str  # digest of its subjects and their split
+    sets: dict[str, str]  # name -> digest of a synthetic data set that was read
+    iterations: int  # steps of every repeat
+
 
 _HEADS = {
     1: ("guidance", "test set"),
@@ -151,12 +162,21 @@ def require_writable(
     read(results)
 
 
-def record(path: Path, line: dict) -> None:
+def record(path: Path, line: dict, origin: Origin | None = None) -> None:
     """Adds a line, in place of one of the same run, so that none is ever there twice.
 
     A run is told by KEY and by "made_from", where both lines say one: two runs whose
     folders have one name keep a line each. The file is replaced as a whole: a kill
     leaves the old one or the new one. Runs that share it wait for each other.
+
+    Args:
+        path: of results.jsonl.
+        line: of a run.
+        origin: of a line of a table.
+
+    Raises:
+        DataError: see `read`; or another run has added lines to the table since
+            `require_own` was called.
     """
 
     def is_other(x):
@@ -166,18 +186,14 @@ def record(path: Path, line: dict) -> None:
         )
 
     with files.alone_in(path.parent):
+        if origin is not None:
+            require_own(path, {line["table"]}, origin)
         kept = [x for x in read(path) if is_other(x)]
         text = "".join(json.dumps(each) + "\n" for each in [*kept, line])
         files.write_atomically(path, text.encode())
 
 
-def require_own(
-    path: Path,
-    asked: Iterable[int],
-    flags: Mapping[str, str],
-    made_from: str,
-    free: Iterable[str],
-) -> None:
+def require_own(path: Path, asked: Collection[int], origin: Origin) -> None:
     """Refuses a results.jsonl of which a table would show lines of other runs.
 
     Lines of before there were flags or digests are taken as they are.
@@ -185,28 +201,38 @@ def require_own(
     Args:
         path: of it.
         asked: tables that are to be written of it.
-        flags: {name: line of a flagfile} of the run.
-        made_from: digest of its subjects and their split.
-        free: names of flags that may differ.
+        origin: Origin of the run.
 
     Raises:
-        DataError: a line is of other settings or of other subjects; names it.
+        DataError: a line is of other settings, subjects, samples or steps; names it.
     """
     for number, line in enumerate(read(path), 1):
-        if line["table"] not in asked:
-            continue
-        theirs, differ = line.get("flags") or {}, None
-        names = theirs.keys() & flags.keys() - set(free)
-        changed = sorted(name for name in names if theirs[name] != flags[name])
-        if changed:
-            differ = f"{theirs[changed[0]]}, and this run has {flags[changed[0]]}"
-        elif line.get("made_from") not in (None, made_from):
-            differ = "other subjects, or the same with another split"
+        differ = _difference(line, origin) if line["table"] in asked else None
         if differ:
             raise files.DataError(
                 f"{path}, line {number}: is of a run with {differ}, so one table "
                 "cannot hold both. Name another file by --results."
             )
+
+
+def _difference(line, origin):
+    """What a line is of that the run is not, in words for a message; or None."""
+    theirs, ours = line.get("flags") or {}, origin.flags
+    names = theirs.keys() | ours.keys()
+    if "sets" not in line:  # of a version before; what it lacks may have come since
+        names = theirs.keys() & ours.keys()
+    for name in sorted(names - origin.free):
+        if theirs.get(name) != ours.get(name):
+            said, here = (x.get(name, f"no --{name}") for x in (theirs, ours))
+            return f"{said}, and this run has {here}"
+    if line.get("made_from") not in (None, origin.made_from):
+        return "other subjects, or the same with another split"
+    if line["iterations"] != origin.iterations:
+        return f"{line['iterations']} steps, and this run has {origin.iterations}"
+    for name, digest in (line.get("sets") or {}).items():
+        if origin.sets.get(name, digest) != digest:
+            return f"other {name} data"
+    return None
 
 
 def rows(table: int, lines: list[dict]) -> list[dict]:

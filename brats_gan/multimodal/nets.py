@@ -20,7 +20,7 @@ def build(
     spectral: bool = True,
     code_game: bool = False,
     spec: Spec = BRATS,
-    norm_everywhere: bool = False,
+    full_size_norm: bool = False,
     output_norm: bool = False,
     initialization: str = "he_normal",
     leaky_relu: bool = True,
@@ -30,7 +30,7 @@ def build(
     Those of the lesion scheme come along under the names that lesion_components.build
     gives them. conditional_norm is D16, label_modulation D19, category D10,
     map_modulation D32, style D33, spectral D31; code_game has FD too (D36).
-    norm_everywhere is D29; output_norm, initialization and leaky_relu are D11, see
+    full_size_norm is D29; output_norm, initialization and leaky_relu are D11, see
     blocks.Make.
     lesion_width is the base width of the lesion components: a lesion is easier found
     than drawn, and they work on eight images a step. None: as `width`. spec says how
@@ -52,7 +52,7 @@ def build(
             map_modulation,
             len(styles.QUANTILES) if style else 0,
             spec=spec,
-            norm_everywhere=norm_everywhere,
+            full_size_norm=full_size_norm,
             make=make,
         ),
         "D": networks.build_discriminator(

@@ -5,7 +5,14 @@ checkpoints/ and export/. Starting the same command again continues it. One proc
 time: it holds a lock on the folder until it ends, however it ends.
 """
 
-from brats_gan.runs.checkpoints import has_begun, newest_checkpoint, restore, save
+from brats_gan.runs.checkpoints import (
+    has_begun,
+    identity,
+    newest_checkpoint,
+    require_of,
+    restore,
+    save,
+)
 from brats_gan.runs.exports import (
     export,
     export_description,
@@ -69,6 +76,7 @@ __all__ = [
     "export_description",
     "export_fingerprint",
     "has_begun",
+    "identity",
     "key_flags",
     "lasting",
     "load_export",
@@ -80,6 +88,7 @@ __all__ = [
     "per_call",
     "release",
     "require_endpoint",
+    "require_of",
     "require_startable",
     "restore",
     "revision",

@@ -37,11 +37,9 @@ def restore(
         RunError: there are checkpoints, but none is whole; or a variable of this run
             is not in the newest, or that is of another run.
     """
-    text = json.dumps(run, sort_keys=True, default=str)
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    ours = int.from_bytes(digest, "big", signed=True)
-    identity = tf.Variable(ours, dtype=tf.int64, trainable=False)
-    checkpoint = tf.train.Checkpoint(**objects, **{IDENTITY: identity})
+    ours = digest_of(run)
+    own = tf.Variable(ours, dtype=tf.int64, trainable=False)
+    checkpoint = tf.train.Checkpoint(**objects, **{IDENTITY: own})
     require_plain(folder)
     folder = Path(folder)
     _remove_half_written(folder)
@@ -65,15 +63,10 @@ def restore(
             for file in _files(path):
                 file.rename(file.with_name(f"damaged-{file.name}"))
     if newest is not None:
-        theirs = _identity(newest)
-        if theirs not in (None, ours):
-            raise RunError(
-                f"{newest} is of another run: of other flags, seed or data than "
-                f"{folder.parent} was begun with. Put the checkpoints of this run back "
-                f"from a copy, or delete {folder} to start from the first step"
-            )
+        remedy = f"delete {folder} to start from the first step"
+        theirs = require_of(newest, run, remedy)
         try:
-            holds = objects if theirs is None else {**objects, IDENTITY: identity}
+            holds = objects if theirs is None else {**objects, IDENTITY: own}
             status = tf.train.Checkpoint(**holds).restore(str(newest))
             status.assert_existing_objects_matched()
         except (AssertionError, ValueError, tf.errors.OpError) as error:
@@ -87,7 +80,35 @@ def restore(
         return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=None)
 
 
-def _identity(path):
+def digest_of(run: Mapping[str, Any]) -> int:
+    """Of what makes a run, see `restore`: 64 bits with a sign."""
+    text = json.dumps(run, sort_keys=True, default=str)
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def require_of(path: Path, run: Mapping[str, Any], remedy: str) -> int | None:
+    """The digest of the run that wrote a checkpoint; None of one without.
+
+    Args:
+        path: of the checkpoint, as TensorFlow names it.
+        run: as of `restore`.
+        remedy: what else than putting it back can be done, for the message.
+
+    Raises:
+        RunError: it is that of another run.
+    """
+    theirs = identity(path)
+    if theirs not in (None, digest_of(run)):
+        raise RunError(
+            f"{path} is of another run: of other flags, seed or data than "
+            f"{path.parent.parent} was begun with. Put the checkpoints of this run "
+            f"back from a copy, or {remedy}"
+        )
+    return theirs
+
+
+def identity(path: Path) -> int | None:
     """The digest of the run that wrote a checkpoint; None of one without."""
     reader = tf.train.load_checkpoint(str(path))
     name = f"{IDENTITY}/.ATTRIBUTES/VARIABLE_VALUE"

@@ -18,7 +18,7 @@ from absl import logging
 
 import brats_gan
 from brats_gan import files, shipped
-from brats_gan.data import records
+from brats_gan.data import record_forms, records
 from brats_gan.lazy import tf
 from brats_gan.runs.folder import command_of
 from brats_gan.runs.process import RunError, require_plain, writing
@@ -204,6 +204,7 @@ def export_description(
     wrong = [
         key for key, of in needed.items() if not isinstance(described.get(key), of)
     ]
+    wrong += filter(None, [record_forms.odd(described)])
     if wrong:
         raise RunError(
             f"{path} does not say {', '.join(wrong)} of the export, or not as it "

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from brats_gan import data, files, networks, precision, runs
 
@@ -89,6 +93,25 @@ def command(
     if record is not None:
         return record(settings)
     return runs.command_by(script, settings, source, without=without, **places)
+
+
+def settle_types(settings: Any) -> None:
+    """Makes numbers and paths of frozen settings what their fields say they are.
+
+    Digests of settings are of their text, in which 0 and 0.0 differ, and a NumPy
+    number or a Path is none of JSON; flags have one text for each value.
+    """
+    for each in dataclasses.fields(settings):
+        value, kind = getattr(settings, each.name), str(each.type)
+        if isinstance(value, bool | np.bool_):
+            value = bool(value)
+        elif kind.startswith("float") and value is not None:
+            value = float(value)
+        elif isinstance(value, numbers.Integral):
+            value = int(value)
+        elif isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        object.__setattr__(settings, each.name, value)
 
 
 def require_size(image_size: int, multiple: int) -> None:

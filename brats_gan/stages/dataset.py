@@ -58,6 +58,9 @@ class Settings:
     seed: int = 0
     nearest_report: bool = False
 
+    def __post_init__(self) -> None:
+        beginning.settle_types(self)
+
 
 class Built(NamedTuple):
     """A finished data set."""

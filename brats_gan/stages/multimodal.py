@@ -56,7 +56,7 @@ class Settings:
     category: str = "entropy"
     label_loss: str = "weighted"
     conditional_norm: bool = True
-    norm_everywhere: bool = False
+    full_size_norm: bool = False
     label_modulation: bool = True
     map_modulation: bool = True
     style: bool = True
@@ -79,6 +79,7 @@ class Settings:
     weights: dict[str, float] = field(default_factory=dict)  # others: by default
 
     def __post_init__(self) -> None:
+        beginning.settle_types(self)
         beginning.require_size(self.image_size, 32)
         whole = beginning.all_weights(self.weights, multimodal.WEIGHTS)
         object.__setattr__(self, "weights", whole)
@@ -98,7 +99,7 @@ class Settings:
             "style": self.style,
             "spectral": self.spectral_norm,
             "code_game": self.code_game,
-            "norm_everywhere": self.norm_everywhere,
+            "full_size_norm": self.full_size_norm,
             "output_norm": self.output_norm,
             "initialization": self.initialization,
             "leaky_relu": self.leaky_relu,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from brats_gan import (
     synthetic_dataset,
     weights,
 )
+from brats_gan.data import records
 from brats_gan.experiments import mixing, runner, tables
 from brats_gan.spec import Spec
 from brats_gan.stages import beginning, inputs, sheets
@@ -71,6 +73,7 @@ class Settings:
     results: str | None = None
 
     def __post_init__(self) -> None:
+        beginning.settle_types(self)
         beginning.require_size(self.image_size, 4)
         for name in ("table", "experiment", "synthetic_dirs"):
             object.__setattr__(self, name, tuple(map(str, getattr(self, name))))
@@ -78,7 +81,8 @@ class Settings:
 
     def test_sets(self) -> dict[str, str]:
         """{scheme: folder} of synthetic_dirs."""
-        return dict(pair.partition(":")[::2] for pair in self.synthetic_dirs)
+        pairs = (pair.partition(":")[::2] for pair in self.synthetic_dirs)
+        return {scheme: os.path.expanduser(folder) for scheme, folder in pairs}
 
     def training(self, spec: Spec) -> runner.Training:
         """How every segmentor is trained."""
@@ -127,6 +131,9 @@ def wanted(settings: Settings) -> list[tuple]:
                 raise runs.RunError(
                     f"--{flag}: {value!r} is none of {', '.join(allowed)}"
                 )
+    for scheme, folder in settings.test_sets().items():
+        if not folder:
+            raise runs.RunError(f"--synthetic_dirs: {scheme} names no folder")
     rows = [int(name) for name in names if name in settings.experiment]
     whole_table = "2" in settings.table and not rows
     if whole_table or "all" in settings.experiment:
@@ -166,6 +173,8 @@ def score(
         source.spec,
     )
     settings = beginning.set_up(settings, run_dir, heaviest, record is not None)
+    if settings.train_on == "synthetic" and not settings.synthetic_dir:
+        raise runs.RunError("--train_on=synthetic needs --synthetic_dir")
     asked = wanted(settings)
     if asked and settings.init_from:
         raise runs.RunError(
@@ -207,17 +216,21 @@ def score(
     used = {"synthetic": synthetic} if synthetic else {}
     used |= {f"synthetic {k}": v for k, v in settings.test_sets().items()}
 
-    def settle(slices, held_out_slices):
+    def settle(slices, held_out_slices, iterations):
         fixed = fix_inputs(
             *(settings, source, run_dir, split, (real, held_out)),
             *(slices, held_out_slices, used),
         )
-        made_from = inputs.digest({key: fixed[key] for key in ("split", "subjects")})
-        shown = {table for table, _ in asked}
-        places = {*runs.PLACES, *runs.COMPARED, *FREE}
-        tables.require_own(results, shown, by.flags, made_from, places)
+        origin = tables.Origin(
+            by.flags,
+            frozenset({*runs.PLACES, *runs.COMPARED, *runs.LENGTH, *FREE}),
+            records.sides_fingerprint(fixed),
+            {k: records.fingerprint(found) for k, found in fixed["sets"].items()},
+            iterations,
+        )
+        tables.require_own(results, {table for table, _ in asked}, origin)
         start(fixed)
-        return made_from
+        return origin
 
     written = runner.fill_tables(
         settings.training(source.spec),

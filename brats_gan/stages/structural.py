@@ -65,6 +65,7 @@ class Settings:
     weights: dict[str, float] = field(default_factory=dict)  # others: by default
 
     def __post_init__(self) -> None:
+        beginning.settle_types(self)
         beginning.require_size(self.image_size, 32)
         if self.code_dim is not None:
             beginning.require_code_dim(self.code_dim, self.image_size)

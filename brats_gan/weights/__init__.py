@@ -16,11 +16,9 @@ Keras' own names differ between its generations.
 from brats_gan.weights.beginnings import (
     INIT_FROM,
     begin,
-    begun,
     find,
     finish,
     initialise,
-    record,
     require_fitting,
 )
 from brats_gan.weights.folders import (
@@ -32,6 +30,7 @@ from brats_gan.weights.folders import (
     read,
     write,
 )
+from brats_gan.weights.networks_file import begun, record
 from brats_gan.weights.stored import (
     Stored,
     arrays_of,

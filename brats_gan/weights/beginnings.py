@@ -8,12 +8,13 @@ from typing import Any
 
 from absl import logging
 
-from brats_gan import data, files, io, multimodal, runs, structural
+from brats_gan import data, io, multimodal, runs, structural
 from brats_gan.data import records
 from brats_gan.io import patients
 from brats_gan.lazy import tf
 from brats_gan.spec import BRATS, Spec, differences, of_description
 from brats_gan.weights.folders import folder_of, read, write
+from brats_gan.weights.networks_file import begun
 from brats_gan.weights.stored import (
     Stored,
     arrays_of,
@@ -71,13 +72,18 @@ def find(source: str | Path, stage: str) -> Stored:
 
 def _of_checkpoint(run_dir, path, step):
     """Stored of a checkpoint, read by the program that could go on from it."""
-    description = {**begun(run_dir), "steps": step}
+    description = begun(run_dir)
     if "build" not in description:
         raise runs.RunError(
             f"{run_dir / 'networks.json'} is missing: {run_dir} was begun by an older "
             "version of brats_gan, which left no weights that this one can start from; "
             "its exports can be used"
         )
+    runs.require_of(
+        *(path, {"seed": _seed(run_dir), **description}),
+        "give other weights",
+    )
+    description = {**description, "steps": step}
     split = run_dir / "split.json"
     split = data.load_split(split, apart=False) if split.exists() else None
     if split is not None:
@@ -97,6 +103,17 @@ def _of_checkpoint(run_dir, path, step):
     return stored._replace(arrays=arrays_of(nets))
 
 
+def _seed(run_dir):
+    """--seed of a run, by its flags.txt."""
+    said = runs.settings(run_dir).get("seed", "")
+    if not said.isdecimal():
+        raise runs.RunError(
+            f"{run_dir / 'flags.txt'} is damaged: it has no --seed. Put it back from a "
+            "copy, or give other weights"
+        )
+    return int(said)
+
+
 def _recorded(run_dir, fingerprint):
     """The record of a run that has not finished; None of one from before records."""
     record = records.read(run_dir)
@@ -108,22 +125,6 @@ def _recorded(run_dir, fingerprint):
             "weights"
         )
     return record
-
-
-def begun(run_dir: str | Path) -> dict[str, Any]:
-    """What RUN/networks.json says; {} where no run has begun.
-
-    Raises:
-        RunError, DataError: it is damaged.
-    """
-    path = Path(run_dir, "networks.json")
-    description = files.unsealed(files.read_json(path)) if path.exists() else {}
-    if description is None:
-        raise runs.RunError(
-            f"{path} was changed since {run_dir} began; put it back from a copy, or "
-            "begin anew in another folder"
-        )
-    return description
 
 
 def begin(
@@ -220,11 +221,6 @@ def _require_same(stored, stage, spec):
             f"--init_from: {stored.source} is of another specification ({mixed}); give "
             "--spec as its run had it, or leave --init_from out"
         )
-
-
-def record(run_dir: Path, description: Mapping[str, Any]) -> None:
-    """Writes RUN/networks.json: what `begin` returned."""
-    files.write_json(run_dir / "networks.json", files.sealed(description))
 
 
 def require_fitting(

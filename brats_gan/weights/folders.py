@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from brats_gan import data, files, runs, structural
+from brats_gan.data import record_forms
 from brats_gan.stacks import Stacks
 from brats_gan.weights.stored import BUILDERS, Stored
 
@@ -117,6 +118,7 @@ def read(folder: str | Path) -> Stored:
         or not isinstance(description.get("steps"), int)
         or not isinstance(digests, dict)
         or any(Path(name).name != name for name in digests)
+        or record_forms.odd(description)
     ):
         raise runs.RunError(f"{path} does not describe weights; {_COPY_AGAIN}")
     arrays = {name: _read_npz(folder, name, digests[name]) for name in digests}
