@@ -11,6 +11,7 @@ from absl import flags
 
 from brats_gan import common_flags, data, runs, structural_map
 from brats_gan.stages import dataset as stage
+from brats_gan.stages import volumes
 
 _DATA = common_flags.data_dir(
     "Real BraTS folder: labels come from it. Not needed with --structural_run="
@@ -32,6 +33,20 @@ common_flags.path(
     "segmentor_run", "Run whose segmentors filter samples; --multimodal_run if unset."
 )
 _OUTPUT = common_flags.path("output_dir", "Folder of the data set.")
+common_flags.count(
+    "volumes",
+    None,
+    "Make so many registered volumes instead of samples, each a whole brain of 240 x "
+    "240 x 155 voxels with lesions in three dimensions.",
+    99_999,
+)
+common_flags.number(
+    "passing",
+    None,
+    "Share of the slices of a volume that Algorithm 3 must accept; 0.9 if unset.",
+    0,
+    1,
+)
 # 50 samples a volume, whose number has five digits.
 common_flags.count("samples", 1000, "Sets of registered slices to make.", 4_999_950)
 common_flags.number(
@@ -90,6 +105,8 @@ flags.mark_flags_as_required(["structural_run", "multimodal_run", "output_dir"])
 def main(argv):
     del argv  # checked by runs.main
     settings = common_flags.chosen(stage.Settings)
+    if settings.volumes:
+        return make_volumes(settings)
     output_dir, summary, rows = stage.build(
         settings, common_flags.source(), _OUTPUT.value, common_flags.record
     )
@@ -111,6 +128,17 @@ def main(argv):
             print(f"  {name}: {json.dumps(found[name])}")
         print(f"  patients: {json.dumps(found['patients'])}")
         print(f"closest pairs: {output_dir / 'nearest.png'}")
+
+
+def make_volumes(settings):
+    output_dir, summary, rows = volumes.build(
+        settings, common_flags.source(), _OUTPUT.value, common_flags.record
+    )
+    shown = ("Volumes", "Accepted", "Fallbacks", "Attempts", "Rejected")
+    print(json.dumps({key: summary[key] for key in shown}))
+    for name in ("dice", "passing"):
+        print(f"{name}: mean {np.mean([float(row[name]) for row in rows]):.3f}")
+    print(f"sheet: {output_dir / volumes.SHEET}")
 
 
 if __name__ == "__main__":

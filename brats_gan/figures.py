@@ -80,6 +80,47 @@ def sheet(
     return pixels
 
 
+def planes(
+    volumes: Sequence[tuple[str, np.ndarray, np.ndarray]],
+    titles: Sequence[str],
+    path: str | os.PathLike,
+) -> None:
+    """Draws an axial, a coronal and a sagittal plane of each volume, label outlined.
+
+    Planes go through the middle of the label, or of the volume where there is none.
+
+    Args:
+        volumes: (name, images [M, S, H, W] in [0, 1], label [S, H, W]) of each.
+        titles: of the M contrasts.
+        path: PNG to write.
+    """
+    lines = 3 * len(volumes)
+    figure = Figure((2.0 * len(titles), 2.0 * lines + 0.3), facecolor="black")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(lines, len(titles), squeeze=False)
+    for axis in axes.ravel():
+        axis.axis("off")
+    for number, (name, images, label) in enumerate(volumes):
+        shows = np.argwhere(label if label.any() else images.any(0))
+        centre = shows.mean(0).round().astype(int)
+        for plane in range(3):
+            seen = np.take(label, centre[plane], plane)
+            row = axes[3 * number + plane]
+            # Above is up: slices are counted from below.
+            turn = slice(None) if plane == 0 else slice(None, None, -1)
+            for axis, title, image in zip(row, titles, images, strict=True):
+                image = np.take(image, centre[plane], plane)
+                axis.imshow(image[turn], cmap="gray", vmin=0.0, vmax=1.0)
+                if seen.any():
+                    axis.contour(seen[turn] > 0, [0.5], colors="gold", linewidths=0.6)
+                if plane == 0:
+                    axis.set_title(f"{name} {title}", color="white", fontsize=8)
+    figure.subplots_adjust(
+        0.01, 0.01, 0.99, 1.0 - 0.3 / figure.get_figheight(), 0.03, 0.1
+    )
+    _save(figure, path)
+
+
 def _coloured(label):
     """Index of each label's colour: 0 is nothing, the others go round."""
     return np.where(label > 0, (label - 1.0) % (len(LABEL_COLOURS) - 1) + 1, 0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -152,8 +153,8 @@ def write_record(
     folder = Path(output_dir, volume_id)
     names = _file_names(volume_id, spec)
     content = {
-        "columns": list(COLUMNS),
-        "rows": [[str(row[name]) for name in COLUMNS] for row in rows],
+        "columns": list(rows[0]),
+        "rows": [[str(value) for value in row.values()] for row in rows],
         "files": {name: _digest_of(folder / name) for name in names},
         "made_from": made_from,
     }
@@ -234,7 +235,7 @@ def whole_volumes(
     Raises:
         DataError: there are volumes that are not of this data set.
     """
-    _require_no_others(output_dir, volume_ids(samples), spec)
+    require_no_others(output_dir, volume_ids(samples), spec)
     named: dict[str, list[dict]] = {}
     if Path(output_dir, MANIFEST).exists():
         try:
@@ -293,7 +294,7 @@ def bring_in_line(output_dir: Path, rows: list[dict]) -> None:
         write(output_dir, rows)
 
 
-def _require_no_others(folder, ids, spec):
+def require_no_others(folder: str | Path, ids: Iterable[str], spec: Spec) -> None:
     """DataError where there are volumes beside those of `ids`, which would be read."""
     ours = {
         f"{volume_id}/{name}"
@@ -308,8 +309,8 @@ def _require_no_others(folder, ids, spec):
             and path.relative_to(folder).as_posix() not in ours
         ):
             raise files.DataError(
-                f"{path}: it is not of this data set, as far as {MANIFEST} and its "
-                "length say; move it out of the folder"
+                f"{path}: it is not of this data set, as far as its "
+                "manifest and its length say; move it out of the folder"
             )
 
 
@@ -351,4 +352,4 @@ def require_as_made(
     except files.DataError as error:
         said = str(error).removesuffix(f"; {_AGAIN}")
         raise files.DataError(f"{said}; {_AGAIN}") from error
-    _require_no_others(folder, named, spec)
+    require_no_others(folder, named, spec)

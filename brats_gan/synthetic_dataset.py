@@ -198,6 +198,11 @@ def verified_subjects(
             "dataset_description.json; start its build_dataset.py command again"
         )
     description = read_description(folder)
+    if "Volumes" in description:
+        raise runs.RunError(
+            f"{folder} is a data set of whole volumes, and stage 4 trains on samples; "
+            "make them by build_dataset.py without --volumes"
+        )
     trained_on = description.get("TrainingSubjects")
     if not isinstance(trained_on, list):
         raise runs.RunError(

@@ -6,7 +6,16 @@ import functools
 import json
 from pathlib import Path
 
-from brats_gan import data, multimodal, runs, structural, synthesis, weights
+from brats_gan import (
+    data,
+    multimodal,
+    runs,
+    structural,
+    synthesis,
+    volume_maps,
+    volume_synthesis,
+    weights,
+)
 from brats_gan.data import records
 from brats_gan.lazy import tf
 from brats_gan.spec import of_description
@@ -64,6 +73,32 @@ def load_maps(run: str) -> tuple:
             "has not finished; give weights that a finished run wrote"
         )
     return synthesis.maps_of(nets, stored.found), stored.description
+
+
+def load_stacks(run: str) -> tuple[volume_synthesis.Stack, tuple[int, int, int]]:
+    """How noise becomes the maps of a whole brain, and the shape (K, S, D) of it.
+
+    Raises:
+        RunError: stage 1 was fitted to single slices alone.
+    """
+    folder = weights.folder_of(run, "structural")
+    if folder is None:
+        export, described = runs.load_export(run, "structure", NEEDED["structure"])
+        noise = described.get("volume")
+        if noise is not None:
+            (subject_dim,), (count, code_dim) = noise["subject"], noise["detail"]
+            return volume_maps.by_export(export), (subject_dim, count, code_dim)
+    else:
+        stored, nets = read_weights(folder, "structural")
+        found = None if stored.found is None else stored.found.stacks
+        if found is not None:
+            stack = volume_maps.by_weights(nets, found)
+            return stack, (found.subject_dim, *found.mean.shape)
+    raise runs.RunError(
+        f"{run} does not say how noise becomes the maps of a volume: it was trained by "
+        "a version that drew single slices, of one subject, or with --nocode_fit. "
+        "Start its command again, which fits them, or train another"
+    )
 
 
 def load_images(run: str) -> tuple:

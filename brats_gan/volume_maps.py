@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from brats_gan import data, stacks, structural
@@ -92,3 +94,24 @@ def generate(
     flat = tf.reshape(f, [-1, *f.shape[2:]])
     background = tf.cast(nets["MASK"](flat, training=False) > 0.5, tf.float32)
     return f, tf.reshape(background, tf.shape(f))
+
+
+def by_export(export: object) -> Callable:
+    """volume_synthesis.Stack of the loaded export `structure`."""
+
+    def stack(subject, detail):
+        made = export.volume(subject, detail)
+        return made["structure"][0], made["background"][0]
+
+    return stack
+
+
+def by_weights(nets: dict, found: stacks.Stacks) -> Callable:
+    """volume_synthesis.Stack of the networks of stage 1 and their stacks.Stacks."""
+
+    @tf.function(autograph=False)
+    def stack(subject, detail):
+        f, background = generate(nets, found, subject, detail)
+        return f[0], background[0]
+
+    return stack

@@ -9,7 +9,7 @@ whole. Volume n is drawn from (seed, n, attempt) and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -55,8 +55,9 @@ class Limits(NamedTuple):
     max_tries: int = 20
 
 
-# subject [1, K], detail [1, S, D] -> f, background [S, H, W, 1]
-Stack = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+# subject [1, K], detail [1, S, D] -> f, background [S, H, W, 1]. (Tensors are not named
+# here: that would import TensorFlow with this module.)
+Stack = Callable[[Any, Any], tuple[Any, Any]]
 
 
 def volumes(

@@ -25,7 +25,7 @@ from brats_gan import (
     weights,
 )
 from brats_gan.spec import BRATS
-from brats_gan.stages import dataset
+from brats_gan.stages import ingredients
 from tests import faithful, nifti, test_multimodal
 
 ROOT = faithful.ROOT
@@ -937,6 +937,6 @@ def test_a_pool_of_lesions_cannot_stand_for_all_labels(tmp_path):
         "faithful", "dataset", structural_run="pretrained", multimodal_run="pretrained"
     )
     with pytest.raises(runs.RunError, match="--all_labels needs --data_dir"):
-        dataset.find_labels(
+        ingredients.find_labels(
             settings, data.Source(None), tmp_path / "out", {"slices": [55, 105]}, []
         )

@@ -53,7 +53,7 @@ multimodal structural segmentation
 synthesis volume_maps
 volume_synthesis
 manifest
-synthetic_dataset
+synthetic_dataset volume_dataset
 weights.stored
 weights.folders
 weights.networks_file
@@ -65,7 +65,9 @@ experiments.mixing
 experiments.runner
 experiments
 stages.beginning stages.inputs stages.sheets
-stages.structural stages.multimodal stages.dataset stages.segmentation
+stages.structural stages.multimodal stages.ingredients stages.segmentation
+stages.dataset
+stages.volumes
 stages
 flag_parsers
 common_flags commands

@@ -1,5 +1,6 @@
 """Manifest and volumes are verified against each other; what was damaged comes back."""
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -9,6 +10,7 @@ import pytest
 
 from brats_gan import files, io, manifest, runs, synthetic_dataset
 from brats_gan.stages import dataset as stage
+from brats_gan.stages import ingredients
 from tests.test_synthesis import slices, stand_ins  # noqa: F401 - a fixture
 
 SAMPLES = 5
@@ -25,7 +27,7 @@ def build(slices, folder, made_from="ours"):  # noqa: F811
     settings = stage.Settings(
         "", "", samples=SAMPLES, max_tries=2, batch_size=4, dice_threshold=0.95
     )
-    settings = stage.dataclasses.replace(settings, accepted_only=True, seed=3)
+    settings = dataclasses.replace(settings, accepted_only=True, seed=3)
     models = stand_ins(open_when=lambda code: code < 0)
     return stage.make_samples(settings, models, slices, folder, made_from)
 
@@ -246,7 +248,7 @@ def test_what_a_volume_is_made_from_is_models_data_and_flags_not_places():
 
     def digest(exports=("weights",), **changed):
         fixed = {"exports": exports}
-        return stage.digest_of(stage.dataclasses.replace(settings, **changed), fixed)
+        return ingredients.digest_of(dataclasses.replace(settings, **changed), fixed)
 
     assert digest() == digest(structural_run="moved/1", nearest_report=True)
     others = digest(("others",)), digest(seed=1), digest(filter=False)

@@ -11,7 +11,13 @@ import tensorflow as tf
 from brats_gan import data, files, io, runs, synthetic_dataset, trained_models
 from brats_gan.data import records
 from brats_gan.experiments import tables
-from brats_gan.stages import dataset, multimodal, segmentation, structural
+from brats_gan.stages import (
+    dataset,
+    ingredients,
+    multimodal,
+    segmentation,
+    structural,
+)
 from tests import nifti, test_resume
 from tests.test_tables import LINES
 
@@ -359,7 +365,7 @@ def test_another_visit_of_whom_the_models_have_seen_is_not_held_out_by_stage_3(
     seen = ["RHUH-0001_0", "RHUH-0002_0"]
     message = r"holds out RHUH-0001_1 \(of the patient of RHUH-0001_0\), which the mod"
     with pytest.raises(runs.RunError, match=message):
-        dataset.find_labels(settings, source, tmp_path / "out", of_maps, seen)
+        ingredients.find_labels(settings, source, tmp_path / "out", of_maps, seen)
 
 
 def record_of(said):

@@ -15,7 +15,13 @@ import numpy as np
 import pytest
 
 from brats_gan import data, runs, spec, weights
-from brats_gan.stages import dataset, multimodal, segmentation, structural
+from brats_gan.stages import (
+    dataset,
+    ingredients,
+    multimodal,
+    segmentation,
+    structural,
+)
 from tests import nifti
 
 ROOT = Path(__file__).parents[1]
@@ -246,7 +252,7 @@ def test_settings_from_python_have_the_digests_of_those_that_flags_give():
     flags = {"mae_threshold": 1.0, "dice_threshold": 0.5, "lesion_free": 0.0}
     script = dataset.Settings("a", "b", samples=9, **flags)
     assert repr(python) == repr(script)
-    assert dataset.digest_of(python, {}) == dataset.digest_of(script, {})
+    assert ingredients.digest_of(python, {}) == ingredients.digest_of(script, {})
 
     one, other = (
         segmentation.Settings(dropout=zero, final_rate=unit, width=width)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import sys
 import time
@@ -20,46 +19,19 @@ from brats_gan import (
     progress,
     reports,
     runs,
-    structural_map,
     synthesis,
     synthetic_dataset,
-    trained_models,
-    weights,
 )
-from brats_gan.data import records
-from brats_gan.io import patients
 from brats_gan.lazy import tf
-from brats_gan.spec import Spec, of_description
-from brats_gan.stages import beginning, inputs
+from brats_gan.spec import Spec
+from brats_gan.stages import beginning, ingredients, inputs
+from brats_gan.stages.ingredients import SCRIPT, Settings
 
-SCRIPT = "build_dataset.py"
+__all__ = ["SCRIPT", "Built", "Settings", "build"]
+
 SHEET = "samples.png"
 SHOWN = 8  # rows of samples.png
 HOPELESS = 50  # samples left out in a row before --accepted_only gives up
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What stage 3 chooses; fields are named and explained as flags are."""
-
-    structural_run: str
-    multimodal_run: str
-    segmentor_run: str | None = None
-    samples: int = 1000
-    mae_threshold: float = structural_map.MAE_THRESHOLD
-    dice_threshold: float | None = None
-    max_tries: int = 50
-    filter: bool = True
-    accepted_only: bool = False
-    lesion_free: float = data.LESION_FREE
-    all_labels: bool = False
-    mask_images: bool = True
-    batch_size: int = 16
-    seed: int = 0
-    nearest_report: bool = False
-
-    def __post_init__(self) -> None:
-        beginning.settle_types(self)
 
 
 class Built(NamedTuple):
@@ -68,74 +40,6 @@ class Built(NamedTuple):
     output_dir: Path
     summary: dict  # dataset_description.json
     rows: list[dict]  # manifest.csv
-
-
-def as_trained(source: data.Source, of_maps: dict) -> data.Source:
-    """The source with the Spec and the range of slices that the models were trained on.
-
-    Its own range, seed and share have no flags here, so they play no part.
-    """
-    default = data.Source(None)
-    return dataclasses.replace(
-        source,
-        spec=of_description(of_maps),
-        slices=tuple(of_maps["slices"]),
-        split_seed=default.split_seed,
-        held_out=default.held_out,
-    )
-
-
-def find_labels(
-    settings: Settings, source: data.Source, output_dir: Path, of_maps: dict, seen: list
-) -> tuple[data.Slices | data.LabelPool, list, dict]:
-    """Where labels come from: subjects of --data_dir, or a pool beside the weights.
-
-    Returns:
-        data.Slices or data.LabelPool; the subjects to train on and those held out; and
-        the split.
-
-    Raises:
-        RunError: there are no labels, or the models were trained on what is held out.
-    """
-    folder = weights.folder_of(settings.structural_run, "structural")
-    of_run = Path(folder or settings.structural_run, "split.json")
-    if not source.data_dir:
-        if source.split:
-            raise runs.RunError("--split is of --data_dir, which is not given")
-        if settings.all_labels:
-            raise runs.RunError(
-                "--all_labels needs --data_dir: the labels that come with weights all "
-                "have a lesion"
-            )
-        pool = weights.labels_of(settings.structural_run)
-        if pool is None or settings.nearest_report:
-            raise runs.RunError(
-                "--data_dir is needed: labels and --nearest_report are of its "
-                "training subjects; only --structural_run=pretrained brings labels"
-            )
-        split = {"seed": None, "train": seen, "test": []}
-        if of_run.exists():
-            split = data.given_split(of_run)
-        return data.LabelPool(pool, of_maps["image_size"]), ([], []), split
-    if folder is not None and not of_run.exists():
-        of_run = None
-    read = as_trained(source, of_maps)
-    training, held_out, split = dataclasses.replace(
-        read, split=source.split or of_run
-    ).subjects(output_dir, strict=bool(source.split) or folder is None)
-    leaked = patients.shared(
-        [subject.name for subject in held_out],
-        seen,
-        *records.patterns({"split": split}, of_maps.get("inputs")),
-    )
-    if leaked:
-        raise runs.RunError(
-            f"the split holds out {patients.described(leaked)}, which the models have "
-            "seen: they, or the weights they started from (--init_from), were trained "
-            "on subjects of that name, or of that patient. Give by --split the split "
-            "of their run, or start them from other weights"
-        )
-    return read.read(training, of_maps["image_size"]), (training, held_out), split
 
 
 def draw(group: list[synthesis.Sample], path: Path, spec: Spec) -> None:
@@ -169,72 +73,18 @@ def build(
         RunError, DataError: see trained_models.load_models, find_labels, runs.start
             and synthesis.samples; or too many samples in a row do not pass.
     """
-    runs.set_up("float32", settings.seed)
-    of_runs = (
-        settings.structural_run,
-        settings.multimodal_run,
-        settings.segmentor_run or settings.multimodal_run,
-    )
-    exports = trained_models.fingerprints(*of_runs)
-    models, of_maps, scheme, seen = trained_models.load_models(*of_runs)
-    if settings.dice_threshold is None:  # what flags.txt and the description will say
-        reached = trained_models.dice_threshold(settings.multimodal_run)
-        settings = dataclasses.replace(settings, dice_threshold=reached)
-    without = ("split_seed", "held_out", "slices", "spec")
-    by = beginning.command(
-        record, SCRIPT, settings, source, without=without, output_dir=output_dir
-    )
-    output_dir, free = Path(output_dir), ("nearest_report",)
-    beginning.require_startable(output_dir, source, by, free, "output_dir")
-    labels = source.data_dir or settings.structural_run
-    logging.info("stage 3: %s, with labels of %s", output_dir, labels)
-    slices, sides, split = find_labels(settings, source, output_dir, of_maps, seen)
-    of_models = of_maps.get("inputs")
-    of_models_at = [(settings.structural_run, of_models)] if of_models else []
-    known = trained_models.records_of(*of_runs)
-    is_run = weights.folder_of(settings.structural_run, "structural") is None
-    fixed = inputs.fix(
-        output_dir,
-        as_trained(source, of_maps),
-        split,
-        sides,
-        slices if source.data_dir else None,
-        image_size=of_maps["image_size"],
-        against=of_models_at if is_run else [],
-        apart_from=known,
-        exports=exports,
-    )
-    if trained_models.fingerprints(*of_runs) != exports:
-        raise runs.RunError(
-            "what the runs export was written anew while it was read: one of them goes "
-            "on training. Start this command again once it has finished"
-        )
+    made = ingredients.gather(settings, source, output_dir, record)
+    settings, slices, of_maps = made.settings, made.slices, made.of_maps
+    output_dir = Path(output_dir)
     if settings.nearest_report:  # read now: what is wrong with it is found in time
-        others = as_trained(source, of_maps).read(sides[1], of_maps["image_size"])
-    beginning.start(output_dir, split, by, free)
-    inputs.record(output_dir, fixed)
-    origin = digest_of(settings, fixed)
-    rows = make_samples(settings, models, slices, output_dir, origin)
+        way = ingredients.as_trained(source, of_maps)
+        others = way.read(made.held_out, of_maps["image_size"])
+    beginning.start(output_dir, made.split, made.by, ingredients.FREE)
+    inputs.record(output_dir, made.fixed)
+    origin = ingredients.digest_of(settings, made.fixed)
+    rows = make_samples(settings, made.models, slices, output_dir, origin)
 
-    summary = synthetic_dataset.description(
-        of_maps,
-        scheme,
-        rows,
-        split,
-        seen,
-        bool(source.data_dir),
-        settings.filter,
-        by.flags,
-    )
-    summary["Inputs"] = fixed
-    summary["MadeFrom"] = origin
-    if of_models:
-        summary["ModelInputs"] = of_models
-    beside = [record for _, record in known if record != of_models]
-    if beside:  # of the other models, and of weights that any of them began from
-        summary["SeenInputs"] = [
-            each for n, each in enumerate(beside) if each not in beside[:n]
-        ]
+    summary = ingredients.summary_of(made, rows, bool(source.data_dir))
     # Finished, whatever becomes of the reports.
     synthetic_dataset.write_description(output_dir, summary)
     kept = sum(bool(row["id"]) for row in rows)
@@ -248,19 +98,6 @@ def build(
     synthetic_dataset.write_description(output_dir, summary)
     runs.release(output_dir)
     return Built(output_dir, summary, rows)
-
-
-def digest_of(settings: Settings, fixed: dict) -> str:
-    """Of all that decides the samples of a data set: in the record of each volume.
-
-    Args:
-        settings: Settings; where its runs lie plays no part, nor do reports.
-        fixed: of `inputs.fix`, which has what the runs hold.
-    """
-    places = ("structural_run", "multimodal_run", "segmentor_run", "nearest_report")
-    chosen = dataclasses.asdict(settings)
-    chosen = {name: value for name, value in chosen.items() if name not in places}
-    return inputs.digest({"inputs": fixed, "settings": chosen})
 
 
 def make_samples(

@@ -1,0 +1,169 @@
+"""Stage 3 for whole brains: a synthetic data set of registered volumes."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from brats_gan import (
+    data,
+    figures,
+    files,
+    progress,
+    runs,
+    synthetic_dataset,
+    trained_models,
+    volume_dataset,
+    volume_lesions,
+    volume_synthesis,
+)
+from brats_gan.lazy import tf
+from brats_gan.spec import Spec
+from brats_gan.stages import beginning, ingredients, inputs
+from brats_gan.stages.dataset import Built
+
+SHEET = "volumes.png"
+SHOWN = 4  # volumes of the sheet
+# What is of samples alone, by its default.
+_OF_SAMPLES = {
+    "accepted_only": False,
+    "all_labels": False,
+    "mask_images": True,
+    "nearest_report": False,
+}
+
+
+def lesions_of(slices: data.Slices, spec: Spec) -> volume_lesions.Pool:
+    """The lesions of training subjects, in the voxels that networks see.
+
+    Raises:
+        DataError: none of them has one.
+    """
+    size = slices.image_size
+    labels = [
+        slices.labels(np.flatnonzero(slices.index[:, 0] == subject))
+        for subject in range(len(slices.names))
+    ]
+    spacing = 1.0, spec.crop / size, spec.crop / size
+    try:
+        return volume_lesions.pool(labels, slices.names, spacing)
+    except ValueError as error:
+        raise files.DataError(
+            "no training subject has a lesion in the range of slices, so there is none "
+            "to place; give data with labels"
+        ) from error
+
+
+def build(
+    settings: ingredients.Settings,
+    source: data.Source,
+    output_dir: str | Path,
+    record: beginning.Record | None = None,
+) -> Built:
+    """Makes a data set of `settings.volumes` volumes, or goes on with it.
+
+    Args:
+        settings, source, output_dir, record: as of `dataset.build`; lesions are those
+            of `source`.
+
+    Raises:
+        RunError, DataError: see ingredients.gather, trained_models.load_stacks and
+            volume_synthesis.volumes; or a setting is of samples alone.
+    """
+    for name, default in _OF_SAMPLES.items():
+        if getattr(settings, name) != default:
+            raise runs.RunError(
+                f"--{name} is for samples, each a slice of its own, and --volumes asks "
+                "for whole brains; leave one of the two out"
+            )
+    if not source.data_dir:
+        raise runs.RunError(
+            "--volumes needs --data_dir: lesions in three dimensions are taken from "
+            "its label maps; labels that come with weights are of single slices"
+        )
+    if settings.passing is None:
+        settings = dataclasses.replace(settings, passing=volume_synthesis.PASSING)
+    stack, shape = trained_models.load_stacks(settings.structural_run)
+    made = ingredients.gather(settings, source, output_dir, record)
+    settings, spec, output_dir = made.settings, made.models.spec, Path(output_dir)
+    lesions = lesions_of(made.slices, spec)
+    beginning.start(output_dir, made.split, made.by, ingredients.FREE)
+    inputs.record(output_dir, made.fixed)
+    origin = ingredients.digest_of(settings, made.fixed)
+
+    whole = volume_dataset.whole_volumes(output_dir, settings.volumes, spec, origin)
+    ids = volume_dataset.volume_ids(settings.volumes)
+    missing = [number for number, each in enumerate(ids) if each not in whole]
+    logging.info("%s: %d volumes to make", output_dir, len(missing))
+    limits = volume_synthesis.Limits(
+        settings.mae_threshold if settings.filter else np.inf,
+        settings.passing if settings.filter else 0.0,
+        settings.dice_threshold if settings.filter else -np.inf,
+        settings.max_tries,
+    )
+    volumes = volume_synthesis.volumes(
+        made.models,
+        stack,
+        shape,
+        lesions,
+        missing,
+        settings.seed,
+        limits,
+        settings.lesion_free,
+        settings.batch_size,
+    )
+    first = int(made.of_maps["slices"][0])
+    seen = _bar(settings.volumes, len(missing))
+    for volume in volumes:
+        volume_id = ids[volume.number]
+        volume_dataset.write_volume(output_dir, volume_id, volume, first, spec)
+        row = volume_dataset.row_of(volume, volume_id, settings.seed)
+        volume_dataset.record(output_dir, row, spec, origin)
+        whole[volume_id] = row
+        volume_dataset.write(output_dir, [whole[each] for each in ids if each in whole])
+        seen()
+    rows = [whole[each] for each in ids]
+    volume_dataset.write(output_dir, rows)
+    draw(output_dir, ids[:SHOWN], spec)
+
+    summary = ingredients.summary_of(made, rows, real_data=True)
+    summary |= {"Prepared": False, "Volumes": len(rows)}
+    del summary["Samples"]
+    synthetic_dataset.write_description(output_dir, summary)
+    runs.release(output_dir)
+    return Built(output_dir, summary, rows)
+
+
+def _bar(total, left):
+    """Returns a function that is called after each volume, and shows how far it is."""
+    on_terminal = sys.stdout.isatty()
+    bar = tf.keras.utils.Progbar(
+        total, unit_name="volume", interval=5 if on_terminal else progress.EVERY
+    )
+    bar.update(total - left)
+    pace, done = progress.Pace(pieces=2), 0
+
+    def seen():
+        nonlocal done
+        done += 1
+        bar.update(total - left + done)
+        if pace.seen(done, time.monotonic()):
+            if on_terminal:
+                print()  # below the bar
+            logging.info(progress.forecast(left - done, pace.seconds, "volume"))
+
+    return seen
+
+
+def draw(output_dir: Path, ids: list[str], spec: Spec) -> None:
+    """Three planes of each contrast of some volumes, through the lesion, outlined."""
+    shown = []
+    for volume_id in ids:
+        images, label = volume_dataset.read(output_dir, volume_id, spec)
+        shown.append((volume_id, images, label))
+    figures.planes(shown, spec.modalities, output_dir / SHEET)

@@ -1,0 +1,182 @@
+"""Stage 3 for whole brains: the folder it leaves, resumed, and read by others."""
+
+import csv
+import dataclasses
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+
+from brats_gan import data, figures, files, io, runs, synthetic_dataset, volume_dataset
+from brats_gan.stages import dataset, multimodal, structural, volumes
+from tests import nifti
+
+SLICES = 12
+TINY = {"image_size": 32, "width": 2, "batch_size": 2, "precision": "float32"}
+FIRST, SECOND = "synth-00001", "synth-00002"
+CONTENT = ("t1", "t2", "t1ce", "flair", "structure", "background", "seg")
+
+
+def source(root):
+    cached = str(root / "cache")
+    return data.Source(str(root / "data"), slices=(2, 2 + SLICES), cache_dir=cached)
+
+
+def settings(root, **more):
+    of_runs = str(root / "structural"), str(root / "multimodal")
+    given = {"volumes": 2, "max_tries": 2, "lesion_free": 0.0, "filter": False, **more}
+    return dataset.Settings(*of_runs, **given)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Stages 1 and 2, a step each, and two volumes of them."""
+    root = tmp_path_factory.mktemp("volumes")
+    for number in range(3):
+        nifti.write_subject(root / "data", f"s{number}", (64, 64, 20), number)
+    first = structural.Settings(**TINY, steps=1, code_channels=1)
+    structural.train(first, source(root), root / "structural")
+    second = multimodal.Settings(**TINY, steps=1, first_phase=1.0, scheme="single")
+    multimodal.train(second, source(root), root / "multimodal")
+    volumes.build(settings(root), source(root), root / "out")
+    return root
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix in (".gz", ".csv", ".json")
+    }
+
+
+def test_a_volume_has_the_size_place_and_order_of_those_of_brats(made):
+    for name in CONTENT:
+        path = made / "out" / FIRST / f"{FIRST}_{name}.nii.gz"
+        image = nib.load(path)
+        assert image.shape == (240, 240, 155)
+        expected = [[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]]
+        np.testing.assert_array_equal(image.affine, expected)
+        assert image.header["sform_code"] == image.header["qform_code"] == 1
+        # Readers of the two conventions agree on where each voxel is.
+        other = SimpleITK.ReadImage(str(path))
+        x, y, z = other.TransformIndexToPhysicalPoint((10, 20, 30))
+        np.testing.assert_allclose(image.affine @ [10, 20, 30, 1], [-x, -y, z, 1])
+
+
+def test_slices_out_of_range_are_empty_and_those_in_range_are_not(made):
+    images, label = volume_dataset.read(made / "out", FIRST)
+    assert images.shape == (4, 155, 240, 240) and label.shape == (155, 240, 240)
+    inside = np.zeros(155, bool)
+    inside[2 : 2 + SLICES] = True
+    assert not images[:, ~inside].any() and not label[~inside].any()
+    assert images[:, inside].any((0, 2, 3)).all()
+    background = nib.load(made / "out" / FIRST / f"{FIRST}_background.nii.gz")
+    assert (background.get_fdata()[..., ~inside] == 1).all()
+
+
+def test_volumes_are_subjects_to_the_reader_of_brats(made):
+    subjects = io.find_subjects(made / "out")
+    assert [each.name for each in subjects] == [FIRST, SECOND]
+    assert not subjects[0].prepared
+    images, label = io.read_subject(subjects[0], (2, 2 + SLICES), 32)
+    assert images.shape == (SLICES, 32, 32, 4)
+    _, whole = volume_dataset.read(made / "out", FIRST)
+    # Each pixel of a network was repeated over a square of 6 voxels.
+    np.testing.assert_array_equal(label, whole[2 : 2 + SLICES, 27:-24:6, 27:-24:6])
+
+
+def test_the_table_of_volumes_says_whose_lesions_they_have(made):
+    with (made / "out/volumes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    split = json.loads((made / "out/split.json").read_text())
+    assert [row["id"] for row in rows] == [FIRST, SECOND]
+    for number, row in enumerate(rows):
+        assert row["number"] == str(number)
+        _, label = volume_dataset.read(made / "out", row["id"])
+        # Of 32 x 32 pixels in a crop of 192.
+        assert int(row["lesion_voxels"]) == np.count_nonzero(label) / 36
+        assert set(row["label_subjects"].split()) <= {*split["train"]}
+    description = synthetic_dataset.read_description(made / "out")
+    assert description["Volumes"] == 2 and description["Prepared"] is False
+    assert description["HeldOutSubjects"] == split["test"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "record"])
+def test_what_was_damaged_is_made_again_to_the_same_bytes(made, damage):
+    before = contents(made / "out")
+    path = made / "out" / SECOND / f"{SECOND}_t2.nii.gz"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:100])
+    elif damage == "gone":
+        shutil.rmtree(path.parent)
+    else:
+        path.with_name(f"{SECOND}_samples.json").unlink()
+    stamp = (made / "out" / FIRST / f"{FIRST}_t2.nii.gz").stat().st_mtime_ns
+    volumes.build(settings(made), source(made), made / "out")
+    assert contents(made / "out") == before
+    assert (made / "out" / FIRST / f"{FIRST}_t2.nii.gz").stat().st_mtime_ns == stamp
+
+
+def test_a_folder_of_weights_makes_the_volumes_of_its_run(made, tmp_path):
+    for stage in ("structural", "multimodal"):
+        shutil.copytree(made / stage / "weights", tmp_path / stage)
+    given = settings(made, volumes=1)
+    of = {
+        f"{stage}_run": str(tmp_path / stage) for stage in ("structural", "multimodal")
+    }
+    given = dataclasses.replace(given, **of)
+    volumes.build(given, source(made), tmp_path / "out")
+    ours, theirs = (volume_dataset.read(x / "out", FIRST) for x in (tmp_path, made))
+    # One graph or several add up in other orders.
+    np.testing.assert_allclose(ours[0], theirs[0], atol=2e-3)
+    np.testing.assert_array_equal(ours[1], theirs[1])
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("accepted_only", True), ("all_labels", True), ("mask_images", False)],
+)
+def test_what_is_for_samples_alone_is_refused(made, tmp_path, flag, value):
+    with pytest.raises(runs.RunError, match=f"--{flag} is for samples"):
+        given = settings(made, **{flag: value})
+        volumes.build(given, source(made), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_volumes_need_label_maps(made, tmp_path):
+    with pytest.raises(runs.RunError, match="--volumes needs --data_dir"):
+        volumes.build(settings(made), data.Source(None), tmp_path / "out")
+
+
+def test_a_stage_1_of_single_slices_is_told_so(made, tmp_path):
+    shutil.copytree(made / "structural/weights", tmp_path / "w")
+    described = files.unsealed(files.read_json(tmp_path / "w/weights.json"))
+    del described["stacks"], described["files"]["stacks"]
+    files.write_json(tmp_path / "w/weights.json", described)
+    given = dataclasses.replace(settings(made), structural_run=str(tmp_path / "w"))
+    with pytest.raises(runs.RunError, match="maps of a volume"):
+        volumes.build(given, source(made), tmp_path / "out")
+
+
+def test_stage_4_does_not_take_volumes_for_samples(made):
+    with pytest.raises(runs.RunError, match="a data set of whole volumes"):
+        synthetic_dataset.verified_subjects(made / "out", [])
+
+
+def test_planes_go_through_the_lesion(tmp_path, monkeypatch):
+    images, label = np.zeros([1, 4, 6, 8]), np.zeros([4, 6, 8], np.uint8)
+    label[1, 2, 3] = images[0, 1, 2, 3] = 1
+    shown = []
+    axes = figures.Figure().subplots().__class__
+    monkeypatch.setattr(
+        axes, "imshow", lambda self, image, **how: shown.append(image), raising=True
+    )
+    monkeypatch.setattr(axes, "contour", lambda self, *args, **how: None)
+    figures.planes([("a", images, label)], ["t1"], tmp_path / "planes.png")
+    axial, coronal, sagittal = shown
+    assert (axial.shape, coronal.shape, sagittal.shape) == ((6, 8), (4, 8), (4, 6))
+    assert axial[2, 3] == coronal[2, 3] == sagittal[2, 2] == 1  # the lowest slice below
