@@ -28,8 +28,10 @@ from brats_gan import (
     spec,
     structural,
     synthesis,
+    volume_maps,
     weights,
 )
+from brats_gan.stages import structural as structural_stage
 
 _STRUCTURAL = flags.DEFINE_string("structural_run", None, "Finished run of stage 1.")
 _MULTIMODAL = flags.DEFINE_string("multimodal_run", None, "Finished run of stage 2.")
@@ -56,6 +58,17 @@ def public(stored):
     if begun:
         kept["initialised_from"] = {**begun, "source": Path(begun["source"]).name}
     return stored._replace(description=kept)
+
+
+def with_stacks(maps, subjects):
+    """Stored of stage 1, also fitted to the volumes of its training subjects."""
+    said, nets = maps.description, weights.networks(maps, structural.GENERATOR_SIDE)
+    read = said["image_size"], tuple(said["slices"])
+    slices = data.Slices(subjects, *read, cache_dir=_CACHE.value)
+    beta, some = said["beta"], structural_stage.FITTED_SHEET
+    density = float(np.mean(structural_stage.known_maps(slices, beta, some)))
+    found = volume_maps.fit(nets, slices, beta, density)
+    return maps._replace(found=maps.found._replace(stacks=found))
 
 
 def label_pool(subjects, slices, count, seed):
@@ -136,10 +149,13 @@ def main(argv):
             f"{_DATA.value} has no {', '.join(missing[:5])}, which {maps.source} was "
             "trained on; give the folder it was trained on"
         )
+    subjects = [by_name[name] for name in names]
+    if maps.found.stacks is None:  # trained by a version that drew single slices
+        stored["structural"] = with_stacks(maps, subjects)
     for name, each in stored.items():
         weights.write(output / name, public(each), np.float16)
     pool = label_pool(
-        [by_name[name] for name in names],
+        subjects,
         tuple(maps.description["slices"]),
         _LABELS.value,
         _SEED.value,

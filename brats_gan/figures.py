@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import colors
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from scipy import ndimage
 
 from brats_gan import files
 
@@ -87,20 +88,31 @@ def planes(
 ) -> None:
     """Draws an axial, a coronal and a sagittal plane of each volume, label outlined.
 
-    Planes go through the middle of the label, or of the volume where there is none.
+    Planes go through the middle of the label, or of the volume where there is none,
+    and show no more than the box of what is not 0.
 
     Args:
         volumes: (name, images [M, S, H, W] in [0, 1], label [S, H, W]) of each.
         titles: of the M contrasts.
         path: PNG to write.
     """
-    lines = 3 * len(volumes)
-    figure = Figure((2.0 * len(titles), 2.0 * lines + 0.3), facecolor="black")
+    boxes = [
+        ndimage.find_objects(images.any(0).astype(int))[0] for _, images, _ in volumes
+    ]
+    shapes = [[part.stop - part.start for part in box] for box in boxes]
+    heights = [n for depth, rows, _ in shapes for n in (rows, depth, depth)]
+    widest = max(max(shape[1:]) for shape in shapes)
+    inch = 2.0 / widest  # a voxel
+    size = 2.0 * len(titles), inch * sum(heights) + 0.3 * len(volumes)
+    figure = Figure(size, facecolor="black")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(lines, len(titles), squeeze=False)
+    axes = figure.subplots(
+        3 * len(volumes), len(titles), squeeze=False, height_ratios=heights
+    )
     for axis in axes.ravel():
         axis.axis("off")
     for number, (name, images, label) in enumerate(volumes):
+        images, label = images[(slice(None), *boxes[number])], label[boxes[number]]
         shows = np.argwhere(label if label.any() else images.any(0))
         centre = shows.mean(0).round().astype(int)
         for plane in range(3):
@@ -115,9 +127,7 @@ def planes(
                     axis.contour(seen[turn] > 0, [0.5], colors="gold", linewidths=0.6)
                 if plane == 0:
                     axis.set_title(f"{name} {title}", color="white", fontsize=8)
-    figure.subplots_adjust(
-        0.01, 0.01, 0.99, 1.0 - 0.3 / figure.get_figheight(), 0.03, 0.1
-    )
+    figure.subplots_adjust(0.01, 0.01, 0.99, 1.0 - 0.3 / size[1], 0.03, 0.1)
     _save(figure, path)
 
 

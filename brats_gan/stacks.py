@@ -30,6 +30,7 @@ class Stacks(NamedTuple):
     spread: np.ndarray  # [D], sd of what the subspace leaves
     correlation: float  # of that between neighbouring slices
     threshold: float  # of DC_f's probability, so that drawn maps are as dense as real
+    smoothing: float = 0.0  # sd, in slices, of a Gaussian over that probability
 
     @property
     def subject_dim(self) -> int:
@@ -38,7 +39,7 @@ class Stacks(NamedTuple):
 
 
 def fit(codes: np.ndarray, subjects: Sequence[int], most: int = DIRECTIONS) -> Stacks:
-    """Fits Stacks to the codes of training volumes; its threshold is 0.5 as yet.
+    """Fits Stacks to the codes of training volumes, but for threshold and smoothing.
 
     What the subspace leaves is measured on subjects that the subspace was not fitted
     to, or it would be too small; the subspace then has what is left of the variance.
@@ -108,6 +109,15 @@ def _process(count, correlation):
     weights = np.where(lags >= 0, correlation ** np.maximum(lags, 0), 0.0)
     weights[:, 1:] *= np.sqrt(1.0 - correlation**2)
     return weights.astype(np.float32)
+
+
+def smoother(count: int, sd: float) -> np.ndarray:
+    """[S, S]: slices -> their Gaussian mean over neighbours, `sd` slices wide."""
+    if not sd:
+        return np.eye(count, dtype=np.float32)
+    steps = np.arange(count)
+    weights = np.exp(-0.5 * ((steps[:, None] - steps[None]) / sd) ** 2)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
 def codes_of(stacks: Stacks, subject: tf.Tensor, detail: tf.Tensor) -> tf.Tensor:

@@ -9,11 +9,14 @@ import numpy as np
 from brats_gan import data, stacks, structural
 from brats_gan.lazy import tf
 
-DRAWN = 4  # stacks that the threshold is chosen on
+DRAWN = 4  # stacks that threshold and smoothing are chosen on
+SMOOTHINGS = np.linspace(0.0, 2.0, 11)  # sd in slices, of which the best is kept
 AT_ONCE = 50  # maps
 
 
-def encode(nets: dict, slices: data.Slices, beta: float) -> tuple[np.ndarray, list]:
+def encode(
+    nets: dict, slices: data.Slices, beta: float
+) -> tuple[np.ndarray, list[int], float]:
     """The codes of all slices of all subjects, as stacks.
 
     Args:
@@ -23,10 +26,10 @@ def encode(nets: dict, slices: data.Slices, beta: float) -> tuple[np.ndarray, li
 
     Returns:
         [N, S, D], a stack a subject and modality, NaN where a slice shows no brain;
-        and whose subject's each is, [N] integers.
+        whose subject's each is, [N] integers; and the mean overlap of their maps.
     """
     count = int(slices.index[:, 1].max()) + 1
-    found, subjects = [], []
+    found, subjects, overlaps = [], [], []
     for subject in range(len(slices.names)):
         rows = np.flatnonzero(slices.index[:, 0] == subject)
         images, labels = slices.intensities(rows), slices.labels(rows)
@@ -46,7 +49,16 @@ def encode(nets: dict, slices: data.Slices, beta: float) -> tuple[np.ndarray, li
             stack[slices.index[rows, 1]] = codes
             found.append(stack)
             subjects.append(subject)
-    return np.stack(found), subjects
+            overlaps.append(overlap(f.numpy()[..., 0]))
+    return np.stack(found), subjects, float(np.mean(overlaps))
+
+
+def overlap(maps: np.ndarray) -> float:
+    """Mean Dice of the edges in neighbouring slices, of hard maps [..., S, H, W]."""
+    lower, upper = maps[..., :-1, :, :] > 0, maps[..., 1:, :, :] > 0
+    both = (lower & upper).sum((-2, -1))
+    each = lower.sum((-2, -1)) + upper.sum((-2, -1))
+    return float(np.mean(2.0 * both / np.maximum(each, 1)))
 
 
 def fit(
@@ -54,18 +66,29 @@ def fit(
 ) -> stacks.Stacks:
     """Fits stacks.Stacks to the training volumes.
 
+    Drawn slices are decoded each from its own code, and lines flicker from one to the
+    next more than in a brain: DC_f's probability is smoothed between slices until
+    neighbouring maps overlap as real ones do.
+
     Args:
         nets, slices, beta: as of `encode`; of two subjects or more.
         density: mean of f over the training maps, which drawn stacks shall have.
         seed: of the stacks that the threshold is chosen on.
     """
-    found = stacks.fit(*encode(nets, slices, beta))
+    codes, subjects, real = encode(nets, slices, beta)
+    found = stacks.fit(codes, subjects)
     rng = np.random.default_rng(seed)
     subject = rng.standard_normal((DRAWN, found.subject_dim), np.float32)
     detail = rng.standard_normal((DRAWN, *found.mean.shape), np.float32)
-    drawn = _decode(nets, found, subject, detail).numpy()
-    threshold = float(np.quantile(drawn, 1.0 - density))
-    return found._replace(threshold=min(max(threshold, 0.01), 0.99))
+    tried = []
+    for sd in SMOOTHINGS:
+        drawn = _decode(nets, found._replace(smoothing=float(sd)), subject, detail)
+        drawn = drawn.numpy()[..., 0]
+        threshold = float(np.quantile(drawn, 1.0 - density))
+        threshold = min(max(threshold, 0.01), 0.99)
+        tried.append((abs(overlap(drawn > threshold) - real), float(sd), threshold))
+    _, smoothing, threshold = min(tried)
+    return found._replace(threshold=threshold, smoothing=smoothing)
 
 
 def _decode(nets, found, subject, detail):
@@ -73,7 +96,9 @@ def _decode(nets, found, subject, detail):
     codes = stacks.codes_of(found, subject, detail)
     flat = tf.reshape(codes, [-1, codes.shape[-1]])
     edge = tf.sigmoid(nets["DC_f"](flat, training=False))
-    return tf.reshape(edge, [-1, len(found.mean), *edge.shape[1:]])
+    edge = tf.reshape(edge, [-1, len(found.mean), *edge.shape[1:]])
+    between = stacks.smoother(len(found.mean), found.smoothing)
+    return tf.einsum("st,bthwc->bshwc", between, edge) if found.smoothing else edge
 
 
 def generate(

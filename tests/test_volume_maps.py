@@ -39,7 +39,7 @@ def noise(found, count=2):
 
 
 def test_a_stack_is_the_codes_of_the_slices_of_a_subject_in_one_contrast(nets, slices):
-    codes, subjects = volume_maps.encode(nets, slices, BETA)
+    codes, subjects, _ = volume_maps.encode(nets, slices, BETA)
     assert (
         codes.shape == (3 * 4, SLICES, 16) and subjects == [0] * 4 + [1] * 4 + [2] * 4
     )
@@ -57,7 +57,33 @@ def test_drawn_volumes_are_as_dense_as_is_asked_for(nets, found):
     assert 0.1 < float(tf.reduce_mean(f)) < 0.4
 
 
+def test_overlap_is_the_dice_of_neighbours():
+    maps = np.zeros([3, 2, 2])
+    maps[0, 0], maps[1, 0, 0], maps[2, 1, 1] = 1, 1, 1
+    # Two pixels and one of them: 2 / 3; one and another: 0.
+    assert volume_maps.overlap(maps) == pytest.approx(1 / 3)
+
+
+def test_smoothing_is_that_by_which_drawn_maps_overlap_as_real_ones(
+    nets, slices, found
+):
+    _, _, real = volume_maps.encode(nets, slices, BETA)
+
+    def drawn(sd):
+        f, _ = volume_maps.generate(
+            nets, found._replace(smoothing=sd), *noise(found, 4)
+        )
+        return volume_maps.overlap(f.numpy()[..., 0])
+
+    assert drawn(0.0) < drawn(1.0)
+    assert found.smoothing in volume_maps.SMOOTHINGS
+    # Of networks that know nothing: nearer than the ends of what is tried.
+    ends = abs(drawn(0.0) - real), abs(drawn(2.0) - real)
+    assert abs(drawn(found.smoothing) - real) <= min(ends) + 0.05
+
+
 def test_all_slices_of_a_volume_are_decoded_as_one_alone(nets, found):
+    found = found._replace(smoothing=0.0)
     subject, detail = noise(found)
     f, _ = volume_maps.generate(nets, found, subject, detail)
     code = stacks.codes_of(found, subject, detail)[1, 2][None]

@@ -169,6 +169,7 @@ def test_stage_4_does_not_take_volumes_for_samples(made):
 
 def test_planes_go_through_the_lesion(tmp_path, monkeypatch):
     images, label = np.zeros([1, 4, 6, 8]), np.zeros([4, 6, 8], np.uint8)
+    images[:] = 0.1
     label[1, 2, 3] = images[0, 1, 2, 3] = 1
     shown = []
     axes = figures.Figure().subplots().__class__

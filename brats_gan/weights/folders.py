@@ -18,7 +18,11 @@ from brats_gan.stacks import Stacks
 from brats_gan.weights.stored import BUILDERS, Stored
 
 FORMAT = 1
-_STACKS = ("correlation", "threshold")  # of stacks.Stacks, which are no arrays
+_STACKS = (
+    "correlation",
+    "threshold",
+    "smoothing",
+)  # of stacks.Stacks, which are no arrays
 
 # What the name `pretrained` stands for.
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
