@@ -306,6 +306,15 @@ def test_a_record_that_is_gone_or_was_changed_is_refused(root):
         begin(root / "run", root / "brats2018")
 
 
+@pytest.mark.parametrize("lost", ["files", "images", "label"])
+def test_a_record_that_says_too_little_of_a_subject_is_none(root, lost):
+    fixed = records.read(root / "run")
+    del fixed["subjects"]["s0"][lost]
+    files.write_json(root / "run/inputs.json", fixed)
+    with pytest.raises(files.DataError, match="inputs.json: no record of subjects"):
+        records.read(root / "run")
+
+
 def as_before(run):
     """Makes a run one from before there were records."""
     (run / "inputs.json").unlink()
