@@ -315,6 +315,15 @@ def test_a_record_that_says_too_little_of_a_subject_is_none(root, lost):
         records.read(root / "run")
 
 
+def test_a_subject_that_had_a_file_more_is_another_and_that_file_is_named(root):
+    fixed = records.read(root / "run")
+    theirs = json.loads(json.dumps(fixed))
+    theirs["subjects"]["s0"]["images"] = "of more"
+    theirs["subjects"]["s0"]["files"]["pd"] = "more"
+    with pytest.raises(files.DataError, match="s0: pd of s0 is not what it was for B"):
+        records.require_same(fixed, theirs, "B")
+
+
 def as_before(run):
     """Makes a run one from before there were records."""
     (run / "inputs.json").unlink()
