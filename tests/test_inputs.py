@@ -306,6 +306,24 @@ def test_a_record_that_is_gone_or_was_changed_is_refused(root):
         begin(root / "run", root / "brats2018")
 
 
+@pytest.mark.parametrize("lost", ["files", "images", "label"])
+def test_a_record_that_says_too_little_of_a_subject_is_none(root, lost):
+    fixed = records.read(root / "run")
+    del fixed["subjects"]["s0"][lost]
+    files.write_json(root / "run/inputs.json", fixed)
+    with pytest.raises(files.DataError, match="inputs.json: no record of subjects"):
+        records.read(root / "run")
+
+
+def test_a_subject_that_had_a_file_more_is_another_and_that_file_is_named(root):
+    fixed = records.read(root / "run")
+    theirs = json.loads(json.dumps(fixed))
+    theirs["subjects"]["s0"]["images"] = "of more"
+    theirs["subjects"]["s0"]["files"]["pd"] = "more"
+    with pytest.raises(files.DataError, match="s0: pd of s0 is not what it was for B"):
+        records.require_same(fixed, theirs, "B")
+
+
 def as_before(run):
     """Makes a run one from before there were records."""
     (run / "inputs.json").unlink()

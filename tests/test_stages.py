@@ -265,6 +265,24 @@ def test_settings_from_python_have_the_digests_of_those_that_flags_give():
     assert len(digests) == 1
 
 
+def test_switches_and_whole_numbers_from_python_are_those_that_flags_give():
+    python = segmentation.Settings(leaky_relu=0, enhanced=1, iterations=9.0)
+    script = segmentation.Settings(leaky_relu=False, enhanced=True, iterations=9)
+    assert repr(python) == repr(script)
+    with pytest.raises(runs.RunError, match="width=2.5: is not a whole number"):
+        segmentation.Settings(width=2.5)
+
+
+def test_a_source_from_python_is_written_as_that_which_flags_give():
+    numbers = {"split_seed": np.int64(3), "held_out": np.float32(0.5), "check": 0}
+    python = data.Source("a", slices=tuple(np.arange(1, 3)), **numbers)
+    script = data.Source("a", slices=(1, 2), split_seed=3, held_out=0.5, check=False)
+    assert repr(python) == repr(script)
+    flags = [runs.command_by("a.py", each).flags for each in (python, script)]
+    assert flags[0] == flags[1]
+    json.dumps([python.slices, python.split_seed])
+
+
 def test_a_weight_of_no_loss_is_an_error_that_names_the_losses():
     with pytest.raises(runs.RunError, match="maks: no such loss.*mask"):
         structural.Settings(weights={"maks": 1.0})

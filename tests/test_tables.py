@@ -172,6 +172,22 @@ def test_a_table_is_not_filled_with_lines_of_another_synthetic_data_set(tmp_path
     refused(path, "other synthetic data", sets={"synthetic": "b"})
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *({"table": [2]}, {"experiment": {}}, {"repeat": [1]}, {"mse": "0.1"}),
+        *({"flags": ["--width=8"]}, {"sets": "a"}, {"made_from": 3}),
+    ],
+    ids=str,
+)
+def test_a_line_that_no_run_has_written_is_named(tmp_path, odd):
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps({**line(7, 1, 0.4, 0.6), **odd}) + "\n")
+    (name,) = odd
+    with pytest.raises(files.DataError, match=f"line 1 has a {name} that no run"):
+        own(path)
+
+
 def test_a_line_is_not_added_to_those_that_another_run_has_added_since(tmp_path):
     path = tmp_path / "results.jsonl"
     own(path)

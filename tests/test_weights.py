@@ -331,6 +331,7 @@ def test_a_run_of_before_networks_were_written_has_none_to_lose(tmp_path):
 
 ODD = [
     {"stage": None},
+    {"stage": ["structural"]},
     {"build": []},
     {"training_subjects": "a"},
     {"initialised_from": "pretrained"},

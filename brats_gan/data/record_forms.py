@@ -35,9 +35,10 @@ def is_record(value: Any) -> bool:
 def _is_identity(value):
     if not isinstance(value, dict) or not isinstance(value.get("files"), dict):
         return False
-    digests = [*value["files"].values()]
-    digests += [each for each in map(value.get, ("images", "label")) if each]
-    return all(isinstance(each, str) for each in digests)
+    seen = [value.get(name, False) for name in ("images", "label")]  # None: unknown
+    return all(isinstance(each, str) for each in value["files"].values()) and all(
+        each is None or isinstance(each, str) for each in seen
+    )
 
 
 def _is_before(value):

@@ -271,8 +271,9 @@ def require_same(
     if other:
         name = min(other)
         one, two = ours["subjects"][name], theirs["subjects"][name]
-        roles = [r for r in one["files"] if one["files"][r] != two["files"].get(r)]
-        file = paths(by_name[name])[roles[0]] if name in by_name else name
+        every = [*one["files"], *(r for r in two["files"] if r not in one["files"])]
+        roles = [r for r in every if one["files"].get(r) != two["files"].get(r)]
+        file = paths(by_name[name]).get(roles[0], name) if name in by_name else name
         raise files.DataError(
             f"{file}: {roles[0]} of {name} is not what it was for {where}, so {name} "
             f"is another subject, or was changed ({len(other)} such in all: "

@@ -31,7 +31,15 @@ class Source:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "spec", self.spec or BRATS)
-        object.__setattr__(self, "slices", tuple(self.slices or self.spec.slices))
+        # Plain numbers, as flags give: a split and a record are written as JSON.
+        settled = {
+            "slices": tuple(map(int, self.slices or self.spec.slices)),
+            "split_seed": int(self.split_seed),
+            "held_out": float(self.held_out),
+            "check": bool(self.check),
+        }
+        for name, value in settled.items():
+            object.__setattr__(self, name, value)
 
     @property
     def labelling(self) -> io.Labelling:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import numbers
 import os
 from collections.abc import Collection, Mapping
 from io import StringIO
@@ -136,13 +137,30 @@ def _result(path, number, text):
         missing = [name for name in (*KEY, *_SHOWN) if name not in line]
     except (ValueError, TypeError, RecursionError):
         line, missing = None, []
-    if not isinstance(line, dict) or missing:
+    odd = [] if missing or not isinstance(line, dict) else _odd(line)
+    if not isinstance(line, dict) or missing or odd:
         what = f"has no {', '.join(missing)}" if missing else "is cut off or no result"
+        what = f"has a {odd[0]} that no run has written" if odd else what
         raise files.DataError(
             f"{path}: line {number} {what}. Remove the line, and its run is scored "
             "again, or name another file by --results."
         )
     return line
+
+
+def _odd(line):
+    """Names of what a line says in another form than any version has written."""
+    of_kind = {
+        **dict.fromkeys(_SHOWN, numbers.Real),
+        "dice_whole": numbers.Real | None,  # none of synthetic slices
+        "table": int | None,
+        "experiment": int | str,
+        "repeat": int,
+        "flags": dict | None,
+        "sets": dict | None,
+        "made_from": str | None,
+    }
+    return [n for n, kind in of_kind.items() if not isinstance(line.get(n), kind)]
 
 
 def require_writable(

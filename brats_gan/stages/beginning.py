@@ -105,6 +105,12 @@ def settle_types(settings: Any) -> None:
         value, kind = getattr(settings, each.name), str(each.type)
         if isinstance(value, bool | np.bool_):
             value = bool(value)
+        elif kind.startswith("bool") and value in (0, 1):
+            value = bool(value)
+        elif kind.startswith("int") and isinstance(value, numbers.Real):
+            if not float(value).is_integer():
+                raise runs.RunError(f"{each.name}={value}: is not a whole number")
+            value = int(value)
         elif kind.startswith("float") and value is not None:
             value = float(value)
         elif isinstance(value, numbers.Integral):

@@ -117,7 +117,7 @@ def read(folder: str | Path) -> Stored:
     digests = description.pop("files", None)
     if (
         version != FORMAT
-        or description.get("stage") not in BUILDERS
+        or description.get("stage") not in [*BUILDERS]
         or not isinstance(description.get("build"), dict)
         or not isinstance(description.get("steps"), int)
         or not isinstance(digests, dict)

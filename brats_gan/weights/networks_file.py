@@ -47,7 +47,7 @@ def _began_with_networks(run_dir):
 def _is_whole(description):
     """Whether networks.json has what is read of it, in the form it is written in."""
     return (
-        description.get("stage") in BUILDERS
+        description.get("stage") in [*BUILDERS]
         and isinstance(description.get("build"), dict)
         and isinstance(description.get("first_steps", 0), int)
         and record_forms.odd(description) is None
