@@ -106,7 +106,11 @@ def main(argv):
     del argv  # checked by runs.main
     settings = common_flags.chosen(stage.Settings)
     if settings.volumes:
-        return make_volumes(settings)
+        built = volumes.build(
+            settings, common_flags.source(), _OUTPUT.value, common_flags.record
+        )
+        show_volumes(built)
+        return
     output_dir, summary, rows = stage.build(
         settings, common_flags.source(), _OUTPUT.value, common_flags.record
     )
@@ -130,15 +134,13 @@ def main(argv):
         print(f"closest pairs: {output_dir / 'nearest.png'}")
 
 
-def make_volumes(settings):
-    output_dir, summary, rows = volumes.build(
-        settings, common_flags.source(), _OUTPUT.value, common_flags.record
-    )
+def show_volumes(built):
+    """Prints what a data set of volumes has."""
     shown = ("Volumes", "Accepted", "Fallbacks", "Attempts", "Rejected")
-    print(json.dumps({key: summary[key] for key in shown}))
+    print(json.dumps({key: built.summary[key] for key in shown}))
     for name in ("dice", "passing"):
-        print(f"{name}: mean {np.mean([float(row[name]) for row in rows]):.3f}")
-    print(f"sheet: {output_dir / volumes.SHEET}")
+        print(f"{name}: mean {np.mean([float(row[name]) for row in built.rows]):.3f}")
+    print(f"sheet: {built.output_dir / volumes.SHEET}")
 
 
 if __name__ == "__main__":

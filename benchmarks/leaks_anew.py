@@ -21,10 +21,12 @@ from brats_gan import (
     io,
     manifest,
     runs,
+    stacks,
     structural,
     styles,
     synthetic_dataset,
     trained_models,
+    volume_maps,
     weights,
 )
 from brats_gan.data import cache, records
@@ -34,6 +36,7 @@ from brats_gan.stages import dataset
 from brats_gan.stages import structural as stage_1
 
 MADE_ANEW = 3  # samples of a data set
+APART = 0.05  # of [0, 1]: intensities that are not the same but for last bits
 # Largest shift of the codes' Gaussian that another order of sums may give, in sd; and
 # what another compute precision may.
 SHIFT, SHIFT_HALF = 0.02, 0.2
@@ -123,24 +126,50 @@ def _codes(folder, slices, line):
     if stored.found is None:
         yield line(UNPROVEN, "codes", "weights/ has no fit.npz")
         return
+    if stored.found.factor.ndim == 1:  # --nocode_fit
+        plain = structural.unfitted(len(stored.found.mean))
+        is_plain = all(map(np.array_equal, stored.found[:3], plain[:3]))
+        detail = "nothing was fitted to anybody (--nocode_fit)"
+        if not is_plain:
+            detail = "the fit is not that of --nocode_fit, nor of any subjects"
+        yield line(OK if is_plain else LEAK, "codes", detail)
+        return
     beta = float(stored.description["beta"])
     found = structural.fit(nets, stage_1.known_maps(slices, beta, stage_1.FITTED))
     theirs = stored.found
     if theirs.mean.shape != found.mean.shape:
         yield line(LEAK, "codes", "the fit is of other networks")
         return
-    spread = np.sqrt(np.square(found.factor).sum(1))
-    other = np.sqrt(np.square(theirs.factor).sum(1))
-    shift = float(np.max(np.abs(theirs.mean - found.mean) / spread))
-    scale = float(np.max(np.abs(np.log(other / spread))))
+    off = [
+        _off(
+            *(theirs.mean, found.mean),
+            *(np.sqrt(np.square(each.factor).sum(1)) for each in (theirs, found)),
+        )
+    ]
+    if theirs.stacks is not None:  # of volumes (D49)
+        codes, subjects, _ = volume_maps.encode(nets, slices, beta)
+        ours = stacks.fit(codes, subjects)
+        if theirs.stacks.mean.shape != ours.mean.shape:
+            yield line(LEAK, "codes", "the fit to volumes is of other networks")
+            return
+        each = theirs.stacks.mean, ours.mean, theirs.stacks.spread, ours.spread
+        off.append(_off(*each))
+    most = max(off)
     half = folder.flags.get("precision", "float32") != "float32"
-    if max(shift, scale) > (SHIFT_HALF if half else SHIFT):
+    if most > (SHIFT_HALF if half else SHIFT):
         detail = "the fit is not that of the codes of the training subjects"
-        yield line(LEAK, "codes", f"{detail} (off by {max(shift, scale):.2g} sd)")
+        yield line(LEAK, "codes", f"{detail} (off by {most:.2g} sd)")
     else:
         yield line(
             OK, "codes", f"fitted to {len(slices.names)} subjects, they are those"
         )
+
+
+def _off(theirs, ours, spread_there, spread):
+    """The largest shift of a mean, in sd, or ratio of sds, as its logarithm."""
+    known = spread > 0
+    shift = np.abs(theirs - ours)[..., known] / spread[known]
+    return float(max(shift.max(), np.abs(np.log(spread_there / spread)[known]).max()))
 
 
 def exports(folder, line):
@@ -254,21 +283,40 @@ def _labels(folder, settings, reader):
 
 def _made_anew(folder, settings, models, slices):
     """(samples that are the same, samples that were made anew)."""
-    rows = manifest.read(folder.path)[:MADE_ANEW]
-    size = slices.image_size
-    _, images = next(synthetic_dataset.volumes(folder.path, size, models.spec))
+    rows = manifest.read(folder.path)
+    # From all of the set: the first ones alone would leave room behind them.
+    numbers = sorted({*np.linspace(0, len(rows) - 1, MADE_ANEW).round().astype(int)})
     runs.set_up("float32", settings.seed)
-    made, same = dataset.made_from(settings, models, slices, 0), 0
-    for row in rows:
-        sample = next(made)
+    same = 0
+    for number in map(int, numbers):
+        row = rows[number]
+        sample = next(dataset.made_from(settings, models, slices, number))
         again = manifest.row_of(sample, row["id"], row["slice"], settings.seed)
         told = ("label_subject", "lesion_pixels", "tries", "accepted")
         equal = all(str(again[name]) == row[name] for name in told)
         if row["id"] and equal:
-            written = images[int(row["slice"])]
-            equal = float(np.mean(np.abs(written - sample.images))) < 1e-3
+            written = _written(folder, row, slices.image_size, models.spec)
+            equal = _is_same(sample, *written)
         same += equal
-    return same, len(rows)
+    return same, len(numbers)
+
+
+def _written(folder, row, size, spec):
+    """Images [M, H, W] and label [H, W] of a sample, as they are in its volume."""
+    subjects = io.find_subjects(folder.path, "brats2018", spec)
+    (subject,) = (each for each in subjects if each.name == row["id"])
+    images, label = io.read_subject(subject._replace(prepared=True), image_size=size)
+    return np.moveaxis(images[int(row["slice"])], -1, 0), label[int(row["slice"])]
+
+
+def _is_same(sample, images, label):
+    """Whether a sample made anew is the one that was written, but for last bits."""
+    apart = np.abs(images - sample.images)
+    return (
+        np.array_equal(label, sample.label)
+        and float(np.mean(apart)) < 1e-3
+        and float(np.mean(apart > APART)) < 1e-3  # no part of it is another's
+    )
 
 
 def sets(folder, folders, line):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -160,15 +162,15 @@ def _held_out(folder, held, reader, line):
         there = reader.subjects(of_folder)
         some = [there[n] for n in sorted(of_folder.names(False)) if n in there]
         for name, identity in reader.identities(some, way).items():
-            known |= dict.fromkeys(_digests(identity, True), name)
+            known |= dict.fromkeys(_digests(identity, way, way), name)
     for _, claim in held:
-        known |= dict.fromkeys(_digests(claim.identity, claim.way == way), claim.name)
+        known |= dict.fromkeys(_digests(claim.identity, claim.way, way), claim.name)
     there = reader.subjects(folder)
     read = reader.identities([there[n] for n in sorted(names & there.keys())], way)
     found = [(claim.name, claim.identity, claim.way, claim.file) for claim in seen]
     found += [(name, each, way, "its data folder") for name, each in read.items()]
     for name, identity, taken, file in found:
-        for digest in _digests(identity, taken == way):
+        for digest in _digests(identity, taken, way):
             twin = known.get(digest)
             if twin is not None:
                 leaks.setdefault((twin, name), f"has the same content ({file})")
@@ -188,11 +190,28 @@ def _held_out(folder, held, reader, line):
         yield line(OK, "held out", f"{count}, {by}")
 
 
-def _digests(identity, same_way):
+def _digests(identity, way, own):
+    """What a subject is known by: its images, and its label where it has a lesion.
+
+    What networks see is compared where it was taken the same `way` as our `own`.
+    """
     if not identity:
         return set()
     found = {x for role, x in identity["files"].items() if role != records.LABEL}
-    return found | ({identity["images"]} if same_way and identity["images"] else set())
+    if way == own:
+        seen = {identity["images"], identity.get("label")}
+        found |= seen - {None, _of_no_lesion(way)}
+    return found
+
+
+@functools.cache
+def _of_no_lesion(way):
+    """The digest of labels without a lesion, which many subjects may share."""
+    size, slices = way
+    if not size or len(slices) != 2:
+        return None
+    empty = bytes(size * size * max(slices[1] - slices[0], 0))
+    return hashlib.blake2b(empty, digest_size=16).hexdigest()
 
 
 def _synthetic(folder):
@@ -220,9 +239,12 @@ def _content(folder, folders, reader, line, as_recorded):
             theirs = reader.subjects(other)
             some = [theirs[n] for n in other.names(False) if n in theirs]
             for name, identity in reader.identities(some, way).items():
-                held_out |= dict.fromkeys(_digests(identity, True), name)
+                held_out |= dict.fromkeys(_digests(identity, way, way), name)
     for name in sorted(differ):
-        twins = {held_out.get(x) for x in _digests(recorded[name], True)} - {None, name}
+        twins = {held_out.get(x) for x in _digests(recorded[name], way, way)} - {
+            None,
+            name,
+        }
         if twins:
             detail = f"{name} was, when it was read, {twins.pop()}, which is held out"
             yield line(LEAK, "content", detail)

@@ -102,6 +102,10 @@ def load(path: str | Path, given: bool = True) -> Folder:
     jsons += [path / synthetic_dataset.DESCRIPTION]
     if folder.kind == "judges":
         jsons += sorted(path.glob("*.json"))
+        # Each set of judges is DIGEST-SIGHT.weights.h5 with DIGEST.json beside.
+        sets = {each.name.partition("-")[0] for each in path.glob("*.weights.h5")}
+        alone = (name for name in sorted(sets) if not (path / f"{name}.json").exists())
+        folder.broken += [f"{name}.json" for name in alone]
     for file in filter(Path.exists, jsons):
         with _noting(folder, file):
             _described(folder, file)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from absl import logging
 
-from brats_gan import data, stacks, structural
+from brats_gan import data, progress, stacks, structural
 from brats_gan.lazy import tf
 
 DRAWN = 4  # stacks that threshold and smoothing are chosen on
@@ -30,6 +31,10 @@ def encode(
     """
     count = int(slices.index[:, 1].max()) + 1
     found, subjects, overlaps = [], [], []
+    logging.info("fitting stage 1 to the volumes of %d subjects", len(slices.names))
+    bar = tf.keras.utils.Progbar(
+        len(slices.names), unit_name="subject", interval=progress.EVERY
+    )
     for subject in range(len(slices.names)):
         rows = np.flatnonzero(slices.index[:, 0] == subject)
         images, labels = slices.intensities(rows), slices.labels(rows)
@@ -50,6 +55,7 @@ def encode(
             found.append(stack)
             subjects.append(subject)
             overlaps.append(overlap(f.numpy()[..., 0]))
+        bar.update(subject + 1)
     return np.stack(found), subjects, float(np.mean(overlaps))
 
 
@@ -80,10 +86,9 @@ def fit(
     rng = np.random.default_rng(seed)
     subject = rng.standard_normal((DRAWN, found.subject_dim), np.float32)
     detail = rng.standard_normal((DRAWN, *found.mean.shape), np.float32)
-    tried = []
+    edge, tried = _decode(nets, found, subject, detail), []
     for sd in SMOOTHINGS:
-        drawn = _decode(nets, found._replace(smoothing=float(sd)), subject, detail)
-        drawn = drawn.numpy()[..., 0]
+        drawn = _smoothed(edge, float(sd)).numpy()[..., 0]
         threshold = float(np.quantile(drawn, 1.0 - density))
         threshold = min(max(threshold, 0.01), 0.99)
         tried.append((abs(overlap(drawn > threshold) - real), float(sd), threshold))
@@ -95,10 +100,13 @@ def _decode(nets, found, subject, detail):
     """[B, K], [B, S, D] -> probability of an edge [B, S, H, W, 1]."""
     codes = stacks.codes_of(found, subject, detail)
     flat = tf.reshape(codes, [-1, codes.shape[-1]])
-    edge = tf.sigmoid(nets["DC_f"](flat, training=False))
-    edge = tf.reshape(edge, [-1, len(found.mean), *edge.shape[1:]])
-    between = stacks.smoother(len(found.mean), found.smoothing)
-    return tf.einsum("st,bthwc->bshwc", between, edge) if found.smoothing else edge
+    edge = tf.sigmoid(tf.cast(nets["DC_f"](flat, training=False), tf.float32))
+    return tf.reshape(edge, [-1, len(found.mean), *edge.shape[1:]])
+
+
+def _smoothed(edge, sd):
+    """[B, S, H, W, 1] -> the same, smoothed between slices."""
+    return tf.einsum("st,bthwc->bshwc", stacks.smoother(edge.shape[1], sd), edge)
 
 
 def generate(
@@ -115,7 +123,8 @@ def generate(
     Returns:
         Two of [B, S, H, W, 1] in {0, 1}.
     """
-    f = tf.cast(_decode(nets, found, subject, detail) > found.threshold, tf.float32)
+    edge = _smoothed(_decode(nets, found, subject, detail), found.smoothing)
+    f = tf.cast(edge > found.threshold, tf.float32)
     flat = tf.reshape(f, [-1, *f.shape[2:]])
     background = tf.cast(nets["MASK"](flat, training=False) > 0.5, tf.float32)
     return f, tf.reshape(background, tf.shape(f))

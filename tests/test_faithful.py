@@ -119,7 +119,7 @@ NO_FLAG = {
     "D13": "the paper's scores are reported beside the others",
     "D14": "the tables give the paper's best run beside the mean",
     "D20": "equal numbers",
-    "D22": "equal distribution; --dropout of stage 4 is the paper's",
+    "D22": "--dropout of stage 4 is the paper's; stages 1 and 2 have none, as its code",
     "D28": "the paper does not say what is halved; its text on steps is kept to",
     "D35": "BraTS is not touched",
     "D37": "the paper says 9:1 of scans; by patient nothing of a patient leaks",
@@ -129,6 +129,7 @@ NO_FLAG = {
     "D46": "the crop and side are not printed; --image_size may be any",
     "D47": "the equations have one map; the authors' code two sigmoids of it",
     "D48": "1e-7 or 1e-8; the paper does not say",
+    "D49": "--volumes, which makes what the paper does not; samples are as before",
 }
 
 # {loss: (the authors' weight of one term, how many such terms there are)}, of the
@@ -229,7 +230,7 @@ ELSEWHERE = set(
     deterministic checkpoint_seconds steps_per_call mask_width lesion_width
     code_channels batch_size structural_run multimodal_run segmentor_run output_dir
     lesion_free nearest_report table experiment synthetic_dir synthetic_dirs train_on
-    enhanced keep_checkpoints results
+    enhanced keep_checkpoints results volumes passing
     """.split()
 )
 

@@ -5,18 +5,21 @@ what is left to tell is the data itself.
 """
 
 import gzip
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks import leaks_anew, leaks_reader
+from benchmarks import leaks_anew, leaks_checks, leaks_reader
 from brats_gan import data, files, io, manifest, trained_models, weights
+from brats_gan import structural as structural_maps
 from brats_gan.data import cache, records
 from brats_gan.data.slices import content_key
 from brats_gan.stages import dataset, multimodal, segmentation, structural
@@ -346,6 +349,76 @@ def test_statistics_of_another_run_are_found(root):
     weights.write(folder, stored._replace(found=stored.found._replace(mean=mean)))
     told = leaked(examined(root, "structural", "multimodal"))
     assert [*told] == [("structural", "codes"), ("multimodal", "style")]
+
+
+def test_a_fit_to_other_volumes_is_found(root):
+    folder = root / "structural/weights"
+    stored = weights.read(folder)
+    of_volumes = stored.found.stacks
+    moved = of_volumes._replace(mean=of_volumes.mean + 0.1 * of_volumes.spread)
+    found = stored.found._replace(stacks=moved)
+    weights.write(folder, stored._replace(found=found))
+    told = leaked(examined(root, "structural"))
+    assert [*told] == [("structural", "codes")]
+
+
+@pytest.mark.parametrize("code", [0.0, 0.1])
+def test_what_was_fitted_to_nobody_is_told_from_what_only_says_so(root, code):
+    folder = root / "structural/weights"
+    stored = weights.read(folder)
+    plain = structural_maps.unfitted(len(stored.found.mean))
+    found = plain._replace(mean=plain.mean + np.float32(code))
+    weights.write(folder, stored._replace(found=found))
+    told = [x for x in examined(root, "structural") if x.what == "codes"]
+    assert [x.verdict for x in told] == ["LEAK" if code else "OK"]
+
+
+def test_a_part_of_a_sample_that_is_anothers_is_found():
+    shown = SimpleNamespace(
+        images=np.zeros([4, 32, 32]), label=np.zeros([32, 32], np.uint8)
+    )
+    images, label = shown.images + 1e-4, shown.label.copy()
+    assert leaks_anew._is_same(shown, images, label)
+    planted = images.copy()
+    planted[0, :3, :3] = 0.4  # on the mean no more than a thousandth
+    assert np.mean(planted) < 1e-3 and not leaks_anew._is_same(shown, planted, label)
+    label[3, 3] = 1
+    assert not leaks_anew._is_same(shown, images, label)
+
+
+def test_a_label_of_who_is_held_out_under_the_images_of_another_is_found(root):
+    train, held_out = sides(root)
+    record = records.read(root / "structural")
+
+    def lend(content, record):
+        subjects = record["subjects"]
+        subjects[train[0]]["label"] = subjects[held_out]["label"]
+
+    everywhere(root / "structural", lend)
+    assert record["subjects"][held_out]["label"]
+    told = leaked(examined(root, "structural"))
+    detail = f"{held_out} is held out, and {train[0]}, seen, has the same content"
+    assert detail in told["structural", "held out"][0]
+
+
+def test_labels_without_a_lesion_are_nobodys():
+    way = (2, (0, 3))
+    empty = hashlib.blake2b(np.zeros([3, 2, 2], np.uint8), digest_size=16).hexdigest()
+    identity = {"files": {}, "images": None, "label": empty}
+    assert leaks_checks._digests(identity, way, way) == set()
+    assert leaks_checks._digests({**identity, "label": "0f"}, way, way) == {"0f"}
+
+
+def test_judges_without_a_record_beside_others_are_named(root, tmp_path):
+    kept = tmp_path / "judges"
+    kept.mkdir()
+    record = {"split": {"train": [], "test": []}, "image_size": 32, "slices": [0, 4]}
+    sealed = files.sealed({"inputs": {**record, "subjects": {}}})
+    files.write_json(kept / "ab.json", sealed)
+    for name in ("ab", "cd"):
+        (kept / f"{name}-0123.weights.h5").write_bytes(b"weights")
+    (told,) = (x for x in leaks.examine([kept], [], say=str) if x.what == "seals")
+    assert told.verdict == leaks_reader.UNPROVEN and "cd.json" in told.detail
 
 
 def test_a_cache_that_serves_another_subject_under_a_name_is_found(root):
