@@ -293,7 +293,7 @@ def test_the_authors_choices_are_the_faithful_ones_but_for_weights_and_size():
             for rows in FLAGS.values()
             for of, name, _ in rows
             if of == stage and name != "slices"
-        }
+        } | ({"learning_rate", "final_rate", "beta", "scheme"} & SETTINGS[stage].keys())
         # What is at its default need not be said.
         known = faithful.flags_of(stage)
         missing = {n for n in chosen - theirs.keys() if known[n].default != ours[n]}
