@@ -388,14 +388,13 @@ def test_a_part_of_a_sample_that_is_anothers_is_found():
 
 def test_a_label_of_who_is_held_out_under_the_images_of_another_is_found(root):
     train, held_out = sides(root)
-    record = records.read(root / "structural")
+    scored = records.read(root / "segmentation")["subjects"]
 
     def lend(content, record):
-        subjects = record["subjects"]
-        subjects[train[0]]["label"] = subjects[held_out]["label"]
+        record["subjects"][train[0]]["label"] = scored[held_out]["label"]
 
+    assert scored[held_out]["label"] != scored[train[0]]["label"]
     everywhere(root / "structural", lend)
-    assert record["subjects"][held_out]["label"]
     told = leaked(examined(root, "structural"))
     detail = f"{held_out} is held out, and {train[0]}, seen, has the same content"
     assert detail in told["structural", "held out"][0]
