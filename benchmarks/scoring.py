@@ -32,6 +32,7 @@ from brats_gan import (
     structural,
     structural_map,
     synthesis,
+    weights,
 )
 from brats_gan.experiments import mixing
 
@@ -125,26 +126,13 @@ def generated_maps(export, count, seed):
 
 def score_maps(table, run_dir, export, made, real, known):
     """Rows about maps made from noise; made, real (held out) and known are Maps."""
-    settings = runs.settings(run_dir)
     _, description = export
     code_dim = description["code_dim"]
+    stored = weights.find(run_dir, "structural")
+    nets = weights.networks(stored, structural.GENERATOR_SIDE)
+    untrained = structural.build(**stored.description["build"])
 
-    def build():
-        return structural.build(
-            int(settings["image_size"]),
-            int(settings["width"]),
-            int(settings["code_channels"]),
-            int(settings.get("mask_width", settings["width"])),
-            settings.get("spectral_norm") == "true",
-        )
-
-    untrained, nets = build(), build()
-    checkpoint = tf.train.Checkpoint(**nets)
-    checkpoint.restore(
-        tf.train.latest_checkpoint(str(pathlib.Path(run_dir, "checkpoints")))
-    ).assert_existing_objects_matched().expect_partial()
-
-    fitted = structural.Fit(0.0, np.eye(code_dim, dtype=np.float32), 0.5)
+    fitted = structural.unfitted(code_dim)
     z = np.random.default_rng(0).standard_normal((len(made.f), code_dim), np.float32)
     drawn = [
         structural.generate(untrained, z[i : i + 50], fitted)

@@ -17,7 +17,7 @@ from benchmarks import (
     two_sample,
     variety,
 )
-from brats_gan import data, files, io
+from brats_gan import data, files, io, structural, weights
 from tests import nifti, scripts
 
 quality = scripts.module("benchmarks.quality")
@@ -503,3 +503,26 @@ def test_the_picture_is_of_what_there_is(tmp_path):
         picture.draw(tmp_path / f"{name}.png", *parts)
         sizes.append(cv2.imread(str(tmp_path / f"{name}.png")).shape[0])
     assert sizes[0] > 3 * sizes[1]
+
+
+def test_maps_of_a_dense_code_with_the_papers_layers_are_scored(tmp_path):
+    """As those of configs/faithful: networks are built as their run says."""
+    build = {"image_size": 32, "width": 2, "code_dim": 16, "code_norm": True}
+    build |= {"spectral": False, "output_norm": True, "code_game": True}
+    nets = structural.build(**build)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/flags.txt").write_text("# train_structural.py\n")
+    found = structural.unfitted(16)
+    description = {"stage": "structural", "build": build, "steps": 1}
+    kept = weights.Stored("here", description, weights.arrays_of(nets), found)
+    weights.write(tmp_path / "run/weights", kept)
+    rng = np.random.default_rng(0)
+    f = (rng.random([8, 32, 32]) < 0.2).astype(np.float32)
+    maps = scoring.Maps(f, np.zeros_like(f), np.arange(8))
+    table = quality.Table()
+    export = None, {"code_dim": 16, "edge_threshold": 0.5}
+    scoring.score_maps(table, tmp_path / "run", export, maps, maps, maps)
+    assert table.rows["stage 1: density"]["made"] == pytest.approx(f.mean(), abs=1e-4)
+    assert table.rows["stage 1: nearest Dice"]["made"] == pytest.approx(1.0)
+    error = np.abs(nets["MASK"](f[..., None]).numpy()).mean()
+    assert table.rows["stage 1: MASK error"]["made"] == pytest.approx(error, abs=1e-3)
