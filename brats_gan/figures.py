@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib import colors
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from scipy import ndimage
 
 from brats_gan import files
+from brats_gan.lazy import ndimage
 
 LABEL_COLOURS = ("black", "crimson", "gold", "deepskyblue", "limegreen", "orchid")
 LABEL_COLOURS += ("darkorange", "aquamarine", "slateblue", "olive", "hotpink")

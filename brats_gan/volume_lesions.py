@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from brats_gan import fusion
+from brats_gan.lazy import ndimage
 
 SMALLEST = 50.0  # mm3; smaller pieces are no lesions of their own (D38)
 TILT = 0.15  # rad, the largest turn out of the plane of a slice

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from brats_gan import (
     data,
@@ -22,7 +21,7 @@ from brats_gan import (
     synthesis,
     volume_lesions,
 )
-from brats_gan.lazy import tf
+from brats_gan.lazy import ndimage, tf
 
 PASSING = 0.9  # share of the slices with brain that must pass Algorithm 3
 _OF_VOLUMES = 2**32 - 2  # a stream beside those of single samples
