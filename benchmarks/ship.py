@@ -28,7 +28,6 @@ from brats_gan import (
     spec,
     structural,
     synthesis,
-    volume_maps,
     weights,
 )
 from brats_gan.stages import structural as structural_stage
@@ -65,10 +64,8 @@ def with_stacks(maps, subjects):
     said, nets = maps.description, weights.networks(maps, structural.GENERATOR_SIDE)
     read = said["image_size"], tuple(said["slices"])
     slices = data.Slices(subjects, *read, cache_dir=_CACHE.value)
-    beta, some = said["beta"], structural_stage.FITTED_SHEET
-    density = float(np.mean(structural_stage.known_maps(slices, beta, some)))
-    found = volume_maps.fit(nets, slices, beta, density)
-    return maps._replace(found=maps.found._replace(stacks=found))
+    found = structural_stage.with_stacks(maps.found, nets, slices, said["beta"])
+    return maps._replace(found=found)
 
 
 def label_pool(subjects, slices, count, seed):

@@ -7,7 +7,7 @@ verifies that its models have not seen what is scored, and that it is as it was 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,27 +69,52 @@ def write_volume(
 
     Each file is whole or absent; the volume is whole once it has its record.
     """
+    content = {
+        modality: [sample.images[index] for sample in group]
+        for index, modality in enumerate(spec.modalities)
+    }
+    for name in ("structure", "background", "label"):
+        content[name] = [getattr(sample, name) for sample in group]
+    write_stacks(output_dir, volume_id, content, spec)
+
+
+def write_stacks(
+    output_dir: Path,
+    volume_id: str,
+    content: Mapping[str, Sequence[np.ndarray]],
+    spec: Spec = BRATS,
+    below: int = 0,
+    depth: int = 0,
+) -> None:
+    """Writes what a volume holds in the field of a BraTS volume, each file whole or
+    absent.
+
+    Args:
+        output_dir: of the data set.
+        volume_id: of the volume.
+        content: slices [S, h, w] of each modality in [0, 1], of "structure" and
+            "background" in {0, 1}, and of "label".
+        spec: of the data.
+        below: empty slices before these.
+        depth: slices that the volume shall have at least; empty ones fill it up.
+    """
     folder = files.folder_within(output_dir, volume_id)
     folder.mkdir(parents=True, exist_ok=True)
-
-    def write(name, arrays, is_label=True, outside=0):
-        field = io.place_back(
-            np.stack(arrays) - outside, spec.field, spec.crop, label=is_label
+    for name, slices_hw in content.items():
+        is_image = name in spec.modalities
+        # 1 outside the brain: so is all that the field adds around the slices.
+        outside = int(name == "background")
+        placed = io.place_back(
+            np.stack(slices_hw) - outside, spec.field, spec.crop, label=not is_image
         )
-        field = field + outside
+        above = max(depth - below - len(placed), 0)
+        field = np.pad(placed, ((below, above), (0, 0), (0, 0))) + outside
         volume = np.moveaxis(field, 0, -1)  # [H, W, S]
-        path = folder / f"{volume_id}_{name}.nii.gz"
-        if is_label:
-            io.write_nifti(path, volume, np.uint8)
-        else:
+        path = folder / f"{volume_id}_{'seg' if name == 'label' else name}.nii.gz"
+        if is_image:
             io.write_nifti(path, volume, np.int16, slope=io.IMAGE_SLOPE)
-
-    for index, modality in enumerate(spec.modalities):
-        write(modality, [sample.images[index] for sample in group], is_label=False)
-    write("structure", [sample.structure for sample in group])
-    # 1 outside the brain: so is all that the full field adds around the slice.
-    write("background", [sample.background for sample in group], outside=1)
-    write("seg", [sample.label for sample in group])
+        else:
+            io.write_nifti(path, volume, np.uint8)
 
 
 def description(

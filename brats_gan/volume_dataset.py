@@ -13,7 +13,14 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from brats_gan import files, io, manifest, synthesis, volume_synthesis
+from brats_gan import (
+    files,
+    io,
+    manifest,
+    synthesis,
+    synthetic_dataset,
+    volume_synthesis,
+)
 from brats_gan.spec import BRATS, Spec
 
 MANIFEST = "volumes.csv"  # one row a volume
@@ -59,28 +66,12 @@ def write_volume(
         first: slice of the field at which they begin; others are empty.
         spec: of the data.
     """
-    folder = files.folder_within(output_dir, volume_id)
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def write(name, slices_hw, is_label=True, outside=0):
-        placed = io.place_back(
-            slices_hw - outside, spec.field, spec.crop, label=is_label
-        )
-        above = max(DEPTH - first - len(placed), 0)
-        placed = np.pad(placed, ((first, above), (0, 0), (0, 0))) + outside
-        field = np.moveaxis(placed, 0, -1)  # [H, W, S]
-        path = folder / f"{volume_id}_{name}.nii.gz"
-        if is_label:
-            io.write_nifti(path, field, np.uint8)
-        else:
-            io.write_nifti(path, field, np.int16, slope=io.IMAGE_SLOPE)
-
-    for modality, images in zip(spec.modalities, volume.images, strict=True):
-        write(modality, images, is_label=False)
-    write("structure", volume.structure)
-    # 1 outside the brain: so is all that the field adds around the slices.
-    write("background", volume.background, outside=1)
-    write("seg", volume.label)
+    content = dict(zip(spec.modalities, volume.images, strict=True))
+    for name in ("structure", "background", "label"):
+        content[name] = getattr(volume, name)
+    synthetic_dataset.write_stacks(
+        output_dir, volume_id, content, spec, below=first, depth=DEPTH
+    )
 
 
 def write(folder: Path, rows: list[dict]) -> None:

@@ -53,7 +53,8 @@ multimodal structural segmentation
 synthesis volume_maps
 volume_synthesis
 manifest
-synthetic_dataset volume_dataset
+synthetic_dataset
+volume_dataset
 weights.stored
 weights.folders
 weights.networks_file

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def _is_names(value):
+def is_names(value: Any) -> bool:
+    """Whether a value of JSON is a list of texts."""
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
@@ -23,7 +24,7 @@ def is_record(value: Any) -> bool:
         return False
     pattern = split.get("patient_pattern")
     return (
-        all(_is_names(split.get(side)) for side in ("train", "test"))
+        all(is_names(split.get(side)) for side in ("train", "test"))
         and (pattern is None or isinstance(pattern, str))
         and isinstance(value.get("image_size"), int)
         and isinstance(slices, list)
@@ -47,7 +48,7 @@ def _is_before(value):
         return True
     return (
         isinstance(value, dict)
-        and _is_names(value.get("training_subjects", []))
+        and is_names(value.get("training_subjects", []))
         and _are_records(value.get("inputs", []))
     )
 
@@ -58,7 +59,7 @@ def _are_records(value):
 
 _SAID: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(
-        ("training_subjects", "TrainingSubjects", "HeldOutSubjects"), _is_names
+        ("training_subjects", "TrainingSubjects", "HeldOutSubjects"), is_names
     ),
     # The record itself, or its fingerprint where it lies beside.
     "inputs": lambda value: value is None or isinstance(value, str) or is_record(value),

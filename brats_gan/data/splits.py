@@ -10,7 +10,7 @@ from typing import Any
 from absl import logging
 
 from brats_gan import files, io
-from brats_gan.data import records
+from brats_gan.data import record_forms, records
 from brats_gan.io import checks, patients
 from brats_gan.spec import BRATS, Spec
 
@@ -211,8 +211,7 @@ def load_split(
     """
     split = files.read_json(path)
     sides = [split.get(side) for side in ("train", "test")]
-    lists = all(isinstance(side, list) for side in sides)
-    if "seed" not in split or not lists or not _are_texts(sides[0] + sides[1]):
+    if "seed" not in split or not all(map(record_forms.is_names, sides)):
         raise files.DataError(
             f'{path}: no "seed", "train" and "test". Delete it to split anew.'
         )
@@ -248,7 +247,3 @@ def load_split(
             f"--patient_pattern='{patients.ONE_EACH}' takes each subject for one."
         )
     return split
-
-
-def _are_texts(values):
-    return all(isinstance(value, str) for value in values)

@@ -100,6 +100,34 @@ def build(
     return Built(output_dir, summary, rows)
 
 
+def counter(total: int, left: int, unit: str, pieces: int) -> Callable[[], None]:
+    """Shows a bar of what is made; returns a function to call after each piece.
+
+    Args:
+        total: pieces of the whole.
+        left: of them, still to be made.
+        unit: name of one.
+        pieces: that are measured before it says how long the rest takes.
+    """
+    on_terminal = sys.stdout.isatty()
+    bar = tf.keras.utils.Progbar(
+        total, unit_name=unit, interval=5 if on_terminal else progress.EVERY
+    )
+    bar.update(total - left)
+    pace, done = progress.Pace(pieces), 0
+
+    def seen():
+        nonlocal done
+        done += 1
+        bar.update(total - left + done)
+        if pace.seen(done, time.monotonic()):
+            if on_terminal:
+                print()  # below the bar
+            logging.info(progress.forecast(left - done, pace.seconds, unit))
+
+    return seen
+
+
 def make_samples(
     settings: Settings,
     models: synthesis.Models,
@@ -123,26 +151,8 @@ def make_samples(
         done = settings.samples - left
         logging.info("%s: going on after %d samples", output_dir, done)
     logging.info("%s: %d samples to make", output_dir, left)
-    on_terminal = sys.stdout.isatty()
-    bar = tf.keras.utils.Progbar(
-        settings.samples,
-        unit_name="sample",
-        interval=5 if on_terminal else progress.EVERY,
-    )
-    pace = progress.Pace(pieces=2 * settings.batch_size)  # they come in groups
-    progressed = 0
-
-    def seen():
-        nonlocal progressed
-        progressed += 1
-        bar.update(settings.samples - left + progressed)
-        if pace.seen(progressed, time.monotonic()):
-            if on_terminal:
-                print()  # below the bar
-            ahead = progress.forecast(left - progressed, pace.seconds, "sample")
-            logging.info(ahead)
-
-    bar.update(settings.samples - left)
+    pieces = 2 * settings.batch_size  # they come in groups
+    seen = counter(settings.samples, left, "sample", pieces)
     rows, made, following = [], None, None  # the number of the next one made
     for volume_id, count in manifest.volume_ids(settings.samples).items():
         new = whole.get(volume_id)

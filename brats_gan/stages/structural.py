@@ -246,9 +246,7 @@ def train(
 
     found = fitted(FITTED)
     if settings.code_fit and len(slices.names) > 1:
-        density = float(np.mean(known_maps(slices, settings.beta, FITTED_SHEET)))
-        of_volumes = volume_maps.fit(nets, slices, settings.beta, density)
-        found = found._replace(stacks=of_volumes)
+        found = with_stacks(found, nets, slices, settings.beta)
     draw_sheet(nets, found, real, run_dir / "maps.png")
     figures.loss_curves(run_dir / "losses.jsonl", run_dir / "losses.png")
     description = {
@@ -265,6 +263,15 @@ def train(
     weights.finish(run_dir, nets, description, steps, found)
     runs.release(run_dir)
     return run_dir
+
+
+def with_stacks(
+    found: structural.Fit, nets: dict, slices: data.Slices, beta: float
+) -> structural.Fit:
+    """The fit, also to the volumes of training subjects, of whom there are two or more
+    (D49)."""
+    density = float(np.mean(known_maps(slices, beta, FITTED_SHEET)))
+    return found._replace(stacks=volume_maps.fit(nets, slices, beta, density))
 
 
 def export(run_dir: Path, nets: dict, found: structural.Fit, description: dict) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,6 @@ from brats_gan import (
     data,
     figures,
     files,
-    progress,
     runs,
     synthetic_dataset,
     trained_models,
@@ -22,10 +19,9 @@ from brats_gan import (
     volume_lesions,
     volume_synthesis,
 )
-from brats_gan.lazy import tf
 from brats_gan.spec import Spec
 from brats_gan.stages import beginning, ingredients, inputs
-from brats_gan.stages.dataset import Built
+from brats_gan.stages.dataset import Built, counter
 
 SHEET = "volumes.png"
 SHOWN = 4  # volumes of the sheet
@@ -118,7 +114,7 @@ def build(
         settings.batch_size,
     )
     first = int(made.of_maps["slices"][0])
-    seen = _bar(settings.volumes, len(missing))
+    seen = counter(settings.volumes, len(missing), "volume", pieces=2)
     for volume in volumes:
         volume_id = ids[volume.number]
         volume_dataset.write_volume(output_dir, volume_id, volume, first, spec)
@@ -137,27 +133,6 @@ def build(
     synthetic_dataset.write_description(output_dir, summary)
     runs.release(output_dir)
     return Built(output_dir, summary, rows)
-
-
-def _bar(total, left):
-    """Returns a function that is called after each volume, and shows how far it is."""
-    on_terminal = sys.stdout.isatty()
-    bar = tf.keras.utils.Progbar(
-        total, unit_name="volume", interval=5 if on_terminal else progress.EVERY
-    )
-    bar.update(total - left)
-    pace, done = progress.Pace(pieces=2), 0
-
-    def seen():
-        nonlocal done
-        done += 1
-        bar.update(total - left + done)
-        if pace.seen(done, time.monotonic()):
-            if on_terminal:
-                print()  # below the bar
-            logging.info(progress.forecast(left - done, pace.seconds, "volume"))
-
-    return seen
 
 
 def draw(output_dir: Path, ids: list[str], spec: Spec) -> None:
