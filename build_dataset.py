@@ -47,6 +47,11 @@ common_flags.number(
     0,
     1,
 )
+common_flags.path(
+    "lesion_map",
+    "Label map in the field of the volumes, 240 x 240 pixels: the lesion of every "
+    "volume, where it is. Without it, lesions of training subjects are placed.",
+)
 # 50 samples a volume, whose number has five digits.
 common_flags.count("samples", 1000, "Sets of registered slices to make.", 4_999_950)
 common_flags.number(
@@ -97,7 +102,8 @@ common_flags.check("Check the data first.")
 _NEAREST = flags.DEFINE_bool(
     "nearest_report",
     False,
-    "Report the nearest training slice of every sample and of every held-out slice.",
+    "Report the nearest training slice of every sample and of every held-out slice; of "
+    "volumes, the nearest subjects.",
 )
 flags.mark_flags_as_required(["structural_run", "multimodal_run", "output_dir"])
 
@@ -122,16 +128,27 @@ def main(argv):
     beside = (
         "slices of registered training subjects" if _DATA.value else "no real slices"
     )
+    show_registration(summary, beside)
+    if _NEAREST.value:
+        show_nearest(summary, "slice")
+        found = summary["NearestTraining"]
+        print(f"  patients: {json.dumps(found['patients'])}")
+        print(f"closest pairs: {output_dir / 'nearest.png'}")
+
+
+def show_registration(summary, beside):
+    """Prints how well contrasts lie on each other, beside real ones."""
     print(f"registration, beside {beside}:")
     for name, scores in summary["Registration"]["Scores"].items():
         print(f"  {name}: {json.dumps(scores)}")
-    if _NEAREST.value:
-        found = summary["NearestTraining"]
-        print("correlation with the nearest training slice:")
-        for name in ("generated", "held-out"):
-            print(f"  {name}: {json.dumps(found[name])}")
-        print(f"  patients: {json.dumps(found['patients'])}")
-        print(f"closest pairs: {output_dir / 'nearest.png'}")
+
+
+def show_nearest(summary, unit):
+    """Prints how near what was made is to what the models were trained on."""
+    found = summary["NearestTraining"]
+    print(f"correlation with the nearest training {unit}:")
+    for name in ("generated", "held-out"):
+        print(f"  {name}: {json.dumps(found[name])}")
 
 
 def show_volumes(built):
@@ -141,6 +158,13 @@ def show_volumes(built):
     for name in ("dice", "passing"):
         print(f"{name}: mean {np.mean([float(row[name]) for row in built.rows]):.3f}")
     print(f"sheet: {built.output_dir / volumes.SHEET}")
+    print(f"slice by slice: {built.output_dir / volumes.SCROLL}")
+    print("neighbouring slices, overlap of maps and labels, correlation of images:")
+    for name, scores in built.summary["Neighbours"].items():
+        print(f"  {name}: {json.dumps(scores)}")
+    show_registration(built.summary, "slices of registered training subjects")
+    if _NEAREST.value:
+        show_nearest(built.summary, "subject")
 
 
 if __name__ == "__main__":

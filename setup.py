@@ -99,6 +99,7 @@ setup(
         "SimpleITK>=2.3",  # .mha of BRATS2015
         "isal>=1.5",  # gzip several times as fast as zlib
         "matplotlib>=3.7",
+        "pillow>=9.2",
         "scipy>=1.10",
         "jinja2>=3.1",  # the page of prepare_data.py check --report
     ],

@@ -6,7 +6,9 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from io import BytesIO
 
+import cv2
 import numpy as np
+import PIL.Image
 from matplotlib import colors
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -100,15 +102,18 @@ def planes(
         ndimage.find_objects(images.any(0).astype(int))[0] for _, images, _ in volumes
     ]
     shapes = [[part.stop - part.start for part in box] for box in boxes]
-    heights = [n for depth, rows, _ in shapes for n in (rows, depth, depth)]
     widest = max(max(shape[1:]) for shape in shapes)
     inch = 2.0 / widest  # a voxel
-    size = 2.0 * len(titles), inch * sum(heights) + 0.3 * len(volumes)
-    figure = Figure(size, facecolor="black")
+    titled = 0.35 / inch  # a row of its own, or titles would lie on the plane above
+    heights = [n for depth, rows, _ in shapes for n in (titled, rows, depth, depth)]
+    figure = Figure((2.0 * len(titles), inch * sum(heights)), facecolor="black")
     FigureCanvasAgg(figure)
     axes = figure.subplots(
-        3 * len(volumes), len(titles), squeeze=False, height_ratios=heights
+        *(4 * len(volumes), len(titles)),
+        squeeze=False,
+        height_ratios=heights,
     )
+    figure.subplots_adjust(0.01, 0.005, 0.99, 1.0, 0.03, 0.02)
     for axis in axes.ravel():
         axis.axis("off")
     for number, (name, images, label) in enumerate(volumes):
@@ -117,17 +122,19 @@ def planes(
         centre = shows.mean(0).round().astype(int)
         for plane in range(3):
             seen = np.take(label, centre[plane], plane)
-            row = axes[3 * number + plane]
+            row = axes[4 * number + 1 + plane]
             # Above is up: slices are counted from below.
             turn = slice(None) if plane == 0 else slice(None, None, -1)
-            for axis, title, image in zip(row, titles, images, strict=True):
+            for axis, image in zip(row, images, strict=True):
                 image = np.take(image, centre[plane], plane)
                 axis.imshow(image[turn], cmap="gray", vmin=0.0, vmax=1.0)
                 if seen.any():
                     axis.contour(seen[turn] > 0, [0.5], colors="gold", linewidths=0.6)
-                if plane == 0:
-                    axis.set_title(f"{name} {title}", color="white", fontsize=8)
-    figure.subplots_adjust(0.01, 0.01, 0.99, 1.0 - 0.3 / size[1], 0.03, 0.1)
+        for axis, title in zip(axes[4 * number], titles, strict=True):
+            axis.text(
+                *(0.5, 0.3, f"{name} {title}"),
+                **{"color": "white", "fontsize": 8, "ha": "center", "va": "center"},
+            )
     _save(figure, path)
 
 
@@ -214,3 +221,59 @@ def _save(figure, path):
     content = BytesIO()
     figure.savefig(content, format="png", facecolor=figure.get_facecolor(), dpi=100)
     files.write_atomically(path, content.getbuffer())
+
+
+def scroll(
+    volumes: Sequence[tuple[np.ndarray, np.ndarray]],
+    path: str | os.PathLike,
+    seconds: float = 0.12,
+    pixels: int = 112,
+) -> None:
+    """Writes an animation through the slices of volumes, from below.
+
+    A row a volume, a column a contrast; the label is outlined. Slices are those in
+    which any volume shows brain.
+
+    Args:
+        volumes: (images [M, S, H, W] in [0, 1], label [S, H, W]) of each, of one shape.
+        path: GIF to write.
+        seconds: that a slice is shown.
+        pixels: of the longer side of a slice.
+    """
+    shows = np.logical_or.reduce([images.any(0) for images, _ in volumes])
+    box = ndimage.find_objects(shows.astype(int))[0]
+    depth, high, wide = (part.stop - part.start for part in box)
+    side = pixels * np.array([wide, high]) // max(high, wide)
+    frames = []
+    for number in range(depth):
+        rows = [
+            [
+                _outlined(image[box][number], label[box][number], side)
+                for image in images
+            ]
+            for images, label in volumes
+        ]
+        frames.append(PIL.Image.fromarray(np.vstack([np.hstack(row) for row in rows])))
+    encoded = BytesIO()
+    frames[0].save(
+        *(encoded, "GIF"),
+        save_all=True,
+        append_images=frames[1:],
+        duration=round(1000 * seconds),
+        loop=0,
+    )
+    files.write_atomically(path, encoded.getvalue())
+
+
+def _outlined(image, label, side):
+    """[H, W] in [0, 1] and its label -> [h, w, 3] uint8, the label outlined in gold."""
+    grey = (np.clip(image, 0.0, 1.0) * 255).astype(np.uint8)
+    grey = cv2.resize(grey, tuple(side.tolist()), interpolation=cv2.INTER_LINEAR)
+    lesion = cv2.resize(
+        (label > 0).astype(np.uint8),
+        tuple(side.tolist()),
+        interpolation=cv2.INTER_NEAREST,
+    )
+    shown = np.repeat(grey[..., None], 3, -1)
+    lines, _ = cv2.findContours(lesion, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(shown, lines, -1, (255, 215, 0), 1)

@@ -18,6 +18,7 @@ from brats_gan import data
 from brats_gan.lazy import tf
 
 SIDE = 32  # pixels that slices are reduced to: 6 mm each
+DEPTH = 25  # slices that volumes are reduced to
 BLOCK = 2048  # slices a matrix product
 
 
@@ -42,10 +43,16 @@ def describe(images: np.ndarray) -> np.ndarray:
             for each in images.reshape(-1, *images.shape[2:]).astype(np.float32)
         ]
     )
-    small -= small.mean(1, keepdims=True)
-    length = np.linalg.norm(small, axis=1, keepdims=True)
-    small *= np.where(length > 1e-6, 1 / np.maximum(length, 1e-6), 0)
-    return small.reshape(len(images), -1) / np.float32(np.sqrt(images.shape[1]))
+    return _standardised(small).reshape(len(images), -1) / np.float32(
+        np.sqrt(images.shape[1])
+    )
+
+
+def _standardised(vectors):
+    """[N, D] -> the same, each of mean 0 and length 1; 0 where it is constant."""
+    vectors = vectors - vectors.mean(1, keepdims=True)
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors * np.where(length > 1e-6, 1 / np.maximum(length, 1e-6), 0)
 
 
 def describe_slices(slices: data.Slices) -> np.ndarray:
@@ -53,6 +60,32 @@ def describe_slices(slices: data.Slices) -> np.ndarray:
     starts = range(0, len(slices), 256)
     rows = [range(start, min(start + 256, len(slices))) for start in starts]
     return np.concatenate([describe(slices.images(each)) for each in rows])
+
+
+def describe_volume(images: np.ndarray) -> np.ndarray:
+    """A volume [M, S, H, W] as one vector, as `describe` does with a slice.
+
+    Slices are averaged until DEPTH are left, if there are more.
+    """
+    side = min(SIDE, images.shape[-1])
+    shape = images.shape[1], min(DEPTH, images.shape[1])
+    # Of each, how much of every slice it has: slices of one thickness.
+    edges = [np.linspace(0.0, 1.0, count + 1) for count in shape]
+    upper = np.minimum(edges[0][1:], edges[1][1:, None])
+    lower = np.maximum(edges[0][:-1], edges[1][:-1, None])
+    share = np.maximum(upper - lower, 0.0) * shape[1]
+    small = np.stack(
+        [
+            [
+                cv2.resize(each, (side, side), interpolation=cv2.INTER_AREA)
+                for each in modality
+            ]
+            for modality in images.astype(np.float32)
+        ]
+    )
+    vectors = np.einsum("ts,mshw->mthw", share, small).reshape(len(images), -1)
+    vectors = _standardised(vectors.astype(np.float32)).ravel()
+    return vectors / np.float32(np.sqrt(len(images)))
 
 
 def nearest(vectors: np.ndarray, known: np.ndarray) -> Nearest:
@@ -72,11 +105,14 @@ def nearest(vectors: np.ndarray, known: np.ndarray) -> Nearest:
     return Nearest(row, correlation)
 
 
-def summary(made: Nearest, held_out: Nearest) -> dict[str, dict[str, float] | int]:
+def summary(
+    made: Nearest, held_out: Nearest, unit: str = "slices"
+) -> dict[str, dict[str, float] | int]:
     """Both distributions of correlation, and how many are nearer than any held-out.
 
     Args:
         made, held_out: `Nearest` of generated and of held-out real slices.
+        unit: what they are of.
 
     Returns:
         A dict of floats and ints, for JSON.
@@ -84,7 +120,7 @@ def summary(made: Nearest, held_out: Nearest) -> dict[str, dict[str, float] | in
     percentiles = (5, 25, 50, 75, 95, 100)
     result = {
         name: {
-            "slices": len(found.correlation),
+            unit: len(found.correlation),
             **{
                 f"percentile {p}": round(float(np.percentile(found.correlation, p)), 4)
                 for p in percentiles

@@ -12,6 +12,11 @@ from brats_gan import data, figures, privacy, registration, synthetic_dataset
 MEASURED = 200  # sets whose registration is measured, and as many real ones
 
 
+def _spread(count):
+    """At most MEASURED of so many positions, evenly."""
+    return np.unique(np.linspace(0, count - 1, MEASURED).round().astype(int))
+
+
 def registration_report(
     output_dir: Path, count: int, training: data.Slices | data.LabelPool, beta: float
 ) -> dict:
@@ -19,19 +24,22 @@ def registration_report(
 
     `training` are data.Slices, or data.LabelPool where there are no real ones.
     """
-
-    def spread(count):  # at most MEASURED of so many positions, evenly
-        return np.unique(np.linspace(0, count - 1, MEASURED).round().astype(int))
-
-    picked = set(spread(count))
+    picked = set(_spread(count))
     sets = synthetic_dataset.volumes(output_dir, training.image_size, training.spec)
     made = itertools.chain.from_iterable(images for _, images in sets)
     made = np.stack([x for position, x in enumerate(made) if position in picked])
+    return of_registration(made, training, beta)
+
+
+def of_registration(
+    made: np.ndarray, training: data.Slices | data.LabelPool, beta: float
+) -> dict:
+    """The same of sets [N, M, H, W] in [0, 1]."""
     real = None
     reference = "none: made without --data_dir; read the scores beside those of the "
     reference += "generated sets with their contrasts shifted"
     if isinstance(training, data.Slices):
-        real = training.intensities(spread(len(training)))
+        real = training.intensities(_spread(len(training)))
         reference = "slices of training subjects; they must be registered for this to "
         reference += "mean anything"
     return {

@@ -111,15 +111,6 @@ def _process(count, correlation):
     return weights.astype(np.float32)
 
 
-def smoother(count: int, sd: float) -> np.ndarray:
-    """[S, S]: slices -> their Gaussian mean over neighbours, `sd` slices wide."""
-    if not sd:
-        return np.eye(count, dtype=np.float32)
-    steps = np.arange(count)
-    weights = np.exp(-0.5 * ((steps[:, None] - steps[None]) / sd) ** 2)
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
-
-
 def codes_of(stacks: Stacks, subject: tf.Tensor, detail: tf.Tensor) -> tf.Tensor:
     """Codes [B, S, D] of stacks, of noise.
 

@@ -32,13 +32,16 @@ def volume_ids(count: int) -> list[str]:
     return [f"synth-{number:05d}" for number in range(1, count + 1)]
 
 
-def row_of(volume: volume_synthesis.Volume, volume_id: str, seed: int) -> dict:
-    """One line of volumes.csv, as text."""
+def row_of(
+    volume: volume_synthesis.Volume, volume_id: str, seed: int, profile: float
+) -> dict:
+    """One line of volumes.csv, as text; `profile` is that of its slices."""
     row = {
         "id": volume_id,
         "number": volume.number,
         "seed": seed,
         "label_subjects": " ".join(volume.label_subjects),
+        "profile": f"{profile:g}",
         "lesion_voxels": int(np.count_nonzero(volume.label)),
         "tries": volume.tries,
         "mae": f"{volume.mae:.5f}",
@@ -122,11 +125,38 @@ def read(
     output_dir: Path, volume_id: str, spec: Spec = BRATS
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images [M, S, H, W] in [0, 1] and label [S, H, W] of a volume, as written."""
+    found = [_volume(output_dir, volume_id, name) for name in spec.modalities]
+    return np.stack(found), _volume(output_dir, volume_id, "seg")
 
-    def volume(name):
-        found, _ = io.load_volume(
-            Path(output_dir, volume_id, f"{volume_id}_{name}.nii.gz")
-        )
-        return np.moveaxis(found, -1, 0)
 
-    return np.stack([volume(each) for each in spec.modalities]), volume("seg")
+def as_made(
+    output_dir: Path,
+    volume_id: str,
+    image_size: int,
+    slices: tuple[int, int],
+    spec: Spec = BRATS,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Map [S, H, W] in {0, 1}, images [M, S, H, W] in [0, 1] and label [S, H, W] of a
+    volume, in the range and of the size that they were made in."""
+    (subject,) = (
+        each
+        for each in io.find_subjects(Path(output_dir), "brats2018", spec)
+        if each.name == volume_id
+    )
+    images, label = io.read_subject(
+        subject._replace(prepared=True), image_size=image_size
+    )
+    start = (spec.field - spec.crop) // 2
+    inside = slice(start, start + spec.crop)
+    maps = _volume(output_dir, volume_id, "structure")[:, inside, inside]
+    kept = slice(*slices)
+    return (
+        io.resize_nearest(maps[kept], image_size),
+        np.moveaxis(images, -1, 0)[:, kept],
+        label[kept],
+    )
+
+
+def _volume(output_dir, volume_id, name):
+    path = Path(output_dir, volume_id, f"{volume_id}_{name}.nii.gz")
+    return np.moveaxis(io.load_volume(path)[0], -1, 0)

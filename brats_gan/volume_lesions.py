@@ -155,6 +155,20 @@ def place(
     return label, subjects, True
 
 
+def keep(
+    label: np.ndarray, brain: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, list[str], bool]:
+    """What `place` returns, of a label map that stays where it is.
+
+    Args:
+        label: [S, H, W] uint8.
+        brain: [S, H, W] bool.
+        rng: of nothing here.
+    """
+    del rng
+    return label.copy(), [], bool(brain[label > 0].all())
+
+
 def _fitting_corner(lesion, moved, free, rng):
     """Where the box of a moved lesion may begin, [3] int; None where none was found."""
     voxels = np.argwhere(moved > 0)

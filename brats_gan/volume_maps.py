@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from absl import logging
 
-from brats_gan import data, progress, stacks, structural
+from brats_gan import data, neighbours, progress, stacks, structural
 from brats_gan.lazy import tf
 
 DRAWN = 4  # stacks that threshold and smoothing are chosen on
@@ -54,17 +54,9 @@ def encode(
             stack[slices.index[rows, 1]] = codes
             found.append(stack)
             subjects.append(subject)
-            overlaps.append(overlap(f.numpy()[..., 0]))
+            overlaps.append(neighbours.map_overlap(f.numpy()[..., 0]))
         bar.update(subject + 1)
     return np.stack(found), subjects, float(np.mean(overlaps))
-
-
-def overlap(maps: np.ndarray) -> float:
-    """Mean Dice of the edges in neighbouring slices, of hard maps [..., S, H, W]."""
-    lower, upper = maps[..., :-1, :, :] > 0, maps[..., 1:, :, :] > 0
-    both = (lower & upper).sum((-2, -1))
-    each = lower.sum((-2, -1)) + upper.sum((-2, -1))
-    return float(np.mean(2.0 * both / np.maximum(each, 1)))
 
 
 def fit(
@@ -91,7 +83,13 @@ def fit(
         drawn = _smoothed(edge, float(sd)).numpy()[..., 0]
         threshold = float(np.quantile(drawn, 1.0 - density))
         threshold = min(max(threshold, 0.01), 0.99)
-        tried.append((abs(overlap(drawn > threshold) - real), float(sd), threshold))
+        tried.append(
+            (
+                abs(neighbours.map_overlap(drawn > threshold) - real),
+                float(sd),
+                threshold,
+            )
+        )
     _, smoothing, threshold = min(tried)
     return found._replace(threshold=threshold, smoothing=smoothing)
 
@@ -106,7 +104,7 @@ def _decode(nets, found, subject, detail):
 
 def _smoothed(edge, sd):
     """[B, S, H, W, 1] -> the same, smoothed between slices."""
-    return tf.einsum("st,bthwc->bshwc", stacks.smoother(edge.shape[1], sd), edge)
+    return tf.einsum("st,bthwc->bshwc", neighbours.smoother(edge.shape[1], sd), edge)
 
 
 def generate(

@@ -2,13 +2,15 @@
 
 A volume is drawn as a sample of Section 2.8 is, slice by slice by the same networks,
 but the codes of its slices are one draw (`stacks`), its lesions are placed in three
-dimensions (`volume_lesions`), its style is one (D33), and both filters judge it as a
-whole. Volume n is drawn from (seed, n, attempt) and nothing else.
+dimensions (`volume_lesions`), its style is one (D33), its slices are means over a
+thickness as those of real volumes are (`neighbours`, D50), and both filters judge it as
+a whole. Volume n is drawn from (seed, n, attempt) and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,14 +19,17 @@ from brats_gan import (
     data,
     files,
     metrics,
+    neighbours,
     structural_map,
     synthesis,
-    volume_lesions,
 )
 from brats_gan.lazy import ndimage, tf
 
 PASSING = 0.9  # share of the slices with brain that must pass Algorithm 3
+REACH = 4  # sds of a profile, beyond which a slice is not felt
+PROFILED = 4  # volumes that the profile of slices is chosen on
 _OF_VOLUMES = 2**32 - 2  # a stream beside those of single samples
+_OF_PROFILES = 2**32 - 3
 
 
 class Volume(NamedTuple):
@@ -40,7 +45,7 @@ class Volume(NamedTuple):
     tries: int  # attempts, the one that is kept included
     mae: float  # mean error of Algorithm 3
     passing: float  # share of the slices that pass it
-    dice: float  # mean over the segmentors of the index Dice of the volume
+    dice: float  # mean over the segmentors of the index Dice of the volume, see _dice
     accepted: bool  # False: no attempt passed both filters and this was the best
     rejected: dict[str, int]  # attempts turned away, by synthesis.REASONS
 
@@ -58,17 +63,23 @@ class Limits(NamedTuple):
 # here: that would import TensorFlow with this module.)
 Stack = Callable[[Any, Any], tuple[Any, Any]]
 
+# brain [S, H, W] bool, rng -> label [S, H, W] uint8, whose lesions, whether they fit.
+Placement = Callable[
+    [np.ndarray, np.random.Generator], tuple[np.ndarray, Sequence[str], bool]
+]
+
 
 def volumes(
     models: synthesis.Models,
     stack: Stack,
     shape: tuple[int, int, int],
-    lesions: volume_lesions.Pool,
+    place: Placement,
     numbers: Iterable[int],
     seed: int,
     limits: Limits = Limits(),  # noqa: B008 - immutable
     lesion_free: float = data.LESION_FREE,
     batch_size: int = 16,
+    profile: float = 0.0,
 ) -> Iterator[Volume]:
     """Yields a Volume for each of `numbers`, in their order.
 
@@ -76,13 +87,14 @@ def volumes(
         models: synthesis.Models; `structure` plays no part.
         stack: how noise becomes maps.
         shape: (K, S, D) of that noise.
-        lesions: to place.
+        place: Placement of lesions, such as volume_lesions.place of a pool.
         numbers: of the volumes, whole numbers from 0; may be endless.
         seed: of the data set.
         limits: Limits. After `max_tries` the best attempt is kept and marked as not
             accepted (D7).
         lesion_free: share of volumes without a lesion.
         batch_size: slices at once.
+        profile: sd, in slices, of what each slice is a mean over; see `profile_of`.
 
     Raises:
         DataError: every attempt of a volume had a slice that is constant or not finite.
@@ -95,7 +107,8 @@ def volumes(
         for attempt in range(limits.max_tries):
             drawn = np.random.default_rng([seed, number, attempt, _OF_VOLUMES])
             made = _attempt(
-                models, stack, shape, lesions, healthy, drawn, limits, batch_size
+                *(models, stack, shape, None if healthy else place, drawn),
+                *(limits, batch_size, profile, None if best is None else best[0]),
             )
             rank, reason, volume = made
             if reason is not None:
@@ -118,42 +131,124 @@ def volumes(
         )
 
 
-def _attempt(models, stack, shape, lesions, healthy, rng, limits, batch_size):
-    """(rank, the first test that fails or None, Volume or None) of one attempt."""
+def profile_of(
+    models: synthesis.Models,
+    stack: Stack,
+    shape: tuple[int, int, int],
+    real: Sequence[float],
+    batch_size: int = 16,
+) -> float:
+    """The sd, in slices, of the profile with which neighbouring slices of volumes are
+    as alike as real ones (D50).
+
+    Chosen on PROFILED brains without a lesion, the same ones whatever is made later.
+
+    Args:
+        models, stack, shape, batch_size: as of `volumes`.
+        real: neighbours.correlation of real volumes, a mean for each contrast.
+    """
+    drawn = []
+    for number in range(PROFILED):
+        rng = np.random.default_rng([number, _OF_PROFILES])
+        f, background, _ = _brain(stack, shape, rng)
+        style = synthesis.draw_style(models.styles, rng)
+        label = np.zeros(f.shape, np.uint8)
+        images = _images(models, f, background, label, style, batch_size)
+        if images is not None:
+            drawn.append((images, background < 0.5))
+    return neighbours.profile(drawn, real) if drawn else 0.0
+
+
+def _brain(stack, shape, rng):
+    """f and background [S, H, W], and the error of Algorithm 3 of each slice."""
     subject_dim, count, code_dim = shape
     subject = rng.standard_normal((1, subject_dim), np.float32)
     detail = rng.standard_normal((1, count, code_dim), np.float32)
     f, background = (each.numpy()[..., 0] for each in stack(subject, detail))
-    errors = np.array(
-        [structural_map.filter_error(*each) for each in zip(f, background, strict=True)]
-    )
-    background = _one_piece(background)
-    passing = float(np.mean(errors <= limits.mae_threshold))
+    errors = [
+        structural_map.filter_error(*each) for each in zip(f, background, strict=True)
+    ]
+    return f, _one_piece(background), np.array(errors)
+
+
+def _attempt(models, stack, shape, place, rng, limits, batch_size, profile, to_beat):
+    """(rank, the first test that fails or None, Volume or None) of one attempt.
+
+    Most fail by the Dice filter, so the slices with a lesion are made first: in the
+    others segmentors can only find what is not there. An attempt that can neither pass
+    nor beat the rank `to_beat` is left at that, without a Volume.
+    """
+    f, background, errors = _brain(stack, shape, rng)
+    brain, passing = background < 0.5, float(np.mean(errors <= limits.mae_threshold))
     label, subjects, fitted = np.zeros(f.shape, np.uint8), [], True
-    if not healthy:
-        brain = structural_map.resize_background(
+    if place is not None:
+        inner = structural_map.resize_background(
             tf.constant(background[..., None]), -structural_map.GROWTH
         )
-        brain = brain.numpy()[..., 0] < 0.5
-        label, subjects, fitted = volume_lesions.place(lesions, brain, rng)
+        label, subjects, fitted = place(inner.numpy()[..., 0] < 0.5, rng)
     style = synthesis.draw_style(models.styles, rng)
-    images, predicted = _render(models, f, background, label, style, batch_size)
-    if images is None:
+
+    def judged(dice):
+        """(rank, reason) with that Dice."""
+        tests = {
+            "structure": passing >= limits.passing,
+            "label": fitted,
+            "dice": dice >= limits.dice_threshold,
+        }
+        failed = [name for name, passed in tests.items() if not passed]
+        rank = not failed, tests["structure"], fitted, dice
+        return rank, failed[0] if failed else None
+
+    def is_beaten(dice):
+        rank, reason = judged(dice)
+        return reason is not None and to_beat is not None and rank <= to_beat
+
+    if is_beaten(1.0):
+        return *judged(1.0), None
+    lesion = (label > 0).any((1, 2))
+    near = lesion  # and the slices that come into the means of these
+    if lesion.any():
+        near = ndimage.binary_dilation(
+            lesion, iterations=1 + math.ceil(REACH * profile)
+        )
+    images = np.zeros((models.spec.num_modalities, *f.shape), np.float32)
+    for some in (near, ~near):
+        if not some.any():
+            continue
+        given = f[some], background[some], label[some]
+        made = _images(models, *given, style, batch_size)
+        if made is None:
+            return None, "blank", None
+        images[:, some] = made
+        if some is near:
+            there = brain & near[:, None, None]
+            first = neighbours.thickened(images, there, profile)[:, lesion]
+            found = _segmented(models, first, batch_size)
+            most = _dice(label[lesion], found)
+            if is_beaten(most):
+                return *judged(most), None
+    images = neighbours.thickened(images, brain, profile)
+    if not brain.any():
         return None, "blank", None
-    dice = float(np.mean([metrics.index_dice(label, each) for each in predicted]))
-    reason = None
-    if passing < limits.passing:
-        reason = "structure"
-    elif not fitted:
-        reason = "label"
-    elif dice < limits.dice_threshold:
-        reason = "dice"
+    predicted = _segmented(models, images, batch_size)
+    dice = _dice(label, predicted)
+    rank, reason = judged(dice)
     volume = Volume(
         *(-1, f, background, label, images, predicted, tuple(subjects), 0),
         *(float(errors.mean()), passing, dice, False, {}),
     )
-    rank = reason is None, passing >= limits.passing, fitted, dice
     return rank, reason, volume
+
+
+def _dice(label, predicted):
+    """Mean over the segmentors of the index Dice of a volume.
+
+    Without a lesion it would be 0 for a single voxel in any of the slices: then it is
+    the mean over the slices, of which those with a voxel are 0.
+    """
+    if label.any():
+        return float(np.mean([metrics.index_dice(label, each) for each in predicted]))
+    return float(1.0 - np.mean((predicted > 0).any((-2, -1))))
 
 
 def _one_piece(background):
@@ -166,32 +261,43 @@ def _one_piece(background):
     return np.stack([structural_map.without_islands(each) for each in background])
 
 
-def _render(models, f, background, label, style, batch_size):
-    """images [M, S, H, W], predicted [N, S, H, W]; None, None where one is blank."""
-    images, predicted = [], []
-    for start in range(0, len(f), batch_size):
-        part = slice(start, start + batch_size)
-        left = batch_size - len(f[part])  # one shape, so one trace
-        f_, background_, label_ = (
-            np.concatenate([each[part], np.repeat(each[part][-1:], left, 0)])
-            for each in (f, background, label)
+def _batches(count, batch_size, *arrays):
+    """Yields (slice of the whole, batches) of one shape, so that there is one trace."""
+    for start in range(0, count, batch_size):
+        kept = slice(start, min(start + batch_size, count))
+        left = batch_size - (kept.stop - start)
+        yield (
+            kept,
+            *(
+                np.concatenate([each[kept], np.repeat(each[kept][-1:], left, 0)])
+                for each in arrays
+            ),
         )
-        styles = np.repeat(style[None], batch_size, 0)
+
+
+def _images(models, f, background, label, style, batch_size):
+    """Images [M, S, H, W] of all slices; None where one is blank or not finite."""
+    styles, images = np.repeat(style[None], batch_size, 0), []
+    for kept, *batch in _batches(len(f), batch_size, f, background, label):
+        f_, background_, label_ = batch
         made = models.images(
             tf.constant(f_[..., None]), tf.constant(label_, tf.int32), styles
         )
         masked = synthesis.masked(made, tf.constant(background_[..., None]))
-        found = models.segment(masked).numpy()
-        keep = slice(0, batch_size - left)
-        if not np.isfinite(made.numpy()[keep]).all():
-            return None, None
-        images.append(masked.numpy()[keep, ..., 0])
-        predicted.append(found[keep])
+        count = kept.stop - kept.start
+        if not np.isfinite(made.numpy()[:count]).all():
+            return None
+        images.append(masked.numpy()[:count, ..., 0])
     images = np.moveaxis(np.concatenate(images), 1, 0).astype(np.float32)
     shows_brain = (background < 0.5).any((1, 2))
-    if (
-        not shows_brain.any()
-        or (np.ptp(images[:, shows_brain], axis=(2, 3)) == 0).any()
-    ):
-        return None, None
-    return images, np.moveaxis(np.concatenate(predicted), 1, 0).astype(np.uint8)
+    is_blank = (np.ptp(images[:, shows_brain], axis=(2, 3)) == 0).any()
+    return None if is_blank else images
+
+
+def _segmented(models, images, batch_size):
+    """Labels [N, S, H, W] that the segmentors find in images [M, S, H, W]."""
+    by_slice, found = np.moveaxis(images, 0, 1), []
+    for kept, batch in _batches(len(by_slice), batch_size, by_slice):
+        labels = models.segment(tf.constant(batch[..., None])).numpy()
+        found.append(labels[: kept.stop - kept.start])
+    return np.moveaxis(np.concatenate(found), 1, 0).astype(np.uint8)

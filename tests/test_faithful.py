@@ -130,6 +130,7 @@ NO_FLAG = {
     "D47": "the equations have one map; the authors' code two sigmoids of it",
     "D48": "1e-7 or 1e-8; the paper does not say",
     "D49": "--volumes, which makes what the paper does not; samples are as before",
+    "D50": "of --volumes, too",
 }
 
 # {loss: (the authors' weight of one term, how many such terms there are)}, of the
@@ -230,7 +231,7 @@ ELSEWHERE = set(
     deterministic checkpoint_seconds steps_per_call mask_width lesion_width
     code_channels batch_size structural_run multimodal_run segmentor_run output_dir
     lesion_free nearest_report table experiment synthetic_dir synthetic_dirs train_on
-    enhanced keep_checkpoints results volumes passing
+    enhanced keep_checkpoints results volumes passing lesion_map
     """.split()
 )
 

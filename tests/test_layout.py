@@ -45,7 +45,7 @@ runs.folder runs.training
 runs.lengths
 runs.exports
 runs
-registration privacy precision lesion_components stacks volume_lesions
+registration privacy precision lesion_components stacks neighbours volume_lesions
 multimodal.settings
 multimodal.nets multimodal.passes
 multimodal.steps
@@ -61,6 +61,7 @@ weights.networks_file
 weights.beginnings
 weights
 trained_models reports
+volume_reports
 experiments.tables
 experiments.mixing
 experiments.runner

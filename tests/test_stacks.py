@@ -98,11 +98,3 @@ def test_slices_without_brain_count_as_the_mean():
 def test_one_subject_is_no_subspace():
     with pytest.raises(ValueError, match="needs two"):
         stacks.fit(np.zeros((4, SLICES, DIM), np.float32), [0, 0, 0, 0])
-
-
-def test_a_slice_is_the_mean_of_its_neighbours_by_hand():
-    # exp(-1/2) = 0.6065 of a slice beside, exp(-2) = 0.1353 of the next.
-    rows = stacks.smoother(3, 1.0)
-    np.testing.assert_allclose(rows[1], np.array([0.6065, 1, 0.6065]) / 2.2131, 1e-3)
-    np.testing.assert_allclose(rows[0], np.array([1, 0.6065, 0.1353]) / 1.7418, 1e-3)
-    np.testing.assert_array_equal(stacks.smoother(2, 0.0), np.eye(2))

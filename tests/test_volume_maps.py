@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brats_gan import data, io, runs, stacks, structural, volume_maps, weights
+from brats_gan import (
+    data,
+    io,
+    neighbours,
+    runs,
+    stacks,
+    structural,
+    volume_maps,
+    weights,
+)
 from brats_gan.stages import structural as stage
 from tests import nifti
 
@@ -61,7 +70,7 @@ def test_overlap_is_the_dice_of_neighbours():
     maps = np.zeros([3, 2, 2])
     maps[0, 0], maps[1, 0, 0], maps[2, 1, 1] = 1, 1, 1
     # Two pixels and one of them: 2 / 3; one and another: 0.
-    assert volume_maps.overlap(maps) == pytest.approx(1 / 3)
+    assert neighbours.map_overlap(maps) == pytest.approx(1 / 3)
 
 
 def test_smoothing_is_that_by_which_drawn_maps_overlap_as_real_ones(
@@ -73,7 +82,7 @@ def test_smoothing_is_that_by_which_drawn_maps_overlap_as_real_ones(
         f, _ = volume_maps.generate(
             nets, found._replace(smoothing=sd), *noise(found, 4)
         )
-        return volume_maps.overlap(f.numpy()[..., 0])
+        return neighbours.map_overlap(f.numpy()[..., 0])
 
     assert drawn(0.0) < drawn(1.0)
     assert found.smoothing in volume_maps.SMOOTHINGS

@@ -1,10 +1,18 @@
 """Volumes out of stand-ins of the networks: filters, placement, reproducibility."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from brats_gan import files, synthesis, volume_lesions, volume_synthesis
+from brats_gan import (
+    files,
+    neighbours,
+    synthesis,
+    volume_lesions,
+    volume_synthesis,
+)
 from tests.test_synthesis import SIZE, stand_ins
 from tests.test_volume_lesions import ball
 
@@ -33,7 +41,12 @@ def make(lesions, models=None, numbers=range(3), **options):
     options = {"seed": 1, "batch_size": 5, "lesion_free": 0.0, **options}
     return list(
         volume_synthesis.volumes(
-            models, stack_of(models), SHAPE, lesions, numbers, **options
+            models,
+            stack_of(models),
+            SHAPE,
+            functools.partial(volume_lesions.place, lesions),
+            numbers,
+            **options,
         )
     )
 
@@ -103,3 +116,63 @@ def test_one_style_is_drawn_for_all_slices(lesions):
     fitted = synthesis.styles.Styles(np.zeros([4, 5]), np.eye(20))
     make(lesions, models._replace(images=images, styles=fitted), numbers=[0])
     assert len(np.unique(np.concatenate(seen), axis=0)) == 1
+
+
+def test_what_is_left_early_is_never_what_would_have_been_kept(lesions, monkeypatch):
+    # Segmentors see nothing where a slice's own number says so.
+    models = stand_ins(blind_when=lambda images: float(images[0, 0, 40, 40, 0]) > 0.3)
+    some = {"limits": limits(dice_threshold=0.97), "profile": 1.2}
+    left = make(lesions, models, numbers=range(4), **some)
+    attempt = volume_synthesis._attempt
+    monkeypatch.setattr(
+        volume_synthesis, "_attempt", lambda *given: attempt(*given[:-1], None)
+    )
+    whole = make(lesions, models, numbers=range(4), **some)
+    assert sum(volume.rejected["dice"] for volume in whole) >= 2
+    for ours, theirs in zip(left, whole, strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_attempts_that_cannot_win_make_no_slices(lesions):
+    models, made = stand_ins(open_when=lambda code: True), []
+
+    def images(f, label, style):
+        made.append(len(f))
+        return models.images(f, label, style)
+
+    (volume,) = make(lesions, models._replace(images=images), [0], limits=limits())
+    assert volume.rejected["structure"] == 4 and not volume.accepted
+    assert sum(made) <= 2 * 15  # of one attempt: 12 slices, in batches of 5
+
+
+def test_a_voxel_found_where_there_is_no_lesion_costs_its_slice_alone():
+    label = np.zeros((10, 4, 4), np.uint8)
+    predicted = np.zeros((2, 10, 4, 4), np.uint8)
+    predicted[1, 3, 0, 0] = 2
+    assert volume_synthesis._dice(label, predicted) == pytest.approx(0.95)
+
+
+def test_slices_are_means_over_their_neighbours(lesions):
+    # Whatever the segmentors find in them: both are of the first attempt.
+    some = {"numbers": [0], "limits": limits(dice_threshold=-np.inf)}
+    (sharp,) = make(lesions, **some)
+    (thick,) = make(lesions, **some, profile=0.7)
+    np.testing.assert_array_equal(sharp.structure, thick.structure)
+    expected = neighbours.thickened(sharp.images, sharp.background < 0.5, 0.7)
+    np.testing.assert_allclose(thick.images, expected, atol=1e-6)
+    assert not np.allclose(thick.images, sharp.images)
+
+
+def test_the_profile_is_that_of_the_same_brains_whatever_is_asked_for_later():
+    models, brains = stand_ins(), []
+
+    def stack(subject, detail):
+        brains.append(np.asarray(detail).sum())
+        return stack_of(models)(subject, detail)
+
+    found = [
+        volume_synthesis.profile_of(models, stack, SHAPE, [1.0] * 4, 5)
+        for _ in range(2)
+    ]
+    assert found[0] == found[1] and brains[:4] == brains[4:]

@@ -7,6 +7,7 @@ import shutil
 
 import nibabel as nib
 import numpy as np
+import PIL.Image
 import pytest
 import SimpleITK
 
@@ -145,6 +146,132 @@ def test_what_is_for_samples_alone_is_refused(made, tmp_path, flag, value):
         given = settings(made, **{flag: value})
         volumes.build(given, source(made), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("setting", [{"passing": 0.5}, {"lesion_map": "a.nii.gz"}])
+def test_what_is_for_volumes_alone_is_refused_without_them(made, tmp_path, setting):
+    with pytest.raises(runs.RunError, match="is for whole brains"):
+        given = settings(made, volumes=None, **setting)
+        dataset.build(given, source(made), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def lesion_map(path, label, spacing=1.0):
+    image = nib.Nifti1Image(label, np.diag([-spacing, -spacing, spacing, 1]))
+    nib.save(image, path)
+    return str(path)
+
+
+def test_the_lesion_that_is_given_is_that_of_every_volume(made, tmp_path):
+    label = np.zeros((240, 240, 20), np.uint8)
+    # Columns, rows: of pixels of 6 voxels, from voxel 24 on.
+    label[24 + 90 : 24 + 108, 24 + 60 : 24 + 84, 5:9] = 2
+    label[24 + 96 : 24 + 102, 24 + 66 : 24 + 72, 6:8] = 4
+    path = lesion_map(tmp_path / "own.nii.gz", label)
+    given = settings(made, lesion_map=path, seed=7, lesion_free=1.0)
+    built = volumes.build(given, source(made), tmp_path / "out")
+    for volume_id in (FIRST, SECOND):
+        path = tmp_path / "out" / volume_id / f"{volume_id}_seg.nii.gz"
+        written = np.asarray(nib.load(path).dataobj)
+        np.testing.assert_array_equal(written[..., :20], label)
+        assert not written[..., 20:].any()
+    assert [row["label_subjects"] for row in built.rows] == ["", ""]
+    # A volume that was made is given back as it is.
+    again = settings(made, lesion_map=str(path), seed=8, volumes=1)
+    volumes.build(again, source(made), tmp_path / "again")
+    ours, theirs = (
+        volume_dataset.read(tmp_path / x, FIRST)[1] for x in ("out", "again")
+    )
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_lesion_map_that_cannot_be_placed_is_refused_by_name(made, tmp_path):
+    label = np.zeros((240, 240, 20), np.uint8)
+    outside = label.copy()
+    outside[120, 120, 0] = 1  # slices 2 to 13 are in range
+    odd = label.copy()
+    odd[120, 120, 5] = 9
+    for name, content, said in (
+        ("small", label[:100], "100 x 240|240 x 100"),
+        ("empty", outside, "no lesion in slices 2 to 13"),
+        ("odd", odd, "unknown label 9"),
+    ):
+        path = lesion_map(tmp_path / f"{name}.nii.gz", content)
+        given = settings(made, lesion_map=path)
+        with pytest.raises(files.DataError, match=said) as error:
+            volumes.build(given, source(made), tmp_path / "out")
+        assert path in str(error.value)
+    given = settings(made, lesion_map=str(tmp_path / "none.nii.gz"))
+    with pytest.raises(files.DataError, match="none.nii.gz"):
+        volumes.build(given, source(made), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_label_of_a_subject_held_out_is_refused(made, tmp_path):
+    for number in range(4):
+        shape = (240, 240, 20)
+        nifti.write_subject(tmp_path / "data", f"s{number}", shape, number)
+    split = json.loads((made / "structural/split.json").read_text())
+    (name,) = split["test"]
+    path = tmp_path / "data" / name / f"{name}_seg.nii.gz"
+    given = dataclasses.replace(source(made), data_dir=str(tmp_path / "data"))
+    own = settings(made, lesion_map=str(path))
+    of = {f"{s}_run": str(made / s / "weights") for s in ("structural", "multimodal")}
+    with pytest.raises(runs.RunError, match=f"is the label of {name}, who is held out"):
+        volumes.build(dataclasses.replace(own, **of), given, tmp_path / "out")
+
+
+def test_a_set_says_how_alike_neighbouring_slices_are_beside_real_ones(made):
+    said = synthetic_dataset.read_description(made / "out")
+    names = {"maps", "labels", *said["spec"]["modalities"]}
+    assert {*said["Neighbours"]} == {"generated", "training"}
+    for scores in said["Neighbours"].values():
+        assert {*scores} == names
+    assert {"generated", "real"} <= {*said["Registration"]["Scores"]}
+    assert "NearestTraining" not in said
+
+
+def test_the_nearest_subject_may_be_asked_for_when_a_set_is_finished(made):
+    before = contents(made / "out")
+    asked = dataclasses.replace(settings(made), nearest_report=True)
+    built = volumes.build(asked, source(made), made / "out")
+    found = built.summary["NearestTraining"]
+    split = json.loads((made / "out/split.json").read_text())
+    assert found["generated"]["volumes"] == 2
+    assert {each["training_subject"] for each in found["closest"]} <= {*split["train"]}
+    assert "held-out" in built.summary["Neighbours"]
+    after = contents(made / "out")
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed == {"dataset_description.json"}
+
+
+def test_a_set_goes_on_with_the_profile_that_it_was_begun_with(made, tmp_path):
+    shutil.copytree(made / "out", tmp_path / "out")
+    rows = volumes.build(settings(made), source(made), tmp_path / "out").rows
+    profile = float(rows[0]["profile"])
+    shutil.rmtree(tmp_path / "out" / SECOND)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            volumes.volume_synthesis, "profile_of", lambda *args: profile + 5
+        )
+        again = volumes.build(settings(made), source(made), tmp_path / "out").rows
+    assert again == rows
+
+
+def test_the_animation_shows_every_slice_that_has_brain_from_below(tmp_path):
+    images, label = np.zeros([2, 6, 8, 8]), np.zeros([6, 8, 8], np.uint8)
+    images[:, 1:5, 2:6, 2:6] = np.linspace(0.2, 0.8, 4)[:, None, None]
+    label[2, 3, 3] = 1
+    figures.scroll([(images, label), (images, label)], tmp_path / "a.gif", pixels=40)
+    with PIL.Image.open(tmp_path / "a.gif") as found:
+        assert found.size == (80, 80)
+        assert found.n_frames == 4
+        golden = []
+        for frame in range(4):
+            found.seek(frame)
+            pixels = np.asarray(found.convert("RGB"), int)
+            golden.append(bool((pixels[..., 0] - pixels[..., 2] > 100).any()))
+    assert golden == [False, True, False, False]
 
 
 def test_volumes_need_label_maps(made, tmp_path):

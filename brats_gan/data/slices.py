@@ -265,6 +265,16 @@ class Slices:
             self._read_into(label, subject, "label", number)
         return labels
 
+    def volume(self, subject: int) -> tuple[np.ndarray, np.ndarray]:
+        """All slices in range of a subject, also those without brain, from below.
+
+        Returns:
+            Images [M, S, H, W] float32 in [0, 1], and label [S, H, W] uint8.
+        """
+        images = self._whole(subject, "images").astype(np.float32) / LEVELS
+        shape = (-1, self.spec.num_modalities, *images.shape[-2:])
+        return images.reshape(shape).swapaxes(0, 1), self._whole(subject, "label")
+
 
 def _named(path, damage):
     return cache.Damaged(f"{path}: {damage}")

@@ -39,6 +39,7 @@ from brats_gan.io.nifti import IMAGE_SLOPE, write_nifti
 from brats_gan.io.streams import reading
 from brats_gan.io.subjects import (
     load_label,
+    load_lesion_map,
     parse_slices,
     place_back,
     read_subject,
@@ -68,6 +69,7 @@ __all__ = [
     "labelling",
     "load_channels",
     "load_label",
+    "load_lesion_map",
     "load_volume",
     "lps_affine",
     "lps_grid",

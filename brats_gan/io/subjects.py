@@ -13,12 +13,13 @@ import SimpleITK as sitk
 from absl import logging
 
 from brats_gan.files import DataError
-from brats_gan.io.headers import Grid, require_same_grid
+from brats_gan.io.conventions import AS_NAMED, Labelling
+from brats_gan.io.headers import Grid, lps_grid, require_same_grid
 from brats_gan.io.labels import label_map, remedies, to_ours
 from brats_gan.io.layouts import Subject, images_by_file
 from brats_gan.io.volumes import load_channels, read_header
 from brats_gan.lazy import ndimage
-from brats_gan.spec import BRATS
+from brats_gan.spec import BRATS, Spec
 
 _MOST_OF_BRAIN = 0.75  # that a lesion fills
 _MOST_NEGATIVE = 0.1  # of the voxels that are not 0
@@ -246,6 +247,48 @@ def load_label(
         slope,
         remedies(subject),
     )
+
+
+def load_lesion_map(
+    path: str | os.PathLike,
+    slices: tuple[int, int],
+    image_size: int,
+    spec: Spec = BRATS,
+    labelling: Labelling = AS_NAMED,
+) -> np.ndarray:
+    """A label map that somebody drew, as networks see labels: [S, H, W] uint8.
+
+    Args:
+        path: in the field of a volume that this project writes, spec.field pixels a
+            side and centred, such as its `_seg` file.
+        slices: half-open range.
+        image_size: pixels a side after the crop, by nearest.
+        spec: of its labels.
+        labelling: how they are numbered.
+
+    Raises:
+        DataError: it has another shape or other labels, or no lesion in the range.
+    """
+    path = Path(path)
+    header = read_header(path)
+    grid = lps_grid(path, header)
+    sides = tuple(int(side) for side in grid.shape[:2])
+    if sides != (spec.field, spec.field):
+        raise DataError(
+            f"{path}: has slices of {sides[0]} x {sides[1]} voxels, and lesions are "
+            f"placed in {spec.field} x {spec.field}, as in the volumes that are made; "
+            "resample it to that, by nearest"
+        )
+    subject = Subject(path.name, "brats2018", {}, path, spec=spec, labelling=labelling)
+    label = load_label(subject, slices, grid)
+    start = (spec.field - spec.crop) // 2
+    placed = resize_nearest(_crop(label, start, start, spec.crop), image_size)
+    if not placed.any():
+        raise DataError(
+            f"{path}: has no lesion in slices {slices[0]} to {slices[1] - 1}, which "
+            "are those that the models make"
+        )
+    return placed
 
 
 def require_lesions(path: Path, labelled: np.ndarray, brain: np.ndarray) -> None:

@@ -73,6 +73,12 @@ def build(
         RunError, DataError: see trained_models.load_models, find_labels, runs.start
             and synthesis.samples; or too many samples in a row do not pass.
     """
+    for name in ("passing", "lesion_map"):
+        if getattr(settings, name) is not None:
+            raise runs.RunError(
+                f"--{name} is for whole brains, and --volumes, which asks for them, is "
+                "not given; give it too, or leave this one out"
+            )
     made = ingredients.gather(settings, source, output_dir, record)
     settings, slices, of_maps = made.settings, made.slices, made.of_maps
     output_dir = Path(output_dir)
@@ -123,7 +129,8 @@ def counter(total: int, left: int, unit: str, pieces: int) -> Callable[[], None]
         if pace.seen(done, time.monotonic()):
             if on_terminal:
                 print()  # below the bar
-            logging.info(progress.forecast(left - done, pace.seconds, unit))
+            if left > done:
+                logging.info(progress.forecast(left - done, pace.seconds, unit))
 
     return seen
 

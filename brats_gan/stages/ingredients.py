@@ -47,6 +47,7 @@ class Settings:
     nearest_report: bool = False
     volumes: int | None = None  # None: samples, each a slice of its own
     passing: float | None = None  # of volumes; None: volume_synthesis.PASSING
+    lesion_map: str | None = None  # of volumes; None: lesions of training subjects
 
     def __post_init__(self) -> None:
         beginning.settle_types(self)
@@ -210,6 +211,8 @@ def digest_of(settings: Settings, fixed: dict) -> str:
         for name, value in chosen.items()
         if name not in places and value is not None
     }
+    if settings.lesion_map:  # where it lies plays no part, either
+        chosen["lesion_map"] = records.digest(Path(settings.lesion_map))
     return inputs.digest({"inputs": fixed, "settings": chosen})
 
 

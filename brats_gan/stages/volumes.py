@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +13,28 @@ from brats_gan import (
     data,
     figures,
     files,
+    io,
     runs,
     synthetic_dataset,
     trained_models,
     volume_dataset,
     volume_lesions,
+    volume_reports,
     volume_synthesis,
 )
+from brats_gan.data import records
 from brats_gan.spec import Spec
 from brats_gan.stages import beginning, ingredients, inputs
 from brats_gan.stages.dataset import Built, counter
 
 SHEET = "volumes.png"
-SHOWN = 4  # volumes of the sheet
+SCROLL = "volumes.gif"
+SHOWN = 4  # volumes of both
 # What is of samples alone, by its default.
 _OF_SAMPLES = {
     "accepted_only": False,
     "all_labels": False,
     "mask_images": True,
-    "nearest_report": False,
 }
 
 
@@ -53,6 +57,36 @@ def lesions_of(slices: data.Slices, spec: Spec) -> volume_lesions.Pool:
             "no training subject has a lesion in the range of slices, so there is none "
             "to place; give data with labels"
         ) from error
+
+
+def placement(
+    settings: ingredients.Settings, source: data.Source, made: ingredients.Ingredients
+) -> volume_synthesis.Placement:
+    """How lesions come into a brain: the one that is given, or those of `lesions_of`.
+
+    Raises:
+        DataError: see io.load_lesion_map and `lesions_of`.
+        RunError: the one that is given is that of a subject held out.
+    """
+    if not settings.lesion_map:
+        pool = lesions_of(made.slices, made.models.spec)
+        return functools.partial(volume_lesions.place, pool)
+    label = io.load_lesion_map(
+        settings.lesion_map,
+        tuple(made.of_maps["slices"]),
+        made.of_maps["image_size"],
+        made.models.spec,
+        source.labelling,
+    )
+    own = records.digest(Path(settings.lesion_map))
+    for subject in made.held_out:
+        if subject.label is not None and records.digest(subject.label) == own:
+            raise runs.RunError(
+                f"{settings.lesion_map} is the label of {subject.name}, who is held "
+                "out: what is made with it could not be judged on that subject. Give "
+                "another --lesion_map, or hold out others by --split"
+            )
+    return functools.partial(volume_lesions.keep, label)
 
 
 def build(
@@ -80,14 +114,20 @@ def build(
     if not source.data_dir:
         raise runs.RunError(
             "--volumes needs --data_dir: lesions in three dimensions are taken from "
-            "its label maps; labels that come with weights are of single slices"
+            "its label maps, and slices are as alike as those of its volumes; labels "
+            "that come with weights are of single slices"
         )
     if settings.passing is None:
         settings = dataclasses.replace(settings, passing=volume_synthesis.PASSING)
     stack, shape = trained_models.load_stacks(settings.structural_run)
     made = ingredients.gather(settings, source, output_dir, record)
     settings, spec, output_dir = made.settings, made.models.spec, Path(output_dir)
-    lesions = lesions_of(made.slices, spec)
+    place = placement(settings, source, made)
+    slices, beta = tuple(made.of_maps["slices"]), float(made.of_maps["beta"])
+    others = None
+    if settings.nearest_report:  # read now: what is wrong with it is found in time
+        way = ingredients.as_trained(source, made.of_maps)
+        others = way.read(made.held_out, made.slices.image_size)
     beginning.start(output_dir, made.split, made.by, ingredients.FREE)
     inputs.record(output_dir, made.fixed)
     origin = ingredients.digest_of(settings, made.fixed)
@@ -96,6 +136,14 @@ def build(
     ids = volume_dataset.volume_ids(settings.volumes)
     missing = [number for number, each in enumerate(ids) if each not in whole]
     logging.info("%s: %d volumes to make", output_dir, len(missing))
+    if whole:  # what was begun goes on as it was, on whatever machine
+        profile = float(next(iter(whole.values()))["profile"])
+    else:
+        profile = volume_synthesis.profile_of(
+            *(made.models, stack, shape, volume_reports.correlation(made.slices)),
+            settings.batch_size,
+        )
+    logging.info("each slice is a mean over neighbours, sd %g slices", profile)
     limits = volume_synthesis.Limits(
         settings.mae_threshold if settings.filter else np.inf,
         settings.passing if settings.filter else 0.0,
@@ -103,22 +151,15 @@ def build(
         settings.max_tries,
     )
     volumes = volume_synthesis.volumes(
-        made.models,
-        stack,
-        shape,
-        lesions,
-        missing,
-        settings.seed,
-        limits,
-        settings.lesion_free,
-        settings.batch_size,
+        *(made.models, stack, shape, place, missing, settings.seed, limits),
+        *(0.0 if settings.lesion_map else settings.lesion_free,),
+        *(settings.batch_size, profile),
     )
-    first = int(made.of_maps["slices"][0])
     seen = counter(settings.volumes, len(missing), "volume", pieces=2)
     for volume in volumes:
         volume_id = ids[volume.number]
-        volume_dataset.write_volume(output_dir, volume_id, volume, first, spec)
-        row = volume_dataset.row_of(volume, volume_id, settings.seed)
+        volume_dataset.write_volume(output_dir, volume_id, volume, slices[0], spec)
+        row = volume_dataset.row_of(volume, volume_id, settings.seed, profile)
         volume_dataset.record(output_dir, row, spec, origin)
         whole[volume_id] = row
         volume_dataset.write(output_dir, [whole[each] for each in ids if each in whole])
@@ -130,15 +171,34 @@ def build(
     summary = ingredients.summary_of(made, rows, real_data=True)
     summary |= {"Prepared": False, "Volumes": len(rows)}
     del summary["Samples"]
+    # Finished, whatever becomes of the reports.
+    synthetic_dataset.write_description(output_dir, summary)
+
+    def as_made():
+        size = made.slices.image_size
+        return volume_reports.made(output_dir, ids, size, slices, spec)
+
+    summary["Neighbours"] = volume_reports.neighbours_report(
+        as_made(), made.slices, others, beta
+    )
+    summary["Registration"] = volume_reports.registration_report(
+        as_made(), made.slices, beta
+    )
+    if others is not None:
+        summary["NearestTraining"] = volume_reports.nearest_report(
+            as_made(), ids, made.slices, others
+        )
     synthetic_dataset.write_description(output_dir, summary)
     runs.release(output_dir)
     return Built(output_dir, summary, rows)
 
 
 def draw(output_dir: Path, ids: list[str], spec: Spec) -> None:
-    """Three planes of each contrast of some volumes, through the lesion, outlined."""
+    """Three planes of each contrast of some volumes, through the lesion, outlined; and
+    all of their slices, one after the other."""
     shown = []
     for volume_id in ids:
         images, label = volume_dataset.read(output_dir, volume_id, spec)
         shown.append((volume_id, images, label))
     figures.planes(shown, spec.modalities, output_dir / SHEET)
+    figures.scroll([each[1:] for each in shown], output_dir / SCROLL)

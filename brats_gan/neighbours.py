@@ -1,0 +1,150 @@
+"""How alike neighbouring slices of a volume are, and how to make them so.
+
+Slices of a real volume are means over a thickness of tissue, and their neighbours share
+some of it. Slices that networks make one at a time do not, so that lines flicker from
+one to the next: combs, where a volume is seen from the front or the side. Shapes have S
+for the slices of a volume, from below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+FEWEST = 50  # pixels with brain, of two slices that are compared
+# Sds, in slices, of the profile that slices are means over; the best is kept.
+PROFILES = tuple(round(0.1 * n, 1) for n in range(16))
+
+
+def smoother(count: int, sd: float) -> np.ndarray:
+    """[S, S]: slices -> their Gaussian mean over neighbours, `sd` slices wide."""
+    if not sd:
+        return np.eye(count, dtype=np.float32)
+    steps = np.arange(count)
+    weights = np.exp(-0.5 * ((steps[:, None] - steps[None]) / sd) ** 2)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+def thickened(images: np.ndarray, brain: np.ndarray, sd: float) -> np.ndarray:
+    """Images as means over a thickness, one profile for all contrasts.
+
+    A mean is over what is brain in the neighbours, so that the rim does not darken;
+    what is not brain stays 0. All contrasts are treated alike, so they stay registered.
+
+    Args:
+        images: [M, S, H, W], 0 outside the brain.
+        brain: [S, H, W] bool.
+        sd: of the Gaussian profile, in slices; 0 leaves images as they are.
+
+    Returns:
+        [M, S, H, W] float32.
+    """
+    images = np.asarray(images, np.float32)
+    if not sd:
+        return images
+    weights = smoother(len(brain), sd)
+    share = np.einsum("st,thw->shw", weights, brain.astype(np.float32), optimize=True)
+    mean = np.einsum("st,mthw->mshw", weights, images, optimize=True)
+    return np.where(brain, mean / np.maximum(share, 1e-6), 0.0).astype(np.float32)
+
+
+def map_overlap(maps: np.ndarray) -> float:
+    """Mean Dice of what is drawn in neighbouring slices of [..., S, H, W] in {0, 1}.
+
+    Two empty slices count as 0; NaN where there are no two slices.
+    """
+    lower, upper = maps[..., :-1, :, :] > 0, maps[..., 1:, :, :] > 0
+    both = (lower & upper).sum((-2, -1))
+    each = lower.sum((-2, -1)) + upper.sum((-2, -1))
+    dice = 2.0 * both / np.maximum(each, 1)
+    return float(np.mean(dice)) if dice.size else float("nan")
+
+
+def label_overlap(label: np.ndarray) -> float:
+    """Mean Dice of the lesion in neighbouring slices of a label map [S, H, W].
+
+    Over pairs of which one has a lesion; NaN where there is none.
+    """
+    has = (label > 0).any((1, 2))
+    pairs = [label[s : s + 2] for s in range(len(label) - 1) if has[s : s + 2].any()]
+    return float(np.mean([map_overlap(pair) for pair in pairs])) if pairs else np.nan
+
+
+def correlation(images: np.ndarray) -> list[float]:
+    """Mean correlation of neighbouring slices of each contrast of [M, S, H, W].
+
+    Of the pixels where one of the two, in any contrast, is not 0; pairs with fewer than
+    FEWEST are left out, and NaN is said where all are.
+    """
+    found = []
+    for lower, upper in zip(
+        np.moveaxis(images, 1, 0)[:-1], np.moveaxis(images, 1, 0)[1:], strict=True
+    ):
+        shows = (lower != 0).any(0) | (upper != 0).any(0)
+        if np.count_nonzero(shows) >= FEWEST:
+            found.append(
+                [
+                    _pearson(one[shows], other[shows])
+                    for one, other in zip(lower, upper, strict=True)
+                ]
+            )
+    if not found:
+        return [float("nan")] * len(images)
+    return [float(value) for value in np.mean(found, 0)]
+
+
+def _pearson(one, other):
+    """Correlation of two vectors; 0 where one of them is constant."""
+    one, other = (
+        each.astype(np.float64) - each.mean(dtype=np.float64) for each in (one, other)
+    )
+    size = np.linalg.norm(one) * np.linalg.norm(other)
+    return float(one @ other / size) if size > 1e-12 else 0.0
+
+
+def profile(
+    drawn: Sequence[tuple[np.ndarray, np.ndarray]], real: Sequence[float]
+) -> float:
+    """The sd of PROFILES with which drawn volumes are most like real ones.
+
+    Args:
+        drawn: (images [M, S, H, W], brain [S, H, W] bool) of some.
+        real: `correlation` of real volumes, M numbers.
+    """
+
+    def off(sd):
+        found = [correlation(thickened(*each, sd)) for each in drawn]
+        return float(np.nanmean(np.abs(np.nanmean(found, 0) - np.asarray(real))))
+
+    if not np.isfinite(real).any():
+        return 0.0  # real volumes have no neighbours to be like
+    return min(PROFILES, key=lambda sd: (round(off(sd), 6), sd))
+
+
+def scores(
+    volumes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    modalities: Sequence[str],
+) -> dict[str, float]:
+    """How alike neighbouring slices of some volumes are, for JSON.
+
+    Args:
+        volumes: (maps [..., S, H, W] in {0, 1}, images [M, S, H, W], label [S, H, W])
+            of each.
+        modalities: names of the M contrasts.
+
+    Returns:
+        Means over the volumes of `map_overlap` as "maps", of `correlation` by the name
+        of the contrast, and of `label_overlap` as "labels"; None where there is none.
+    """
+    rows = [
+        [map_overlap(maps), *correlation(images), label_overlap(label)]
+        for maps, images, label in volumes
+    ]
+    names = ("maps", *modalities, "labels")
+    columns = np.array(rows, np.float64).reshape(-1, len(names)).T
+    result = {}
+    for name, column in zip(names, columns, strict=True):
+        known = column[np.isfinite(column)]
+        result[name] = round(float(known.mean()), 4) if len(known) else None
+    return result
