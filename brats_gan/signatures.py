@@ -57,6 +57,13 @@ def binary(x: tf.Tensor, name: str) -> tf.Tensor:
     return _held(x, [tf.debugging.assert_equal(none, True, message)])
 
 
+def within(x: tf.Tensor, count: int, name: str) -> tf.Tensor:
+    """Integers 0 to count - 1; others fail. `name` is that of the input."""
+    message = f"{name}: its values must be 0 to {count - 1}"
+    inside = tf.reduce_all(tf.math.logical_and(x >= 0, x < count))
+    return _held(x, [tf.debugging.assert_equal(inside, True, message)])
+
+
 def finite(x: tf.Tensor, name: str) -> tf.Tensor:
     """Finite numbers of any size; others fail. `name` is that of the input."""
     message = f"{name}: its values must be finite"

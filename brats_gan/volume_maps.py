@@ -123,9 +123,37 @@ def generate(
     """
     edge = _smoothed(_decode(nets, found, subject, detail), found.smoothing)
     f = tf.cast(edge > found.threshold, tf.float32)
-    flat = tf.reshape(f, [-1, *f.shape[2:]])
-    background = tf.cast(nets["MASK"](flat, training=False) > 0.5, tf.float32)
+    background = _background(nets, tf.reshape(f, [-1, *f.shape[2:]]))
     return f, tf.reshape(background, tf.shape(f))
+
+
+def generate_at(
+    nets: dict,
+    found: stacks.Stacks,
+    height: tf.Tensor,
+    subject: tf.Tensor,
+    detail: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The same of single slices, each at a height: of a volume, but not smoothed, as
+    its neighbours are not drawn.
+
+    Args:
+        nets, found: as of `generate`.
+        height: [B] integers 0..S-1, from below.
+        subject: [B, K] of N(0, 1).
+        detail: [B, D] of N(0, 1).
+
+    Returns:
+        Two of [B, H, W, 1] in {0, 1}.
+    """
+    codes = stacks.codes_at(found, height, subject, detail)
+    edge = tf.sigmoid(tf.cast(nets["DC_f"](codes, training=False), tf.float32))
+    f = tf.cast(edge > found.threshold, tf.float32)
+    return f, _background(nets, f)
+
+
+def _background(nets, f):
+    return tf.cast(nets["MASK"](f, training=False) > 0.5, tf.float32)
 
 
 def by_export(export: object) -> Callable:

@@ -42,6 +42,27 @@ def test_brightness_and_contrast_do_not_matter():
     assert product.item() == pytest.approx(1)
 
 
+def test_a_volume_is_like_itself_however_many_slices_show_it():
+    rng = np.random.default_rng(0)
+    # 25 slices, each twice as thin: the same averages.
+    thick = rng.random((4, privacy.DEPTH, 8, 8))
+    thin = np.repeat(thick, 2, 1)
+    other = thick[:, ::-1]
+    one, same, turned = map(privacy.describe_volume, (thick, thin, other))
+    assert one @ one == pytest.approx(1.0, abs=1e-5)
+    assert one @ same == pytest.approx(1.0, abs=1e-5)
+    assert one @ turned < 0.5
+
+
+def test_a_slice_that_lies_in_two_averages_is_shared_by_hand(monkeypatch):
+    monkeypatch.setattr(privacy, "DEPTH", 2)
+    volume = np.zeros((1, 3, 1, 1))
+    volume[0, :, 0, 0] = 1.0, 4.0, 7.0
+    # (1 + 4 / 2) / 1.5 = 2 and (4 / 2 + 7) / 1.5 = 6: half their difference is 2.
+    found = privacy.describe_volume(volume)
+    np.testing.assert_allclose(found, [-np.sqrt(0.5), np.sqrt(0.5)], rtol=1e-6)
+
+
 @pytest.mark.parametrize("block", [2, 3, 100])
 def test_the_nearest_is_found_whatever_the_blocks(block, monkeypatch):
     monkeypatch.setattr(privacy, "BLOCK", block)

@@ -134,3 +134,26 @@ def test_the_export_draws_the_volumes_of_the_networks(nets, found, tmp_path):
     f, background = volume_maps.generate(nets, found, subject, detail)
     assert np.mean(made["structure"] != f) < 0.01  # last bits about a threshold
     assert made["background"].shape == background.shape
+
+
+def test_a_slice_at_a_height_is_that_of_the_volume_without_smoothing(nets, found):
+    found = found._replace(smoothing=0.0)
+    subject, detail = noise(found)
+    f, background = volume_maps.generate(nets, found, subject, 0 * detail)
+    alone = volume_maps.generate_at(nets, found, [2, 0], subject, 0 * detail[:, 0])
+    np.testing.assert_array_equal(alone[0], f.numpy()[[0, 1], [2, 0]])
+    np.testing.assert_array_equal(alone[1], background.numpy()[[0, 1], [2, 0]])
+
+
+def test_the_export_draws_slices_at_heights_that_there_are(nets, found, tmp_path):
+    of_slices = structural.unfitted(16)._replace(stacks=found)
+    stage.export(tmp_path, nets, of_slices, {})
+    export, _ = runs.load_export(tmp_path, "structure")
+    subject, detail = noise(found)
+    given = tf.constant(subject), tf.constant(detail[:, 0])
+    made = export.generate_at(tf.constant([3, 1]), *given)
+    f, _ = volume_maps.generate_at(nets, found, [3, 1], subject, detail[:, 0])
+    assert np.mean(made["structure"] != f) < 0.01  # last bits about a threshold
+    for height in (-1, SLICES):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="must be 0 to 3"):
+            export.generate_at(tf.constant([0, height]), *given)

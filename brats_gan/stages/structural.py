@@ -275,8 +275,8 @@ def with_stacks(
 
 
 def export(run_dir: Path, nets: dict, found: structural.Fit, description: dict) -> None:
-    """Writes export/structure: noise -> f_g and its background; `volume`, the same of
-    all slices of a brain."""
+    """Writes export/structure: noise -> f_g and its background; `generate_at`, the same
+    at a height; `volume`, of all slices of a brain."""
 
     def generate(code):
         code = signatures.finite(code, "code")
@@ -289,6 +289,15 @@ def export(run_dir: Path, nets: dict, found: structural.Fit, description: dict) 
         f, background = volume_maps.generate(nets, found.stacks, subject, detail)
         return {"structure": f, "background": background}
 
+    def generate_at(height, subject, detail):
+        height = signatures.within(height, len(found.stacks.mean), "height")
+        subject = signatures.finite(subject, "subject")
+        detail = signatures.finite(detail, "detail")
+        f, background = volume_maps.generate_at(
+            nets, found.stacks, height, subject, detail
+        )
+        return {"structure": f, "background": background}
+
     code = tf.TensorSpec([None, len(found.mean)], tf.float32, name="code")
     endpoints = {"generate": (generate, [code])}
     if found.stacks is not None:
@@ -299,6 +308,14 @@ def export(run_dir: Path, nets: dict, found: structural.Fit, description: dict) 
         endpoints["volume"] = (
             volume,
             [tf.TensorSpec(shape, tf.float32, name) for name, shape in noise.items()],
+        )
+        endpoints["generate_at"] = (
+            generate_at,
+            [
+                tf.TensorSpec([None], tf.int32, "height"),
+                tf.TensorSpec(noise["subject"], tf.float32, "subject"),
+                tf.TensorSpec([None, len(found.mean)], tf.float32, "detail"),
+            ],
         )
         # Whatever needs no graph to say how much noise a volume takes.
         description = {
