@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from benchmarks import leaks_volumes
 from benchmarks.leaks_folders import weights_of
 from benchmarks.leaks_reader import LEAK, OK, UNPROVEN, shortened, way_of
 from brats_gan import (
@@ -225,7 +226,11 @@ def made_by(folder, reader, line):
         settings.segmentor_run or settings.multimodal_run,
     )
     try:
-        synthetic_dataset.verified_subjects(folder.path, [])
+        whole = leaks_volumes.are_in(folder.path)
+        if whole:
+            leaks_volumes.require_whole(folder.path)
+        else:
+            synthetic_dataset.verified_subjects(folder.path, [])
         said = (folder.record or {}).get("exports")
         now = trained_models.fingerprints(*of_runs)
         differ = [name for name in now if said and said.get(name) != now[name]]
@@ -241,16 +246,24 @@ def made_by(folder, reader, line):
                 UNPROVEN, "made by", "the subjects of its labels are not at hand"
             )
             return
-        same, tried = _made_anew(folder, settings, models, slices)
+        if whole:
+            runs.set_up("float32", settings.seed)
+            at_once = tuple(folder.record["slices"])
+            same, tried = leaks_volumes.made_anew(
+                folder.path, settings, models, slices, at_once
+            )
+        else:
+            same, tried = _made_anew(folder, settings, models, slices)
     except (runs.RunError, files.DataError) as error:
         yield line(UNPROVEN, "made by", str(error))
         return
+    made = "volumes" if whole else "samples"
     if same == tried:
-        detail = f"its models are those; {tried} samples, made anew, are the same"
+        detail = f"its models are those; {tried} {made}, made anew, are the same"
         yield line(OK, "made by", detail)
     else:
         detail = (
-            f"{tried - same} of {tried} samples, made anew of the models and labels "
+            f"{tried - same} of {tried} {made}, made anew of the models and labels "
         )
         detail += "that it names, are others"
         yield line(UNPROVEN if same else LEAK, "made by", detail)

@@ -11,7 +11,17 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
-from brats_gan import data, files, io, manifest, runs, synthetic_dataset, weights
+from benchmarks import leaks_volumes
+from brats_gan import (
+    data,
+    files,
+    io,
+    manifest,
+    runs,
+    synthetic_dataset,
+    volume_dataset,
+    weights,
+)
 from brats_gan.data import records
 from brats_gan.experiments import tables
 from brats_gan.spec import of_description
@@ -210,21 +220,32 @@ def _claim_record(folder, where, record, held_out=True):
 
 def _of_manifest(folder):
     """Whose labels a data set has, by its manifest and by the records of volumes."""
+    name, column, read = manifest.MANIFEST, "label_subject", manifest.read
+    if leaks_volumes.are_in(folder.path):
+        name, column = volume_dataset.MANIFEST, leaks_volumes.SUBJECTS
+        read = leaks_volumes.rows_of
     try:
-        rows = manifest.read(folder.path)
+        rows = read(folder.path)
     except files.DataError:
-        folder.broken.append(manifest.MANIFEST)
+        folder.broken.append(name)
         rows = []
-    names = {row["label_subject"] for row in rows} - {""}
-    _claim_names(folder, f"{manifest.MANIFEST}, label_subject", sorted(names), True)
+    names = {each for row in rows for each in _names_in(row[column], column)}
+    _claim_names(folder, f"{name}, {column}", sorted(names), True)
     for file in sorted(folder.path.glob(f"*/*_{manifest.RECORD}")):
         said = _read(folder, file)
         columns = said.get("columns", [])
-        if "label_subject" in columns:
-            column = columns.index("label_subject")
-            names = {row[column] for row in said.get("rows", [])} - {""}
-            where = f"{file.relative_to(folder.path).as_posix()}, label_subject"
+        if column in columns:
+            texts = [row[columns.index(column)] for row in said.get("rows", [])]
+            names = {each for text in texts for each in _names_in(text, column)}
+            where = f"{file.relative_to(folder.path).as_posix()}, {column}"
             _claim_names(folder, where, sorted(names), True)
+
+
+def _names_in(text, column):
+    """Names of subjects in what a manifest says: one, or of volumes any number."""
+    if column == leaks_volumes.SUBJECTS:
+        return volume_dataset.subjects_of(text)
+    return [text] if text else []
 
 
 def _of_samples(folder):

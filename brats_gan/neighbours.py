@@ -113,12 +113,14 @@ def profile(
         real: `correlation` of real volumes, M numbers.
     """
 
+    drawn = [each for each in drawn if np.isfinite(correlation(each[0])).all()]
+    if not drawn or not np.isfinite(real).all():
+        return 0.0  # there are no neighbours to be alike
+
     def off(sd):
         found = [correlation(thickened(*each, sd)) for each in drawn]
-        return float(np.nanmean(np.abs(np.nanmean(found, 0) - np.asarray(real))))
+        return float(np.mean(np.abs(np.mean(found, 0) - np.asarray(real))))
 
-    if not np.isfinite(real).any():
-        return 0.0  # real volumes have no neighbours to be like
     return min(PROFILES, key=lambda sd: (round(off(sd), 6), sd))
 
 

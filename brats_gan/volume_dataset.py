@@ -25,6 +25,7 @@ from brats_gan.spec import BRATS, Spec
 
 MANIFEST = "volumes.csv"  # one row a volume
 DEPTH = 155  # slices of a BraTS volume
+_BETWEEN = ";"  # names of subjects, which may have spaces
 
 
 def volume_ids(count: int) -> list[str]:
@@ -40,7 +41,7 @@ def row_of(
         "id": volume_id,
         "number": volume.number,
         "seed": seed,
-        "label_subjects": " ".join(volume.label_subjects),
+        "label_subjects": _BETWEEN.join(volume.label_subjects),
         "profile": f"{profile:g}",
         "lesion_voxels": int(np.count_nonzero(volume.label)),
         "tries": volume.tries,
@@ -51,6 +52,11 @@ def row_of(
         **{f"rejected_{name}": volume.rejected[name] for name in synthesis.REASONS},
     }
     return {name: str(value) for name, value in row.items()}
+
+
+def subjects_of(text: str) -> list[str]:
+    """The names in `label_subjects` of a row."""
+    return [each for each in text.split(_BETWEEN) if each]
 
 
 def write_volume(

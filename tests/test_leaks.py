@@ -17,12 +17,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import leaks_anew, leaks_checks, leaks_reader
-from brats_gan import data, files, io, manifest, trained_models, weights
+from benchmarks import leaks_anew, leaks_checks, leaks_reader, leaks_volumes
+from brats_gan import (
+    data,
+    files,
+    io,
+    manifest,
+    trained_models,
+    volume_dataset,
+    weights,
+)
 from brats_gan import structural as structural_maps
 from brats_gan.data import cache, records
 from brats_gan.data.slices import content_key
-from brats_gan.stages import dataset, multimodal, segmentation, structural
+from brats_gan.stages import dataset, multimodal, segmentation, structural, volumes
 from tests import nifti, scripts
 
 leaks = scripts.module("benchmarks.leaks")
@@ -57,6 +65,8 @@ def made(tmp_path_factory):
     given = str(root / "structural/split.json")
     multimodal.train(second, source(root, split=given), root / "multimodal")
     dataset.build(stage_3(root), source(root), root / "synthetic")
+    whole = stage_3(root, volumes=2, filter=False, lesion_free=0.0)
+    volumes.build(whole, source(root), root / "volumes")
     fourth = segmentation.Settings(
         **TINY,
         iterations=1,
@@ -134,7 +144,7 @@ def everywhere(folder, change):
 
 
 def test_a_clean_chain_is_proven_line_by_line(made):
-    found = examined(made, *STAGES)
+    found = examined(made, *STAGES, "volumes")
     assert [str(line) for line in found if line.verdict != "OK"] == []
     told = {(line.folder.name, line.what) for line in found}
     for name, whats in {
@@ -142,6 +152,7 @@ def test_a_clean_chain_is_proven_line_by_line(made):
         "multimodal": ("split", "held out", "content", "fingerprint", "style", "cache"),
         "synthetic": ("split", "held out", "content", "made by", "before"),
         "segmentation": ("split", "held out", "content", "made by", "weights"),
+        "volumes": ("split", "held out", "content", "made by", "before"),
     }.items():
         assert {(name, what) for what in whats} <= told
 
@@ -240,9 +251,9 @@ def models(made):
     return trained_models.load_models(*map(str, of_runs))[0]
 
 
-def made_by(root, scratch):
+def made_by(root, scratch, name="synthetic"):
     """The line of that comparison alone; the clean chain has the others."""
-    folder = leaks.leaks_folders.load(root / "synthetic")
+    folder = leaks.leaks_folders.load(root / name)
     reader = leaks_reader.Reader([], scratch / "scratch")
 
     def line(*said):
@@ -265,6 +276,38 @@ def test_labels_of_a_held_out_subject_in_a_data_set_are_found(root, models, tmp_
     manifest.write_record(folder, "synth-00001", rows, made_from=said["MadeFrom"])
     (told,) = made_by(root, tmp_path)
     assert told.verdict == "LEAK" and "made anew" in told.detail
+
+
+def test_lesions_of_a_held_out_subject_in_volumes_are_found(root, tmp_path):
+    """Under the name of one who was trained on."""
+    train, held_out = sides(root)
+    folder, first = root / "volumes", "synth-00001"
+    said = files.unsealed(files.read_json(folder / "dataset_description.json"))
+    slices = slices_of(root, held_out)
+    path = folder / first / f"{first}_seg.nii.gz"
+    planted, affine = io.load_volume(path)
+    label = np.zeros_like(planted)
+    start = (240 - 192) // 2
+    own = np.repeat(np.repeat(slices.labels(range(4)), 6, 1), 6, 2)
+    label[start:-start, start:-start, :4] = np.moveaxis(own, 0, -1)
+    assert (label != planted).any()
+    io.write_nifti(path, label, np.uint8)
+    rows = leaks_volumes.rows_of(folder)
+    rows[0]["tries"] = "1"
+    volume_dataset.write(folder, rows)
+    volume_dataset.record(folder, rows[0], made_from=said["MadeFrom"])
+    (told,) = made_by(root, tmp_path, "volumes")
+    assert told.verdict == "LEAK" and "made anew" in told.detail
+
+
+def test_volumes_that_name_a_held_out_subject_are_found(root):
+    _, held_out = sides(root)
+    folder = root / "volumes"
+    rows = leaks_volumes.rows_of(folder)
+    rows[1]["label_subjects"] = f"{rows[1]['label_subjects']};{held_out}"
+    volume_dataset.write(folder, rows)
+    told = leaked(examined(root, "volumes"))
+    assert any(held_out in each for each in told["volumes", "sides"])
 
 
 def test_weights_that_began_from_who_is_held_out_under_another_name_are_found(

@@ -100,7 +100,7 @@ def test_the_table_of_volumes_says_whose_lesions_they_have(made):
         _, label = volume_dataset.read(made / "out", row["id"])
         # Of 32 x 32 pixels in a crop of 192.
         assert int(row["lesion_voxels"]) == np.count_nonzero(label) / 36
-        assert set(row["label_subjects"].split()) <= {*split["train"]}
+        assert {*volume_dataset.subjects_of(row["label_subjects"])} <= {*split["train"]}
     description = synthetic_dataset.read_description(made / "out")
     assert description["Volumes"] == 2 and description["Prepared"] is False
     assert description["HeldOutSubjects"] == split["test"]

@@ -89,6 +89,24 @@ def placement(
     return functools.partial(volume_lesions.keep, label)
 
 
+def limits_of(settings: ingredients.Settings) -> volume_synthesis.Limits:
+    """What volumes must pass, by settings that are settled."""
+    passing = settings.passing
+    if passing is None:
+        passing = volume_synthesis.PASSING
+    return volume_synthesis.Limits(
+        settings.mae_threshold if settings.filter else np.inf,
+        passing if settings.filter else 0.0,
+        settings.dice_threshold if settings.filter else -np.inf,
+        settings.max_tries,
+    )
+
+
+def lesion_free_of(settings: ingredients.Settings) -> float:
+    """Share of volumes without a lesion: none, where every one is given its own."""
+    return 0.0 if settings.lesion_map else settings.lesion_free
+
+
 def build(
     settings: ingredients.Settings,
     source: data.Source,
@@ -144,15 +162,9 @@ def build(
             settings.batch_size,
         )
     logging.info("each slice is a mean over neighbours, sd %g slices", profile)
-    limits = volume_synthesis.Limits(
-        settings.mae_threshold if settings.filter else np.inf,
-        settings.passing if settings.filter else 0.0,
-        settings.dice_threshold if settings.filter else -np.inf,
-        settings.max_tries,
-    )
     volumes = volume_synthesis.volumes(
-        *(made.models, stack, shape, place, missing, settings.seed, limits),
-        *(0.0 if settings.lesion_map else settings.lesion_free,),
+        *(made.models, stack, shape, place, missing, settings.seed),
+        *(limits_of(settings), lesion_free_of(settings)),
         *(settings.batch_size, profile),
     )
     seen = counter(settings.volumes, len(missing), "volume", pieces=2)
