@@ -47,6 +47,12 @@ common_flags.number(
     0,
     1,
 )
+flags.DEFINE_string(
+    "shard",
+    None,
+    "Make part I of N of the volumes, as I/N; several processes, on whatever machines "
+    "see the folder, make one each. Then the command without it finishes the data set.",
+)
 common_flags.path(
     "lesion_map",
     "Label map in the field of the volumes, 240 x 240 pixels: the lesion of every "
@@ -115,11 +121,23 @@ def main(argv):
         built = volumes.build(
             settings, common_flags.source(), _OUTPUT.value, common_flags.record
         )
+    else:
+        built = stage.build(
+            settings, common_flags.source(), _OUTPUT.value, common_flags.record
+        )
+    if settings.shard:
+        unit = "volumes" if settings.volumes else "samples"
+        print(f"part {settings.shard}: its {len(built.rows)} {unit} are made")
+        print("once all parts are, start the command without --shard to finish the set")
+    elif settings.volumes:
         show_volumes(built)
-        return
-    output_dir, summary, rows = stage.build(
-        settings, common_flags.source(), _OUTPUT.value, common_flags.record
-    )
+    else:
+        show_samples(built)
+
+
+def show_samples(built):
+    """Prints what a data set of samples has."""
+    output_dir, summary, rows = built
     shown = ("Samples", "Accepted", "Fallbacks", "LeftOut", "Attempts", "Rejected")
     print(json.dumps({key: summary[key] for key in shown}))
     dice = np.array([float(row["dice"]) for row in rows if row["id"]])

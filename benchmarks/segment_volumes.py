@@ -33,7 +33,7 @@ _PYTHON = flags.DEFINE_string("monai_python", sys.executable, "Has torch and mon
 _SIZE = flags.DEFINE_integer("image_size", 64, "Side of a slice.")
 _SLICES = flags.DEFINE_string("slices", "56:104", "Range; a multiple of 8.")
 _SETS = flags.DEFINE_list("sets", ["real", "synthetic", "both"], "And few and few+.")
-_STEPS = flags.DEFINE_integer("steps", 300, "Of each training.")
+_STEPS = flags.DEFINE_integer("steps", 400, "Of each training.")
 _REPEATS = flags.DEFINE_integer("repeats", 2, "Seeds.")
 _FEW = flags.DEFINE_integer("few", 2, "Real subjects of few and few+.")
 

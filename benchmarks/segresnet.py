@@ -17,9 +17,9 @@ import torch
 
 FILTERS = 8  # of the first level; MONAI's example for BraTS has 16
 BATCH = 1
-PATCH = 32, 48, 48  # voxels; a third of them around a lesion, as nnU-Net has it
+PATCH = 24, 40, 40  # voxels; a third of them around a lesion, as nnU-Net has it
 AROUND = 1 / 3
-RATE, DECAY = 1e-3, 1e-5  # of AdamW; the rate falls to 0 by a cosine
+RATE, DECAY = 3e-3, 1e-5  # of AdamW; the rate falls to 0 by a cosine
 
 
 def normalised(images):

@@ -231,7 +231,7 @@ ELSEWHERE = set(
     deterministic checkpoint_seconds steps_per_call mask_width lesion_width
     code_channels batch_size structural_run multimodal_run segmentor_run output_dir
     lesion_free nearest_report table experiment synthetic_dir synthetic_dirs train_on
-    enhanced keep_checkpoints results volumes passing lesion_map
+    enhanced keep_checkpoints results volumes passing lesion_map shard
     """.split()
 )
 

@@ -40,7 +40,7 @@ phantom.imaging phantom.lesions
 phantom.subjects
 phantom
 runs.process runs.optimizers runs.games
-runs.checkpoints
+runs.checkpoints runs.locks
 runs.folder runs.training
 runs.lengths
 runs.exports

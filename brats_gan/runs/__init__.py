@@ -25,7 +25,6 @@ from brats_gan.runs.exports import (
 from brats_gan.runs.folder import (
     COMPARED,
     LENGTH,
-    LOCK,
     PLACES,
     Command,
     command,
@@ -33,12 +32,12 @@ from brats_gan.runs.folder import (
     command_of,
     key_flags,
     lasting,
-    release,
     require_startable,
     settings,
     start,
 )
 from brats_gan.runs.lengths import total_steps
+from brats_gan.runs.locks import LOCK, release
 from brats_gan.runs.optimizers import adam, update
 from brats_gan.runs.process import (
     EXIT_BAD_INPUT,

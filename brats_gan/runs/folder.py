@@ -1,22 +1,20 @@
-"""Run folders: flags.txt and its lock, and how many steps a run has."""
+"""Run folders: flags.txt, and how many steps a run has."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import platform
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from absl import flags, logging
+from absl import flags
 
 from brats_gan import files
 from brats_gan.data import records
+from brats_gan.runs import locks
 from brats_gan.runs.checkpoints import has_begun
-from brats_gan.runs.process import RunError, require_plain, writing
+from brats_gan.runs.process import RunError, require_plain
 from brats_gan.spec import BRATS
 
 # Flags that may differ when a run goes on: where things are, not what is computed.
@@ -47,7 +45,6 @@ COMPARED = frozenset(
 
 # Flags that say how long a run is: `total_steps` lets them be raised.
 LENGTH = frozenset({"steps", "iterations", "epochs"})
-LOCK = ".lock"
 
 
 class Command(NamedTuple):
@@ -169,7 +166,10 @@ _startable: set[Path] = set()
 
 
 def require_startable(
-    run_dir: str | Path, free: Iterable[str] = (), by: Command | None = None
+    run_dir: str | Path,
+    free: Iterable[str] = (),
+    by: Command | None = None,
+    share: str | None = None,
 ) -> None:
     """Refuses what `start` would refuse, and writes nothing.
 
@@ -178,7 +178,7 @@ def require_startable(
     is locked from here on.
 
     Args:
-        run_dir, free, by: as of `start`.
+        run_dir, free, by, share: as of `start`.
 
     Raises:
         RunError, DataError: see `start`.
@@ -187,14 +187,17 @@ def require_startable(
     files.require_writable(run_dir)
     _require_run_or_empty(run_dir)
     _require_outside_runs(run_dir)
-    if (run_dir / LOCK).exists():
-        _lock(run_dir)
+    if (run_dir / locks.LOCK).exists():
+        locks.take(run_dir, share)
     _require_same(run_dir, free, by or command())
     _startable.add(run_dir.resolve())
 
 
 def start(
-    run_dir: str | Path, free: Iterable[str] = (), by: Command | None = None
+    run_dir: str | Path,
+    free: Iterable[str] = (),
+    by: Command | None = None,
+    share: str | None = None,
 ) -> Path:
     """Makes or re-enters a run folder; writes flags.txt.
 
@@ -206,6 +209,7 @@ def start(
             where the run has recorded what was in them, COMPARED. Of LENGTH,
             `total_steps` must have agreed.
         by: what makes the run; by default the running script with its flags.
+        share: see locks.take.
 
     Returns:
         The folder, a Path.
@@ -220,9 +224,9 @@ def start(
     run_dir = Path(run_dir)
     by = by or command()
     if run_dir.resolve() not in _startable:
-        require_startable(run_dir, free, by)
+        require_startable(run_dir, free, by, share)
     _startable.discard(run_dir.resolve())
-    alone = _lock(run_dir)
+    alone = locks.take(run_dir, share)
     _require_same(run_dir, free, by)  # it may have been started since
     by = _as_begun(run_dir, by)
     files.remove_parts(run_dir, 0 if alone else files.PART_AGE)
@@ -280,7 +284,11 @@ def _require_run_or_empty(run_dir):
     if not run_dir.is_dir() or (run_dir / "flags.txt").exists():
         return
     # A process that was killed at once leaves a lock, and perhaps half of flags.txt.
-    ours = {LOCK, *(part.name for part in run_dir.glob(files.PARTS))}
+    ours = {
+        path.name
+        for pattern in (f"{locks.LOCK}*", files.PARTS)
+        for path in run_dir.glob(pattern)
+    }
     if any(path.name not in ours for path in run_dir.iterdir()):
         raise RunError(
             f"{run_dir} is not empty and not a run folder (no flags.txt); choose "
@@ -295,51 +303,3 @@ def _require_outside_runs(run_dir):
                 f"{run_dir} is inside the run {above}, whose files would be mixed with "
                 "its own; choose another folder"
             )
-
-
-# Folder -> (open file, what `_lock` returned): a lock ends with its process, however
-# that ends.
-_locks = {}
-
-
-def _lock(run_dir):
-    """Takes the folder for this process, until it ends or calls `release`.
-
-    Returns:
-        Whether nobody can have been at work in it: it was free, and there are locks.
-    """
-    folder = run_dir.resolve()
-    if folder in _locks:
-        return _locks[folder][1]
-    if not files.HAS_LOCKS:
-        return False
-    with writing(run_dir / LOCK):
-        run_dir.mkdir(parents=True, exist_ok=True)
-        file = (run_dir / LOCK).open("a+")
-    alone = True
-    try:
-        files.lock(file, wait=False)
-    except BlockingIOError as error:
-        with file:
-            file.seek(0)
-            holder = file.read() or "not named yet"
-        raise RunError(
-            f"{run_dir} is in use by another process ({holder}); wait for it, stop it, "
-            "or choose another folder"
-        ) from error
-    except OSError as error:  # some network file systems have no locks
-        logging.warning("%s: cannot be locked (%s)", run_dir, error.strerror)
-        alone = False
-    _locks[folder] = file, alone
-    with contextlib.suppress(OSError):  # no room: the lock holds without a name
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-    return alone
-
-
-def release(run_dir: str | Path) -> None:
-    """Lets other processes have a folder that `start` took, before this one ends."""
-    file, _ = _locks.pop(Path(run_dir).resolve(), (None, False))
-    if file is not None:
-        file.close()

@@ -54,12 +54,13 @@ def require_startable(
     by: runs.Command,
     free: tuple[str, ...] = (),
     flag: str = "run_dir",
+    share: str | None = None,
     read: dict[str, str | None] | None = None,
 ) -> None:
     """`runs.require_startable`, and the folder is apart from those that are read.
 
     Args:
-        run_dir, by, free: as of `runs.start`.
+        run_dir, by, free, share: as of `runs.start`.
         source: whose folder is read.
         flag: that names `run_dir`.
         read: flag -> what else is read, or None where it is not given.
@@ -68,14 +69,18 @@ def require_startable(
         RunError, DataError: nothing has been written then.
     """
     files.require_apart({flag: run_dir}, {"data_dir": source.data_dir, **(read or {})})
-    runs.require_startable(run_dir, free, by)
+    runs.require_startable(run_dir, free, by, share)
 
 
 def start(
-    run_dir: str | Path, split: dict, by: runs.Command, free: tuple[str, ...] = ()
+    run_dir: str | Path,
+    split: dict,
+    by: runs.Command,
+    free: tuple[str, ...] = (),
+    share: str | None = None,
 ) -> Path:
     """`runs.start`, and the run's split.json: the first that a stage writes."""
-    run_dir = runs.start(run_dir, free, by)
+    run_dir = runs.start(run_dir, free, by, share)
     data.save_split(run_dir / "split.json", split)
     return run_dir
 

@@ -38,8 +38,8 @@ class Built(NamedTuple):
     """A finished data set."""
 
     output_dir: Path
-    summary: dict  # dataset_description.json
-    rows: list[dict]  # manifest.csv
+    summary: dict  # dataset_description.json; empty, where only a part was made
+    rows: list[dict]  # manifest.csv, or those of the part
 
 
 def draw(group: list[synthesis.Sample], path: Path, spec: Spec) -> None:
@@ -85,9 +85,14 @@ def build(
     if settings.nearest_report:  # read now: what is wrong with it is found in time
         way = ingredients.as_trained(source, of_maps)
         others = way.read(made.held_out, of_maps["image_size"])
-    beginning.start(output_dir, made.split, made.by, ingredients.FREE)
+    share = ingredients.share_of(made.shard)
+    beginning.start(output_dir, made.split, made.by, ingredients.FREE, share)
     inputs.record(output_dir, made.fixed)
     origin = ingredients.digest_of(settings, made.fixed)
+    if made.shard is not None:
+        rows = make_share(settings, made.models, slices, output_dir, origin, made.shard)
+        runs.release(output_dir)
+        return Built(output_dir, {}, rows)
     rows = make_samples(settings, made.models, slices, output_dir, origin)
 
     summary = ingredients.summary_of(made, rows, bool(source.data_dir))
@@ -164,8 +169,10 @@ def make_samples(
     for volume_id, count in manifest.volume_ids(settings.samples).items():
         new = whole.get(volume_id)
         if new is None or int(new[0]["number"]) != len(rows):
-            if following != len(rows):
-                made = made_from(settings, models, slices, len(rows))
+            # Batches do not reach over volumes, so that whoever makes one makes the
+            # same; but where it is not known which samples are left out.
+            if following != len(rows) or not settings.accepted_only:
+                made = made_from(settings, models, slices, len(rows), count)
             group, new = fill(settings, made, volume_id, count, rows, output_dir, seen)
             synthetic_dataset.write_volume(output_dir, volume_id, group, models.spec)
             if not rows:
@@ -178,18 +185,57 @@ def make_samples(
     return rows
 
 
+def make_share(
+    settings: Settings,
+    models: synthesis.Models,
+    slices: data.Slices | data.LabelPool,
+    output_dir: Path,
+    origin: str,
+    shard: ingredients.Shard,
+) -> list[dict]:
+    """Writes the volumes of one part of the data set; returns their rows.
+
+    manifest.csv is written by the process that finishes the data set.
+    """
+    whole = manifest.whole_volumes(output_dir, settings.samples, models.spec, origin)
+    ids = manifest.volume_ids(settings.samples)
+    own = {
+        volume_id: position * manifest.PER_VOLUME
+        for position, volume_id in enumerate(ids)
+        if shard.has(position)
+    }
+    total = sum(ids[volume_id] for volume_id in own)
+    left = sum(ids[volume_id] for volume_id in own if volume_id not in whole)
+    logging.info("%s, part %s: %d samples to make", output_dir, shard.name, left)
+    seen = counter(total, left, "sample", pieces=2 * settings.batch_size)
+    rows = []
+    for volume_id, first in own.items():
+        new = whole.get(volume_id)
+        if new is None:
+            count = ids[volume_id]
+            made = made_from(settings, models, slices, first, count)
+            group, new = fill(settings, made, volume_id, count, [], output_dir, seen)
+            synthetic_dataset.write_volume(output_dir, volume_id, group, models.spec)
+            if first == 0:
+                draw(group, output_dir / SHEET, models.spec)
+            manifest.write_record(output_dir, volume_id, new, models.spec, origin)
+        rows += new
+    return rows
+
+
 def made_from(
     settings: Settings,
     models: synthesis.Models,
     slices: data.Slices | data.LabelPool,
     first: int,
+    count: int = 1,
 ) -> Iterator[synthesis.Sample]:
-    """The samples from number `first` on."""
+    """`count` samples from number `first` on; without end where some are left out."""
     endless = settings.accepted_only
     return synthesis.samples(
         models,
         slices,
-        itertools.count(first) if endless else range(first, settings.samples),
+        itertools.count(first) if endless else range(first, first + count),
         settings.seed,
         settings.mae_threshold if settings.filter else np.inf,
         settings.dice_threshold if settings.filter else -np.inf,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,8 @@ from brats_gan.spec import of_description
 from brats_gan.stages import beginning, inputs
 
 SCRIPT = "build_dataset.py"
-FREE = ("nearest_report",)  # flags that may differ when a data set is gone on with
+# Flags that may differ when a data set is gone on with.
+FREE = ("nearest_report", "shard")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +50,54 @@ class Settings:
     volumes: int | None = None  # None: samples, each a slice of its own
     passing: float | None = None  # of volumes; None: volume_synthesis.PASSING
     lesion_map: str | None = None  # of volumes; None: lesions of training subjects
+    shard: str | None = None  # "I/N", the part of the volumes to make; None: all
 
     def __post_init__(self) -> None:
         beginning.settle_types(self)
+
+
+class Shard(NamedTuple):
+    """One part of several of the volumes of a data set."""
+
+    number: int  # 1..count
+    count: int
+
+    @property
+    def name(self) -> str:
+        """Of its lock."""
+        return f"{self.number}-of-{self.count}"
+
+    def has(self, position: int) -> bool:
+        """Whether the volume at that position, from 0, is of it."""
+        return position % self.count == self.number - 1
+
+
+def shard_of(settings: Settings) -> Shard | None:
+    """The part of the volumes that settings ask for.
+
+    Raises:
+        RunError: --shard is not I/N with I from 1 to N, or samples are not independent
+            of those before.
+    """
+    if settings.shard is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})/(\d{1,5})", settings.shard)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise runs.RunError(
+            f"--shard={settings.shard}: give the number of a part and how many there "
+            "are, from 1/8 to 8/8"
+        )
+    if settings.accepted_only:
+        raise runs.RunError(
+            "--accepted_only counts on from volume to volume, so that no part of them "
+            "can be made without those before; leave it or --shard out"
+        )
+    return Shard(int(match[1]), int(match[2]))
+
+
+def share_of(shard: Shard | None) -> str | None:
+    """What its lock is called, see runs.locks."""
+    return None if shard is None else shard.name
 
 
 class Ingredients(NamedTuple):
@@ -67,6 +114,7 @@ class Ingredients(NamedTuple):
     split: dict
     known: list  # records of what the models were trained on, see records_of
     fixed: dict  # inputs.json
+    shard: Shard | None
 
 
 def as_trained(source: data.Source, of_maps: dict) -> data.Source:
@@ -151,6 +199,7 @@ def gather(
     Raises:
         RunError, DataError: see trained_models.load_models, find_labels and inputs.fix.
     """
+    shard = shard_of(settings)
     runs.set_up("float32", settings.seed)
     of_runs = (
         settings.structural_run,
@@ -166,8 +215,11 @@ def gather(
     by = beginning.command(
         record, SCRIPT, settings, source, without=without, output_dir=output_dir
     )
+    # The data set is the same, whoever makes which part of it.
+    by = by._replace(flags={k: v for k, v in by.flags.items() if k != "shard"})
     output_dir = Path(output_dir)
-    beginning.require_startable(output_dir, source, by, FREE, "output_dir")
+    share = share_of(shard)
+    beginning.require_startable(output_dir, source, by, FREE, "output_dir", share)
     labels = source.data_dir or settings.structural_run
     logging.info("stage 3: %s, with labels of %s", output_dir, labels)
     slices, sides, split = find_labels(settings, source, output_dir, of_maps, seen)
@@ -193,7 +245,7 @@ def gather(
         )
     return Ingredients(
         *(settings, by, models, of_maps, scheme, seen, slices, sides[1], split),
-        *(known, fixed),
+        *(known, fixed, shard),
     )
 
 
@@ -205,6 +257,7 @@ def digest_of(settings: Settings, fixed: dict) -> str:
         fixed: of `inputs.fix`, which has what the runs hold.
     """
     places = ("structural_run", "multimodal_run", "segmentor_run", "nearest_report")
+    places += ("shard",)
     chosen = dataclasses.asdict(settings)
     chosen = {
         name: value

@@ -29,6 +29,7 @@ from brats_gan.stages.dataset import Built, counter
 
 SHEET = "volumes.png"
 SCROLL = "volumes.gif"
+PROFILE = "profile.json"
 SHOWN = 4  # volumes of both
 # What is of samples alone, by its default.
 _OF_SAMPLES = {
@@ -146,36 +147,44 @@ def build(
     if settings.nearest_report:  # read now: what is wrong with it is found in time
         way = ingredients.as_trained(source, made.of_maps)
         others = way.read(made.held_out, made.slices.image_size)
-    beginning.start(output_dir, made.split, made.by, ingredients.FREE)
+    share = ingredients.share_of(made.shard)
+    beginning.start(output_dir, made.split, made.by, ingredients.FREE, share)
     inputs.record(output_dir, made.fixed)
     origin = ingredients.digest_of(settings, made.fixed)
 
     whole = volume_dataset.whole_volumes(output_dir, settings.volumes, spec, origin)
     ids = volume_dataset.volume_ids(settings.volumes)
-    missing = [number for number, each in enumerate(ids) if each not in whole]
+    own = [n for n in range(len(ids)) if made.shard is None or made.shard.has(n)]
+    missing = [number for number in own if ids[number] not in whole]
     logging.info("%s: %d volumes to make", output_dir, len(missing))
-    if whole:  # what was begun goes on as it was, on whatever machine
-        profile = float(next(iter(whole.values()))["profile"])
-    else:
-        profile = volume_synthesis.profile_of(
-            *(made.models, stack, shape, volume_reports.correlation(made.slices)),
-            settings.batch_size,
+
+    def fitted():
+        real = volume_reports.correlation(made.slices)
+        return volume_synthesis.profile_of(
+            made.models, stack, shape, real, settings.batch_size
         )
+
+    profile = _settled(output_dir, whole, origin, fitted)
     logging.info("each slice is a mean over neighbours, sd %g slices", profile)
     volumes = volume_synthesis.volumes(
         *(made.models, stack, shape, place, missing, settings.seed),
         *(limits_of(settings), lesion_free_of(settings)),
         *(settings.batch_size, profile),
     )
-    seen = counter(settings.volumes, len(missing), "volume", pieces=2)
+    seen = counter(len(own), len(missing), "volume", pieces=2)
     for volume in volumes:
         volume_id = ids[volume.number]
         volume_dataset.write_volume(output_dir, volume_id, volume, slices[0], spec)
         row = volume_dataset.row_of(volume, volume_id, settings.seed, profile)
         volume_dataset.record(output_dir, row, spec, origin)
         whole[volume_id] = row
-        volume_dataset.write(output_dir, [whole[each] for each in ids if each in whole])
+        if made.shard is None:
+            there = [whole[each] for each in ids if each in whole]
+            volume_dataset.write(output_dir, there)
         seen()
+    if made.shard is not None:  # who finishes the data set writes the rest
+        runs.release(output_dir)
+        return Built(output_dir, {}, [whole[ids[number]] for number in own])
     rows = [whole[each] for each in ids]
     volume_dataset.write(output_dir, rows)
     draw(output_dir, ids[:SHOWN], spec)
@@ -203,6 +212,20 @@ def build(
     synthetic_dataset.write_description(output_dir, summary)
     runs.release(output_dir)
     return Built(output_dir, summary, rows)
+
+
+def _settled(output_dir, whole, origin, fitted):
+    """The profile of a data set, fitted by whoever comes first: what was begun goes on
+    as it was, on whatever machine."""
+    if whole:
+        return float(next(iter(whole.values()))["profile"])
+    path = output_dir / PROFILE
+    with files.alone_in(output_dir):
+        said = files.read_json(path) if path.exists() else {}
+        if said.get("made_from") != origin:
+            said = {"made_from": origin, "profile": fitted()}
+            files.write_json(path, said)
+    return float(said["profile"])
 
 
 def draw(output_dir: Path, ids: list[str], spec: Spec) -> None:
