@@ -207,13 +207,18 @@ def test_a_lesion_map_that_cannot_be_placed_is_refused_by_name(made, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_label_of_a_subject_held_out_is_refused(made, tmp_path):
+@pytest.mark.parametrize("saved", ["itself", "again.nii", "again.mha", "RAS.nii.gz"])
+def test_the_label_of_a_subject_held_out_is_refused(made, tmp_path, saved):
     for number in range(4):
         shape = (240, 240, 20)
         nifti.write_subject(tmp_path / "data", f"s{number}", shape, number)
     split = json.loads((made / "structural/split.json").read_text())
     (name,) = split["test"]
     path = tmp_path / "data" / name / f"{name}_seg.nii.gz"
+    if saved != "itself":  # it is that label, whatever it is called and how it is kept
+        label = np.asarray(nib.load(path).dataobj).swapaxes(0, 1)
+        axes = "RAS" if saved.startswith("RAS") else "LPS"
+        path = nifti.write_volume(tmp_path / saved, label.astype(np.int16), axes)
     given = dataclasses.replace(source(made), data_dir=str(tmp_path / "data"))
     own = settings(made, lesion_map=str(path))
     of = {f"{s}_run": str(made / s / "weights") for s in ("structural", "multimodal")}

@@ -269,9 +269,8 @@ def load_lesion_map(
     Raises:
         DataError: it has another shape or other labels, or no lesion in the range.
     """
-    path = Path(path)
-    header = read_header(path)
-    grid = lps_grid(path, header)
+    subject, grid = _drawn(path, spec, labelling)
+    path = subject.label
     sides = tuple(int(side) for side in grid.shape[:2])
     if sides != (spec.field, spec.field):
         raise DataError(
@@ -279,7 +278,6 @@ def load_lesion_map(
             f"placed in {spec.field} x {spec.field}, as in the volumes that are made; "
             "resample it to that, by nearest"
         )
-    subject = Subject(path.name, "brats2018", {}, path, spec=spec, labelling=labelling)
     label = load_label(subject, slices, grid)
     start = (spec.field - spec.crop) // 2
     placed = resize_nearest(_crop(label, start, start, spec.crop), image_size)
@@ -289,6 +287,38 @@ def load_lesion_map(
             "are those that the models make"
         )
     return placed
+
+
+def _drawn(path, spec, labelling):
+    """A label map without images as a Subject, and its grid."""
+    path = Path(path)
+    subject = Subject(path.name, "brats2018", {}, path, spec=spec, labelling=labelling)
+    return subject, lps_grid(path, read_header(path))
+
+
+def same_label(
+    path: str | os.PathLike,
+    subject: Subject,
+    spec: Spec = BRATS,
+    labelling: Labelling = AS_NAMED,
+) -> bool:
+    """Whether a label map is that of a subject: the same labels in the same voxels, if
+    there are any, however either is named, numbered, stored or compressed.
+
+    Args:
+        path, spec, labelling: as of `load_lesion_map`.
+        subject: with a label; one that cannot be read is not the same.
+    """
+    drawn, grid = _drawn(path, spec, labelling)
+    try:
+        theirs_at = lps_grid(subject.label, read_header(subject.label))
+        if theirs_at.shape != grid.shape:
+            return False
+        theirs = load_label(subject, None, theirs_at)
+    except DataError:
+        return False
+    ours = load_label(drawn, None, grid)
+    return bool(ours.any() and np.array_equal(ours, theirs))
 
 
 def require_lesions(path: Path, labelled: np.ndarray, brain: np.ndarray) -> None:
