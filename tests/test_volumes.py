@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +12,17 @@ import PIL.Image
 import pytest
 import SimpleITK
 
-from brats_gan import data, figures, files, io, runs, synthetic_dataset, volume_dataset
+from brats_gan import (
+    data,
+    figures,
+    files,
+    io,
+    runs,
+    spec,
+    synthetic_dataset,
+    volume_dataset,
+    volume_reports,
+)
 from brats_gan.stages import dataset, multimodal, structural, volumes
 from tests import nifti
 
@@ -313,3 +324,55 @@ def test_planes_go_through_the_lesion(tmp_path, monkeypatch):
     axial, coronal, sagittal = shown
     assert (axial.shape, coronal.shape, sagittal.shape) == ((6, 8), (4, 8), (4, 6))
     assert axial[2, 3] == coronal[2, 3] == sagittal[2, 2] == 1  # the lowest slice below
+
+
+def blanked(root, lowest, highest, gap):
+    """data.Slices of two subjects whose brain and lesion do not fill the range; one
+    slice of the second shows no brain."""
+    for number in range(2):
+        written = nifti.write_subject(root / "data", f"s{number}", (64, 64, 20), number)
+        for role, path in written.items():
+            image = nib.load(path)
+            voxels = np.asarray(image.dataobj).copy()
+            is_label = role == "seg"
+            voxels[..., : lowest + is_label] = voxels[..., highest - is_label :] = 0
+            if number and not is_label:
+                voxels[..., gap] = 0
+            nib.save(nib.Nifti1Image(voxels, image.affine), path)
+    return source(root).read(io.find_subjects(root / "data"), 32)
+
+
+def test_a_lesion_is_as_high_as_it_is_where_slices_show_no_brain(tmp_path):
+    slices = blanked(tmp_path, 4, 12, 8)
+    found = volumes.lesions_of(slices, slices.spec)
+    # Slices 5 to 10 have it, and the range begins at 2: nothing is cut off.
+    assert [len(each.label) for each in found.lesions] == [6, 6]
+    assert not any(each.cut_below or each.cut_above for each in found.lesions)
+
+
+def test_slices_without_brain_say_nothing_of_their_neighbours(tmp_path):
+    slices = blanked(tmp_path, 4, 12, 11)
+    images, label = slices.volume(0)
+    maps = images[0] > 0
+    said = []
+    for kept in (slice(None), slice(2, 10)):  # the range, and what shows brain of it
+        volume = maps[kept], images[:, kept], label[kept]
+        report = volume_reports.neighbours_report([volume], slices, None, 0.01)
+        said.append(report["generated"])
+    assert said[0] == said[1]
+
+
+def test_the_lesion_that_is_given_is_as_high_as_the_volumes_are(tmp_path):
+    label = np.zeros((240, 240, 20), np.uint8)
+    label[114:126, 114:126, 5:14] = 2
+    path = lesion_map(tmp_path / "own.nii.gz", label)
+    # No training subject shows brain in the two highest slices of the range.
+    made_of = SimpleNamespace(
+        of_maps={"slices": [2, 2 + SLICES], "image_size": 32},
+        models=SimpleNamespace(spec=spec.BRATS),
+        held_out=[],
+    )
+    given = dataset.Settings("", "", volumes=1, lesion_map=path)
+    place = volumes.placement(given, source(tmp_path), made_of, SLICES - 2)
+    placed, _, fits = place(np.ones((SLICES - 2, 32, 32), bool), None)
+    assert fits and placed.any((1, 2)).tolist() == [False] * 3 + [True] * 7
