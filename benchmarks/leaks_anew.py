@@ -225,7 +225,9 @@ def made_by(folder, reader, line):
         settings.segmentor_run or settings.multimodal_run,
     )
     try:
-        synthetic_dataset.verified_subjects(folder.path, [])
+        are_volumes = "volumes" in folder.flags
+        if not are_volumes:
+            synthetic_dataset.verified_subjects(folder.path, [])
         said = (folder.record or {}).get("exports")
         now = trained_models.fingerprints(*of_runs)
         differ = [name for name in now if said and said.get(name) != now[name]]
@@ -233,6 +235,10 @@ def made_by(folder, reader, line):
             detail = f"{shortened(differ)} is not of the runs that flags.txt names, "
             detail += "or these went on since"
             yield line(LEAK, "made by", detail)
+            return
+        if are_volumes:
+            detail = "its models are those; whole volumes are not made anew"
+            yield line(UNPROVEN, "made by", detail)
             return
         models = trained_models.load_models(*of_runs)[0]
         slices = _labels(folder, settings, reader)

@@ -7,11 +7,21 @@ each other and against the data.
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
-from brats_gan import data, files, io, manifest, runs, synthetic_dataset, weights
+from brats_gan import (
+    data,
+    files,
+    io,
+    manifest,
+    runs,
+    synthetic_dataset,
+    volume_dataset,
+    weights,
+)
 from brats_gan.data import records
 from brats_gan.experiments import tables
 from brats_gan.spec import of_description
@@ -210,21 +220,35 @@ def _claim_record(folder, where, record, held_out=True):
 
 def _of_manifest(folder):
     """Whose labels a data set has, by its manifest and by the records of volumes."""
+    if "volumes" in folder.flags:  # lesions of several subjects in one
+        name, column = volume_dataset.MANIFEST, "label_subjects"
+    else:
+        name, column = manifest.MANIFEST, "label_subject"
     try:
-        rows = manifest.read(folder.path)
-    except files.DataError:
-        folder.broken.append(manifest.MANIFEST)
-        rows = []
-    names = {row["label_subject"] for row in rows} - {""}
-    _claim_names(folder, f"{manifest.MANIFEST}, label_subject", sorted(names), True)
+        if "volumes" in folder.flags:
+            with (folder.path / name).open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file, strict=True))
+        else:
+            rows = manifest.read(folder.path)
+        told = [row[column] for row in rows]
+        _claim_names(folder, f"{name}, {column}", _names_in(told, column), True)
+    except (files.DataError, OSError, ValueError, LookupError, csv.Error):
+        folder.broken.append(name)
     for file in sorted(folder.path.glob(f"*/*_{manifest.RECORD}")):
         said = _read(folder, file)
         columns = said.get("columns", [])
-        if "label_subject" in columns:
-            column = columns.index("label_subject")
-            names = {row[column] for row in said.get("rows", [])} - {""}
-            where = f"{file.relative_to(folder.path).as_posix()}, label_subject"
-            _claim_names(folder, where, sorted(names), True)
+        if column in columns:
+            at = columns.index(column)
+            told = [row[at] for row in said.get("rows", [])]
+            where = f"{file.relative_to(folder.path).as_posix()}, {column}"
+            _claim_names(folder, where, _names_in(told, column), True)
+
+
+def _names_in(told, column):
+    """Of subjects, in the fields of a column that has one, or several, of each."""
+    if column == "label_subject":
+        return sorted({*told} - {""})
+    return sorted({name for text in told for name in text.split()})
 
 
 def _of_samples(folder):

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import leaks_anew, leaks_checks, leaks_reader
+from benchmarks import leaks_anew, leaks_checks, leaks_folders, leaks_reader
 from brats_gan import data, files, io, manifest, trained_models, weights
 from brats_gan import structural as structural_maps
 from brats_gan.data import cache, records
@@ -465,3 +465,17 @@ def test_the_command_ends_with_1_where_there_is_a_leak(root):
     done = command(root / "multimodal")
     assert done.returncode == 1, done.stderr[-2000:]
     assert "another visit of the patient" in done.stdout
+
+
+def test_volumes_say_whose_lesions_they_have(tmp_path):
+    (tmp_path / "flags.txt").write_text("# build_dataset.py\n--volumes=2\n")
+    table = tmp_path / "volumes.csv"
+    table.write_text("id,label_subjects\nsynth-00001,s1 s2\nsynth-00002,\n")
+    record = tmp_path / "synth-00001/synth-00001_samples.json"
+    record.parent.mkdir()
+    columns = {"columns": ["id", "label_subjects"], "rows": [["synth-00001", "s1 s3"]]}
+    files.write_json(record, columns)
+    folder = leaks_folders.load(tmp_path)
+    assert folder.names(seen=True) == ["s1", "s2", "s3"] and not folder.broken
+    table.write_text("id\nsynth-00001\n")
+    assert leaks_folders.load(tmp_path).broken == ["volumes.csv"]
