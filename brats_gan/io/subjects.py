@@ -278,13 +278,37 @@ def load_lesion_map(
             f"placed in {spec.field} x {spec.field}, as in the volumes that are made; "
             "resample it to that, by nearest"
         )
-    label = load_label(subject, slices, grid)
-    start = (spec.field - spec.crop) // 2
-    placed = resize_nearest(_crop(label, start, start, spec.crop), image_size)
-    if not placed.any():
+    if grid.shape[2] < slices[1]:
         raise DataError(
-            f"{path}: has no lesion in slices {slices[0]} to {slices[1] - 1}, which "
-            "are those that the models make"
+            f"{path}: has {grid.shape[2]} slices, and the models make slices "
+            f"{slices[0]} to {slices[1] - 1}; give all slices of a volume"
+        )
+    spacing = np.linalg.norm(grid.affine[:3, :3], axis=0)
+    if np.abs(spacing - 1.0).max() > 0.05:
+        logging.warning(
+            "%s: has voxels of %s mm, and those of the volumes are of 1 mm: the lesion "
+            "keeps its voxels, and so changes its size",
+            *(path, " x ".join(f"{side:g}" for side in spacing)),
+        )
+    whole = load_label(subject, None, grid)
+    start = (spec.field - spec.crop) // 2
+    label = _crop(whole[slice(*slices)], start, start, spec.crop)
+    placed = resize_nearest(label, image_size)
+    where = f"slices {slices[0]} to {slices[1] - 1}"
+    if not placed.any():
+        said = f"no lesion in {where}"
+        if label.any():
+            said = f"a lesion too small for pixels of {spec.crop / image_size:g} mm"
+        raise DataError(
+            f"{path}: has {said}, in the {spec.crop} x {spec.crop} pixels in the "
+            "middle, which are those that the models make"
+        )
+    lost = np.count_nonzero(whole) - np.count_nonzero(label)
+    if lost:
+        logging.warning(
+            "%s: %d of %d voxels of the lesion are left out: models make %s, and the "
+            "%d x %d pixels in the middle",
+            *(path, lost, np.count_nonzero(whole), where, spec.crop, spec.crop),
         )
     return placed
 
