@@ -12,6 +12,7 @@ import PIL.Image
 import pytest
 import SimpleITK
 
+from benchmarks import leaks_anew, leaks_folders
 from brats_gan import (
     data,
     figures,
@@ -23,6 +24,7 @@ from brats_gan import (
     volume_dataset,
     volume_reports,
 )
+from brats_gan.data import records
 from brats_gan.stages import dataset, multimodal, structural, volumes
 from tests import nifti
 
@@ -200,12 +202,16 @@ def test_a_lesion_map_that_cannot_be_placed_is_refused_by_name(made, tmp_path):
     label = np.zeros((240, 240, 20), np.uint8)
     outside = label.copy()
     outside[120, 120, 0] = 1  # slices 2 to 13 are in range
-    odd = label.copy()
+    odd, aside, tiny = label.copy(), label.copy(), label.copy()
     odd[120, 120, 5] = 9
+    aside[10, 120, 5] = tiny[120, 120, 5] = 1
     for name, content, said in (
         ("small", label[:100], "100 x 240|240 x 100"),
         ("empty", outside, "no lesion in slices 2 to 13"),
         ("odd", odd, "unknown label 9"),
+        ("aside", aside, "no lesion in slices 2 to 13, in the 192 x 192 pixels"),
+        ("tiny", tiny, "a lesion too small for pixels of 6 mm"),
+        ("flat", label[..., :10], "has 10 slices, and the models make slices 2 to 13"),
     ):
         path = lesion_map(tmp_path / f"{name}.nii.gz", content)
         given = settings(made, lesion_map=path)
@@ -216,6 +222,20 @@ def test_a_lesion_map_that_cannot_be_placed_is_refused_by_name(made, tmp_path):
     with pytest.raises(files.DataError, match="none.nii.gz"):
         volumes.build(given, source(made), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_lesion_map_loses_is_said(tmp_path, caplog):
+    label = np.zeros((240, 240, 20), np.uint8)
+    label[108:132, 108:132, 5:9] = 2
+    plain = lesion_map(tmp_path / "plain.nii.gz", label)
+    placed = io.load_lesion_map(plain, (2, 14), 32)
+    assert not caplog.records
+    label[108:132, 108:132, 16] = label[0, 0, 5] = 2
+    path = lesion_map(tmp_path / "more.nii.gz", label, spacing=0.5)
+    np.testing.assert_array_equal(io.load_lesion_map(path, (2, 14), 32), placed)
+    spacing, lost = (each.getMessage() for each in caplog.records)
+    assert "voxels of 0.5 x 0.5 x 0.5 mm" in spacing
+    assert "577 of 2881 voxels of the lesion are left out" in lost
 
 
 @pytest.mark.parametrize("saved", ["itself", "again.nii", "again.mha", "RAS.nii.gz"])
@@ -274,6 +294,28 @@ def test_a_set_goes_on_with_the_profile_that_it_was_begun_with(made, tmp_path):
     assert again == rows
 
 
+def test_a_set_of_volumes_is_one_that_its_split_has_decided(tmp_path):
+    assert not records.is_begun(tmp_path)
+    volume_dataset.write(tmp_path, [{"id": FIRST}])
+    assert records.is_begun(tmp_path)
+
+
+def test_a_set_that_is_made_again_in_part_is_not_finished_until_then(
+    made, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    shutil.copytree(made / "out", out)
+    (out / SECOND / f"{SECOND}_t1.nii.gz").unlink()
+
+    def stopped(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(volume_dataset, "write_volume", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        volumes.build(settings(made), source(made), out)
+    assert not (out / synthetic_dataset.DESCRIPTION).exists()
+
+
 def test_the_animation_shows_every_slice_that_has_brain_from_below(tmp_path):
     images, label = np.zeros([2, 6, 8, 8]), np.zeros([6, 8, 8], np.uint8)
     images[:, 1:5, 2:6, 2:6] = np.linspace(0.2, 0.8, 4)[:, None, None]
@@ -303,6 +345,21 @@ def test_a_stage_1_of_single_slices_is_told_so(made, tmp_path):
     given = dataclasses.replace(settings(made), structural_run=str(tmp_path / "w"))
     with pytest.raises(runs.RunError, match="maps of a volume"):
         volumes.build(given, source(made), tmp_path / "out")
+
+
+def test_the_models_of_volumes_are_compared_though_none_is_made_anew(made, tmp_path):
+    def found(folder):
+        said = leaks_anew.made_by(folder, None, lambda *each: each)
+        return [(verdict, detail) for verdict, _, detail in said]
+
+    folder = leaks_folders.load(made / "out")
+    assert not folder.broken
+    said = "its models are those; whole volumes are not made anew"
+    assert found(folder) == [(leaks_anew.UNPROVEN, said)]
+    other = {"generator": "of another run"}
+    folder.record = {**folder.record, "exports": folder.record["exports"] | other}
+    ((verdict, detail),) = found(folder)
+    assert verdict == leaks_anew.LEAK and "generator is not of the runs" in detail
 
 
 def test_stage_4_does_not_take_volumes_for_samples(made):

@@ -156,7 +156,7 @@ def read(folder: str | Path) -> dict | None:
 def is_begun(folder: str | Path) -> bool:
     """Whether something was made in a folder that its split decided."""
     folder = Path(folder)
-    left = ("networks.json", "losses.jsonl", "manifest.csv")
+    left = ("networks.json", "losses.jsonl", "manifest.csv", "volumes.csv")
     return any((folder / name).exists() for name in left) or any(folder.glob("row-*"))
 
 

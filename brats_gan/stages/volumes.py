@@ -146,6 +146,8 @@ def build(
     ids = volume_dataset.volume_ids(settings.volumes)
     missing = [number for number, each in enumerate(ids) if each not in whole]
     logging.info("%s: %d volumes to make", output_dir, len(missing))
+    if missing:  # until they are made, nothing may say that it is finished
+        (output_dir / synthetic_dataset.DESCRIPTION).unlink(missing_ok=True)
     if whole:  # what was begun goes on as it was, on whatever machine
         profile = float(next(iter(whole.values()))["profile"])
     else:
