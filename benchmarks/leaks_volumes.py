@@ -76,7 +76,10 @@ def made_anew(
     stack, shape = trained_models.load_stacks(settings.structural_run)
     if settings.lesion_map:
         label = io.load_lesion_map(
-            settings.lesion_map, at_once, slices.image_size, models.spec
+            settings.lesion_map,
+            (at_once[0], at_once[0] + shape[1]),
+            slices.image_size,
+            models.spec,
         )
         place = functools.partial(volume_lesions.keep, label)
     else:

@@ -128,7 +128,7 @@ def planes(
             for axis, image in zip(row, images, strict=True):
                 image = np.take(image, centre[plane], plane)
                 axis.imshow(image[turn], cmap="gray", vmin=0.0, vmax=1.0)
-                if seen.any():
+                if seen.any() and min(seen.shape) > 1:
                     axis.contour(seen[turn] > 0, [0.5], colors="gold", linewidths=0.6)
         for axis, title in zip(axes[4 * number], titles, strict=True):
             axis.text(

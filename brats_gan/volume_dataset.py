@@ -144,14 +144,19 @@ def as_made(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Map [S, H, W] in {0, 1}, images [M, S, H, W] in [0, 1] and label [S, H, W] of a
     volume, in the range and of the size that they were made in."""
-    (subject,) = (
-        each
-        for each in io.find_subjects(Path(output_dir), "brats2018", spec)
-        if each.name == volume_id
+    paths = {
+        name: Path(output_dir, volume_id, f"{volume_id}_{name}.nii.gz")
+        for name in (*spec.modalities, "seg")
+    }
+    subject = io.Subject(
+        volume_id,
+        "brats2018",
+        {name: (paths[name], None) for name in spec.modalities},
+        paths["seg"],
+        prepared=True,
+        spec=spec,
     )
-    images, label = io.read_subject(
-        subject._replace(prepared=True), image_size=image_size
-    )
+    images, label = io.read_subject(subject, image_size=image_size)
     start = (spec.field - spec.crop) // 2
     inside = slice(start, start + spec.crop)
     maps = _volume(output_dir, volume_id, "structure")[:, inside, inside]

@@ -44,10 +44,7 @@ def _mean(values):
 def _real(slices, beta):
     """Yields what neighbours.scores takes, of real volumes: maps of each contrast."""
     for number in some(slices):
-        images, label = slices.volume(number)
-        # Slices without brain lie at the ends of the range, and have no maps.
-        shows = images.any((0, 2, 3))
-        images, label = images[:, shows], label[shows]
+        images, label = _shown(*slices.volume(number))
         maps = [
             structural.extract(
                 {"x": tf.constant(x[..., None]), "label": tf.constant(label)}, beta
@@ -55,6 +52,13 @@ def _real(slices, beta):
             for x in images
         ]
         yield np.stack(maps), images, label
+
+
+def _shown(images, label, *more):
+    """Without the slices that show no brain, which lie at the ends of the range: none
+    of them is like its neighbour, and they have no maps."""
+    shows = images.any((0, 2, 3))
+    return images[:, shows], label[shows], *(each[shows] for each in more)
 
 
 def made(
@@ -84,8 +88,14 @@ def neighbours_report(
         beta: of Algorithm 1.
     """
     modalities = training.spec.modalities
+
+    def drawn():
+        for each, *rest in volumes:
+            images, label, maps = _shown(*rest, each)
+            yield maps, images, label
+
     found = {
-        "generated": neighbours.scores(volumes, modalities),
+        "generated": neighbours.scores(drawn(), modalities),
         "training": neighbours.scores(_real(training, beta), modalities),
     }
     if held_out is not None:

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +12,18 @@ import PIL.Image
 import pytest
 import SimpleITK
 
-from brats_gan import data, figures, files, io, runs, synthetic_dataset, volume_dataset
+from brats_gan import (
+    data,
+    figures,
+    files,
+    io,
+    runs,
+    spec,
+    synthetic_dataset,
+    volume_dataset,
+    volume_reports,
+)
+from brats_gan.data import records
 from brats_gan.stages import dataset, multimodal, structural, volumes
 from tests import nifti
 
@@ -176,6 +188,8 @@ def test_the_lesion_that_is_given_is_that_of_every_volume(made, tmp_path):
         np.testing.assert_array_equal(written[..., :20], label)
         assert not written[..., 20:].any()
     assert [row["label_subjects"] for row in built.rows] == ["", ""]
+    pixels = np.count_nonzero(label) // 36  # of 6 x 6 voxels
+    assert [row["lesion_voxels"] for row in built.rows] == [str(pixels)] * 2
     # A volume that was made is given back as it is.
     again = settings(made, lesion_map=str(path), seed=8, volumes=1)
     volumes.build(again, source(made), tmp_path / "again")
@@ -189,12 +203,16 @@ def test_a_lesion_map_that_cannot_be_placed_is_refused_by_name(made, tmp_path):
     label = np.zeros((240, 240, 20), np.uint8)
     outside = label.copy()
     outside[120, 120, 0] = 1  # slices 2 to 13 are in range
-    odd = label.copy()
+    odd, aside, tiny = label.copy(), label.copy(), label.copy()
     odd[120, 120, 5] = 9
+    aside[10, 120, 5] = tiny[120, 120, 5] = 1
     for name, content, said in (
         ("small", label[:100], "100 x 240|240 x 100"),
         ("empty", outside, "no lesion in slices 2 to 13"),
         ("odd", odd, "unknown label 9"),
+        ("aside", aside, "no lesion in slices 2 to 13, in the 192 x 192 pixels"),
+        ("tiny", tiny, "a lesion too small for pixels of 6 mm"),
+        ("flat", label[..., :10], "has 10 slices, and the models make slices 2 to 13"),
     ):
         path = lesion_map(tmp_path / f"{name}.nii.gz", content)
         given = settings(made, lesion_map=path)
@@ -207,13 +225,32 @@ def test_a_lesion_map_that_cannot_be_placed_is_refused_by_name(made, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_label_of_a_subject_held_out_is_refused(made, tmp_path):
+def test_what_a_lesion_map_loses_is_said(tmp_path, caplog):
+    label = np.zeros((240, 240, 20), np.uint8)
+    label[108:132, 108:132, 5:9] = 2
+    plain = lesion_map(tmp_path / "plain.nii.gz", label)
+    placed = io.load_lesion_map(plain, (2, 14), 32)
+    assert not caplog.records
+    label[108:132, 108:132, 16] = label[0, 0, 5] = 2
+    path = lesion_map(tmp_path / "more.nii.gz", label, spacing=0.5)
+    np.testing.assert_array_equal(io.load_lesion_map(path, (2, 14), 32), placed)
+    spacing, lost = (each.getMessage() for each in caplog.records)
+    assert "voxels of 0.5 x 0.5 x 0.5 mm" in spacing
+    assert "577 of 2881 voxels of the lesion are left out" in lost
+
+
+@pytest.mark.parametrize("saved", ["itself", "again.nii", "again.mha", "RAS.nii.gz"])
+def test_the_label_of_a_subject_held_out_is_refused(made, tmp_path, saved):
     for number in range(4):
         shape = (240, 240, 20)
         nifti.write_subject(tmp_path / "data", f"s{number}", shape, number)
     split = json.loads((made / "structural/split.json").read_text())
     (name,) = split["test"]
     path = tmp_path / "data" / name / f"{name}_seg.nii.gz"
+    if saved != "itself":  # it is that label, whatever it is called and how it is kept
+        label = np.asarray(nib.load(path).dataobj).swapaxes(0, 1)
+        axes = "RAS" if saved.startswith("RAS") else "LPS"
+        path = nifti.write_volume(tmp_path / saved, label.astype(np.int16), axes)
     given = dataclasses.replace(source(made), data_dir=str(tmp_path / "data"))
     own = settings(made, lesion_map=str(path))
     of = {f"{s}_run": str(made / s / "weights") for s in ("structural", "multimodal")}
@@ -256,6 +293,28 @@ def test_a_set_goes_on_with_the_profile_that_it_was_begun_with(made, tmp_path):
         )
         again = volumes.build(settings(made), source(made), tmp_path / "out").rows
     assert again == rows
+
+
+def test_a_set_of_volumes_is_one_that_its_split_has_decided(tmp_path):
+    assert not records.is_begun(tmp_path)
+    volume_dataset.write(tmp_path, [{"id": FIRST}])
+    assert records.is_begun(tmp_path)
+
+
+def test_a_set_that_is_made_again_in_part_is_not_finished_until_then(
+    made, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    shutil.copytree(made / "out", out)
+    (out / SECOND / f"{SECOND}_t1.nii.gz").unlink()
+
+    def stopped(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(volume_dataset, "write_volume", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        volumes.build(settings(made), source(made), out)
+    assert not (out / synthetic_dataset.DESCRIPTION).exists()
 
 
 def test_the_animation_shows_every_slice_that_has_brain_from_below(tmp_path):
@@ -308,3 +367,55 @@ def test_planes_go_through_the_lesion(tmp_path, monkeypatch):
     axial, coronal, sagittal = shown
     assert (axial.shape, coronal.shape, sagittal.shape) == ((6, 8), (4, 8), (4, 6))
     assert axial[2, 3] == coronal[2, 3] == sagittal[2, 2] == 1  # the lowest slice below
+
+
+def blanked(root, lowest, highest, gap):
+    """data.Slices of two subjects whose brain and lesion do not fill the range; one
+    slice of the second shows no brain."""
+    for number in range(2):
+        written = nifti.write_subject(root / "data", f"s{number}", (64, 64, 20), number)
+        for role, path in written.items():
+            image = nib.load(path)
+            voxels = np.asarray(image.dataobj).copy()
+            is_label = role == "seg"
+            voxels[..., : lowest + is_label] = voxels[..., highest - is_label :] = 0
+            if number and not is_label:
+                voxels[..., gap] = 0
+            nib.save(nib.Nifti1Image(voxels, image.affine), path)
+    return source(root).read(io.find_subjects(root / "data"), 32)
+
+
+def test_a_lesion_is_as_high_as_it_is_where_slices_show_no_brain(tmp_path):
+    slices = blanked(tmp_path, 4, 12, 8)
+    found = volumes.lesions_of(slices, slices.spec)
+    # Slices 5 to 10 have it, and the range begins at 2: nothing is cut off.
+    assert [len(each.label) for each in found.lesions] == [6, 6]
+    assert not any(each.cut_below or each.cut_above for each in found.lesions)
+
+
+def test_slices_without_brain_say_nothing_of_their_neighbours(tmp_path):
+    slices = blanked(tmp_path, 4, 12, 11)
+    images, label = slices.volume(0)
+    maps = images[0] > 0
+    said = []
+    for kept in (slice(None), slice(2, 10)):  # the range, and what shows brain of it
+        volume = maps[kept], images[:, kept], label[kept]
+        report = volume_reports.neighbours_report([volume], slices, None, 0.01)
+        said.append(report["generated"])
+    assert said[0] == said[1]
+
+
+def test_the_lesion_that_is_given_is_as_high_as_the_volumes_are(tmp_path):
+    label = np.zeros((240, 240, 20), np.uint8)
+    label[114:126, 114:126, 5:14] = 2
+    path = lesion_map(tmp_path / "own.nii.gz", label)
+    # No training subject shows brain in the two highest slices of the range.
+    made_of = SimpleNamespace(
+        of_maps={"slices": [2, 2 + SLICES], "image_size": 32},
+        models=SimpleNamespace(spec=spec.BRATS),
+        held_out=[],
+    )
+    given = dataset.Settings("", "", volumes=1, lesion_map=path)
+    place = volumes.placement(given, source(tmp_path), made_of, SLICES - 2)
+    placed, _, fits = place(np.ones((SLICES - 2, 32, 32), bool), None)
+    assert fits and placed.any((1, 2)).tolist() == [False] * 3 + [True] * 7

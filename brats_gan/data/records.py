@@ -156,8 +156,12 @@ def read(folder: str | Path) -> dict | None:
 def is_begun(folder: str | Path) -> bool:
     """Whether something was made in a folder that its split decided."""
     folder = Path(folder)
-    left = ("networks.json", "losses.jsonl", "manifest.csv")
-    return any((folder / name).exists() for name in left) or any(folder.glob("row-*"))
+    left = ("networks.json", "losses.jsonl", "manifest.csv", "volumes.csv")
+    # Or a part of a data set, whose manifest is written last.
+    patterns = "row-*", "*/*_samples.json"
+    return any((folder / name).exists() for name in left) or any(
+        any(folder.glob(pattern)) for pattern in patterns
+    )
 
 
 def beside(folder: str | Path) -> list[tuple[Path, dict]]:

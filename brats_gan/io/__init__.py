@@ -45,6 +45,7 @@ from brats_gan.io.subjects import (
     read_subject,
     require_lesions,
     resize_nearest,
+    same_label,
     silhouette,
 )
 from brats_gan.io.volumes import load_channels, load_volume, read_header
@@ -83,6 +84,7 @@ __all__ = [
     "require_same_grid",
     "require_slices",
     "resize_nearest",
+    "same_label",
     "silhouette",
     "survey",
     "to_ours",

@@ -269,9 +269,8 @@ def load_lesion_map(
     Raises:
         DataError: it has another shape or other labels, or no lesion in the range.
     """
-    path = Path(path)
-    header = read_header(path)
-    grid = lps_grid(path, header)
+    subject, grid = _drawn(path, spec, labelling)
+    path = subject.label
     sides = tuple(int(side) for side in grid.shape[:2])
     if sides != (spec.field, spec.field):
         raise DataError(
@@ -279,16 +278,71 @@ def load_lesion_map(
             f"placed in {spec.field} x {spec.field}, as in the volumes that are made; "
             "resample it to that, by nearest"
         )
-    subject = Subject(path.name, "brats2018", {}, path, spec=spec, labelling=labelling)
-    label = load_label(subject, slices, grid)
-    start = (spec.field - spec.crop) // 2
-    placed = resize_nearest(_crop(label, start, start, spec.crop), image_size)
-    if not placed.any():
+    if grid.shape[2] < slices[1]:
         raise DataError(
-            f"{path}: has no lesion in slices {slices[0]} to {slices[1] - 1}, which "
-            "are those that the models make"
+            f"{path}: has {grid.shape[2]} slices, and the models make slices "
+            f"{slices[0]} to {slices[1] - 1}; give all slices of a volume"
+        )
+    spacing = np.linalg.norm(grid.affine[:3, :3], axis=0)
+    if np.abs(spacing - 1.0).max() > 0.05:
+        logging.warning(
+            "%s: has voxels of %s mm, and those of the volumes are of 1 mm: the lesion "
+            "keeps its voxels, and so changes its size",
+            *(path, " x ".join(f"{side:g}" for side in spacing)),
+        )
+    whole = load_label(subject, None, grid)
+    start = (spec.field - spec.crop) // 2
+    label = _crop(whole[slice(*slices)], start, start, spec.crop)
+    placed = resize_nearest(label, image_size)
+    where = f"slices {slices[0]} to {slices[1] - 1}"
+    if not placed.any():
+        said = f"no lesion in {where}"
+        if label.any():
+            said = f"a lesion too small for pixels of {spec.crop / image_size:g} mm"
+        raise DataError(
+            f"{path}: has {said}, in the {spec.crop} x {spec.crop} pixels in the "
+            "middle, which are those that the models make"
+        )
+    lost = np.count_nonzero(whole) - np.count_nonzero(label)
+    if lost:
+        logging.warning(
+            "%s: %d of %d voxels of the lesion are left out: models make %s, and the "
+            "%d x %d pixels in the middle",
+            *(path, lost, np.count_nonzero(whole), where, spec.crop, spec.crop),
         )
     return placed
+
+
+def _drawn(path, spec, labelling):
+    """A label map without images as a Subject, and its grid."""
+    path = Path(path)
+    subject = Subject(path.name, "brats2018", {}, path, spec=spec, labelling=labelling)
+    return subject, lps_grid(path, read_header(path))
+
+
+def same_label(
+    path: str | os.PathLike,
+    subject: Subject,
+    spec: Spec = BRATS,
+    labelling: Labelling = AS_NAMED,
+) -> bool:
+    """Whether a label map is that of a subject: the same labels in the same voxels, if
+    there are any, however either is named, numbered, stored or compressed.
+
+    Args:
+        path, spec, labelling: as of `load_lesion_map`.
+        subject: with a label; one that cannot be read is not the same.
+    """
+    drawn, grid = _drawn(path, spec, labelling)
+    try:
+        theirs_at = lps_grid(subject.label, read_header(subject.label))
+        if theirs_at.shape != grid.shape:
+            return False
+        theirs = load_label(subject, None, theirs_at)
+    except DataError:
+        return False
+    ours = load_label(drawn, None, grid)
+    return bool(ours.any() and np.array_equal(ours, theirs))
 
 
 def require_lesions(path: Path, labelled: np.ndarray, brain: np.ndarray) -> None:

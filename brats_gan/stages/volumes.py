@@ -22,7 +22,6 @@ from brats_gan import (
     volume_reports,
     volume_synthesis,
 )
-from brats_gan.data import records
 from brats_gan.spec import Spec
 from brats_gan.stages import beginning, ingredients, inputs
 from brats_gan.stages.dataset import Built, counter
@@ -46,10 +45,9 @@ def lesions_of(slices: data.Slices, spec: Spec) -> volume_lesions.Pool:
         DataError: none of them has one.
     """
     size = slices.image_size
-    labels = [
-        slices.labels(np.flatnonzero(slices.index[:, 0] == subject))
-        for subject in range(len(slices.names))
-    ]
+    # All slices in range: without those that show no brain, lesions would be cut off,
+    # or shorter, where none is.
+    labels = [slices.volume(subject)[1] for subject in range(len(slices.names))]
     spacing = 1.0, spec.crop / size, spec.crop / size
     try:
         return volume_lesions.pool(labels, slices.names, spacing)
@@ -61,9 +59,18 @@ def lesions_of(slices: data.Slices, spec: Spec) -> volume_lesions.Pool:
 
 
 def placement(
-    settings: ingredients.Settings, source: data.Source, made: ingredients.Ingredients
+    settings: ingredients.Settings,
+    source: data.Source,
+    made: ingredients.Ingredients,
+    count: int,
 ) -> volume_synthesis.Placement:
     """How lesions come into a brain: the one that is given, or those of `lesions_of`.
+
+    Args:
+        settings, source: as of `build`.
+        made: what volumes are made of.
+        count: slices of a volume, from the lowest in range: no more than some training
+            subject has.
 
     Raises:
         DataError: see io.load_lesion_map and `lesions_of`.
@@ -72,16 +79,19 @@ def placement(
     if not settings.lesion_map:
         pool = lesions_of(made.slices, made.models.spec)
         return functools.partial(volume_lesions.place, pool)
+    first = made.of_maps["slices"][0]
     label = io.load_lesion_map(
         settings.lesion_map,
-        tuple(made.of_maps["slices"]),
+        (first, first + count),
         made.of_maps["image_size"],
         made.models.spec,
         source.labelling,
     )
-    own = records.digest(Path(settings.lesion_map))
+    path = Path(settings.lesion_map)
     for subject in made.held_out:
-        if subject.label is not None and records.digest(subject.label) == own:
+        if subject.label is not None and io.same_label(
+            path, subject, made.models.spec, source.labelling
+        ):
             raise runs.RunError(
                 f"{settings.lesion_map} is the label of {subject.name}, who is held "
                 "out: what is made with it could not be judged on that subject. Give "
@@ -141,7 +151,7 @@ def build(
     stack, shape = trained_models.load_stacks(settings.structural_run)
     made = ingredients.gather(settings, source, output_dir, record)
     settings, spec, output_dir = made.settings, made.models.spec, Path(output_dir)
-    place = placement(settings, source, made)
+    place = placement(settings, source, made, shape[1])
     slices, beta = tuple(made.of_maps["slices"]), float(made.of_maps["beta"])
     others = None
     if settings.nearest_report:  # read now: what is wrong with it is found in time
@@ -157,6 +167,8 @@ def build(
     own = [n for n in range(len(ids)) if made.shard is None or made.shard.has(n)]
     missing = [number for number in own if ids[number] not in whole]
     logging.info("%s: %d volumes to make", output_dir, len(missing))
+    if missing:  # until they are made, nothing may say that it is finished
+        (output_dir / synthetic_dataset.DESCRIPTION).unlink(missing_ok=True)
 
     def fitted():
         real = volume_reports.correlation(made.slices)
