@@ -105,7 +105,7 @@ common_flags.batch_size(16, "Attempts that are made at once.")
 common_flags.seed("Seeds codes and labels.")
 common_flags.cache_dir()
 common_flags.check("Check the data first.")
-_NEAREST = flags.DEFINE_bool(
+flags.DEFINE_bool(
     "nearest_report",
     False,
     "Report the nearest training slice of every sample and of every held-out slice; of "
@@ -132,22 +132,20 @@ def main(argv):
     elif settings.volumes:
         show_volumes(built)
     else:
-        show_samples(built)
+        registered = "slices of registered training subjects"
+        show_samples(built, registered if _DATA.value else "no real slices")
 
 
-def show_samples(built):
-    """Prints what a data set of samples has."""
+def show_samples(built, beside):
+    """Prints what a data set of samples has, `beside` what its registration is."""
     output_dir, summary, rows = built
     shown = ("Samples", "Accepted", "Fallbacks", "LeftOut", "Attempts", "Rejected")
     print(json.dumps({key: summary[key] for key in shown}))
     dice = np.array([float(row["dice"]) for row in rows if row["id"]])
     print(f"index Dice of the predicted labels: mean {dice.mean():.3f}")
     print(f"sheet: {output_dir / 'samples.png'}")
-    beside = (
-        "slices of registered training subjects" if _DATA.value else "no real slices"
-    )
     show_registration(summary, beside)
-    if _NEAREST.value:
+    if "NearestTraining" in summary:
         show_nearest(summary, "slice")
         found = summary["NearestTraining"]
         print(f"  patients: {json.dumps(found['patients'])}")
@@ -181,7 +179,7 @@ def show_volumes(built):
     for name, scores in built.summary["Neighbours"].items():
         print(f"  {name}: {json.dumps(scores)}")
     show_registration(built.summary, "slices of registered training subjects")
-    if _NEAREST.value:
+    if "NearestTraining" in built.summary:
         show_nearest(built.summary, "subject")
 
 
