@@ -1,7 +1,6 @@
 """Whole volumes of a data set, made anew of the models and labels that it names."""
 
 import csv
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from brats_gan import (
     synthetic_dataset,
     trained_models,
     volume_dataset,
-    volume_lesions,
     volume_synthesis,
 )
 from brats_gan.spec import of_description
@@ -74,17 +72,8 @@ def made_anew(
         at_once: the range of slices.
     """
     stack, shape = trained_models.load_stacks(settings.structural_run)
-    if settings.lesion_map:
-        label = io.load_lesion_map(
-            settings.lesion_map,
-            (at_once[0], at_once[0] + shape[1]),
-            slices.image_size,
-            models.spec,
-        )
-        place = functools.partial(volume_lesions.keep, label)
-    else:
-        pool = volumes.lesions_of(slices, models.spec)
-        place = functools.partial(volume_lesions.place, pool)
+    at = at_once[0], at_once[0] + shape[1]
+    place = volumes.placement(settings, slices, at)
     row = min(rows_of(folder), key=lambda each: int(each["tries"]))
     again = next(
         volume_synthesis.volumes(

@@ -12,9 +12,9 @@ from brats_gan import data, figures, privacy, registration, synthetic_dataset
 MEASURED = 200  # sets whose registration is measured, and as many real ones
 
 
-def _spread(count):
-    """At most MEASURED of so many positions, evenly."""
-    return np.unique(np.linspace(0, count - 1, MEASURED).round().astype(int))
+def spread(count: int, most: int = MEASURED) -> np.ndarray:
+    """At most `most` of so many positions, evenly, in order."""
+    return np.unique(np.linspace(0, count - 1, most).round().astype(int))
 
 
 def registration_report(
@@ -24,7 +24,7 @@ def registration_report(
 
     `training` are data.Slices, or data.LabelPool where there are no real ones.
     """
-    picked = set(_spread(count))
+    picked = set(spread(count))
     sets = synthetic_dataset.volumes(output_dir, training.image_size, training.spec)
     made = itertools.chain.from_iterable(images for _, images in sets)
     made = np.stack([x for position, x in enumerate(made) if position in picked])
@@ -39,7 +39,7 @@ def of_registration(
     reference = "none: made without --data_dir; read the scores beside those of the "
     reference += "generated sets with their contrasts shifted"
     if isinstance(training, data.Slices):
-        real = training.intensities(_spread(len(training)))
+        real = training.intensities(spread(len(training)))
         reference = "slices of training subjects; they must be registered for this to "
         reference += "mean anything"
     return {

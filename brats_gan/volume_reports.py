@@ -22,16 +22,15 @@ MOST = 20  # real volumes that neighbouring slices are measured on
 PER_VOLUME = 10  # slices of a volume that registration is measured on
 
 
-def some(slices: data.Slices) -> list[int]:
-    """At most MOST of the subjects of `slices`, evenly."""
-    count = len(slices.names)
-    return sorted({*np.linspace(0, count - 1, min(MOST, count)).round().astype(int)})
+def _some(slices):
+    """At most MOST of the subjects, evenly."""
+    return reports.spread(len(slices.names), MOST)
 
 
 def correlation(slices: data.Slices) -> list[float]:
     """Mean neighbours.correlation of real volumes, of each contrast; NaN where no
     two slices of a subject can be compared."""
-    found = [neighbours.correlation(slices.volume(n)[0]) for n in some(slices)]
+    found = [neighbours.correlation(slices.volume(n)[0]) for n in _some(slices)]
     return [_mean(column) for column in np.array(found).T]
 
 
@@ -43,7 +42,7 @@ def _mean(values):
 
 def _real(slices, beta):
     """Yields what neighbours.scores takes, of real volumes: maps of each contrast."""
-    for number in some(slices):
+    for number in _some(slices):
         images, label = _shown(*slices.volume(number))
         maps = [
             structural.extract(
@@ -111,8 +110,7 @@ def registration_report(
     for _, images, _ in volumes:
         by_slice = np.moveaxis(images, 1, 0)
         by_slice = by_slice[by_slice.any((1, 2, 3))]
-        picked = np.linspace(0, len(by_slice) - 1, PER_VOLUME).round().astype(int)
-        sets.append(by_slice[np.unique(picked)])
+        sets.append(by_slice[reports.spread(len(by_slice), PER_VOLUME)])
         if sum(map(len, sets)) >= reports.MEASURED:
             break
     return reports.of_registration(np.concatenate(sets), training, beta)

@@ -12,11 +12,10 @@ import pytest
 
 from brats_gan import data, files, manifest, runs
 from brats_gan.runs import locks
-from brats_gan.stages import dataset, multimodal, structural, volumes
-from tests import nifti
+from brats_gan.stages import dataset, volumes
+from tests import chains
 
 ROOT = Path(__file__).parents[1]
-TINY = {"image_size": 32, "width": 2, "batch_size": 2, "precision": "float32"}
 FEW = 3  # samples a volume
 
 
@@ -35,13 +34,7 @@ def settings(root, **more):
 def made(tmp_path_factory):
     """Stages 1 and 2, a step each."""
     root = tmp_path_factory.mktemp("shards")
-    for number in range(3):
-        nifti.write_subject(root / "data", f"s{number}", (64, 64, 8), number)
-    first = structural.Settings(**TINY, steps=1, code_channels=1)
-    structural.train(first, source(root), root / "structural")
-    second = multimodal.Settings(**TINY, steps=1, first_phase=1.0, scheme="single")
-    multimodal.train(second, source(root), root / "multimodal")
-    return root
+    return chains.train(root, source(root), (64, 64, 8))
 
 
 def contents(folder):

@@ -24,11 +24,10 @@ from brats_gan import (
     volume_reports,
 )
 from brats_gan.data import records
-from brats_gan.stages import dataset, multimodal, structural, volumes
-from tests import nifti
+from brats_gan.stages import dataset, volumes
+from tests import chains, nifti
 
 SLICES = 12
-TINY = {"image_size": 32, "width": 2, "batch_size": 2, "precision": "float32"}
 FIRST, SECOND = "synth-00001", "synth-00002"
 CONTENT = ("t1", "t2", "t1ce", "flair", "structure", "background", "seg")
 
@@ -48,12 +47,7 @@ def settings(root, **more):
 def made(tmp_path_factory):
     """Stages 1 and 2, a step each, and two volumes of them."""
     root = tmp_path_factory.mktemp("volumes")
-    for number in range(3):
-        nifti.write_subject(root / "data", f"s{number}", (64, 64, 20), number)
-    first = structural.Settings(**TINY, steps=1, code_channels=1)
-    structural.train(first, source(root), root / "structural")
-    second = multimodal.Settings(**TINY, steps=1, first_phase=1.0, scheme="single")
-    multimodal.train(second, source(root), root / "multimodal")
+    chains.train(root, source(root), (64, 64, 20))
     volumes.build(settings(root), source(root), root / "out")
     return root
 
@@ -410,12 +404,8 @@ def test_the_lesion_that_is_given_is_as_high_as_the_volumes_are(tmp_path):
     label[114:126, 114:126, 5:14] = 2
     path = lesion_map(tmp_path / "own.nii.gz", label)
     # No training subject shows brain in the two highest slices of the range.
-    made_of = SimpleNamespace(
-        of_maps={"slices": [2, 2 + SLICES], "image_size": 32},
-        models=SimpleNamespace(spec=spec.BRATS),
-        held_out=[],
-    )
+    slices = SimpleNamespace(image_size=32, spec=spec.BRATS)
     given = dataset.Settings("", "", volumes=1, lesion_map=path)
-    place = volumes.placement(given, source(tmp_path), made_of, SLICES - 2)
+    place = volumes.placement(given, slices, (2, SLICES))
     placed, _, fits = place(np.ones((SLICES - 2, 32, 32), bool), None)
     assert fits and placed.any((1, 2)).tolist() == [False] * 3 + [True] * 7

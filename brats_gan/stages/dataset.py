@@ -174,10 +174,7 @@ def make_samples(
             if following != len(rows) or not settings.accepted_only:
                 made = made_from(settings, models, slices, len(rows), count)
             group, new = fill(settings, made, volume_id, count, rows, output_dir, seen)
-            synthetic_dataset.write_volume(output_dir, volume_id, group, models.spec)
-            if not rows:
-                draw(group, output_dir / SHEET, models.spec)
-            manifest.write_record(output_dir, volume_id, new, models.spec, origin)
+            write_volume(output_dir, volume_id, group, new, models.spec, origin)
             following = len(rows) + len(new)
             manifest.write(output_dir, rows + new)
         rows += new
@@ -215,12 +212,24 @@ def make_share(
             count = ids[volume_id]
             made = made_from(settings, models, slices, first, count)
             group, new = fill(settings, made, volume_id, count, [], output_dir, seen)
-            synthetic_dataset.write_volume(output_dir, volume_id, group, models.spec)
-            if first == 0:
-                draw(group, output_dir / SHEET, models.spec)
-            manifest.write_record(output_dir, volume_id, new, models.spec, origin)
+            write_volume(output_dir, volume_id, group, new, models.spec, origin)
         rows += new
     return rows
+
+
+def write_volume(
+    output_dir: Path,
+    volume_id: str,
+    group: list[synthesis.Sample],
+    rows: list[dict],
+    spec: Spec,
+    origin: str | None,
+) -> None:
+    """Writes a volume, the sheet if it is the first one, and then its record."""
+    synthetic_dataset.write_volume(output_dir, volume_id, group, spec)
+    if [volume_id] == list(manifest.volume_ids(1)):
+        draw(group, output_dir / SHEET, spec)
+    manifest.write_record(output_dir, volume_id, rows, spec, origin)
 
 
 def made_from(

@@ -60,44 +60,44 @@ def lesions_of(slices: data.Slices, spec: Spec) -> volume_lesions.Pool:
 
 def placement(
     settings: ingredients.Settings,
-    source: data.Source,
-    made: ingredients.Ingredients,
-    count: int,
+    slices: data.Slices,
+    at: tuple[int, int],
+    labelling: io.Labelling = io.AS_NAMED,
 ) -> volume_synthesis.Placement:
     """How lesions come into a brain: the one that is given, or those of `lesions_of`.
 
     Args:
-        settings, source: as of `build`.
-        made: what volumes are made of.
-        count: slices of a volume, from the lowest in range: no more than some training
+        settings: as of `build`.
+        slices: of the training subjects.
+        at: slices of a volume, from the lowest in range: no more than some training
             subject has.
+        labelling: of the lesion that is given.
 
     Raises:
         DataError: see io.load_lesion_map and `lesions_of`.
-        RunError: the one that is given is that of a subject held out.
     """
     if not settings.lesion_map:
-        pool = lesions_of(made.slices, made.models.spec)
+        pool = lesions_of(slices, slices.spec)
         return functools.partial(volume_lesions.place, pool)
-    first = made.of_maps["slices"][0]
     label = io.load_lesion_map(
-        settings.lesion_map,
-        (first, first + count),
-        made.of_maps["image_size"],
-        made.models.spec,
-        source.labelling,
+        settings.lesion_map, at, slices.image_size, slices.spec, labelling
     )
-    path = Path(settings.lesion_map)
+    return functools.partial(volume_lesions.keep, label)
+
+
+def _require_not_held_out(settings, source, made):
+    """RunError where the lesion that is given is that of a subject held out."""
+    if not settings.lesion_map:
+        return
     for subject in made.held_out:
         if subject.label is not None and io.same_label(
-            path, subject, made.models.spec, source.labelling
+            settings.lesion_map, subject, made.models.spec, source.labelling
         ):
             raise runs.RunError(
                 f"{settings.lesion_map} is the label of {subject.name}, who is held "
                 "out: what is made with it could not be judged on that subject. Give "
                 "another --lesion_map, or hold out others by --split"
             )
-    return functools.partial(volume_lesions.keep, label)
 
 
 def limits_of(settings: ingredients.Settings) -> volume_synthesis.Limits:
@@ -151,8 +151,10 @@ def build(
     stack, shape = trained_models.load_stacks(settings.structural_run)
     made = ingredients.gather(settings, source, output_dir, record)
     settings, spec, output_dir = made.settings, made.models.spec, Path(output_dir)
-    place = placement(settings, source, made, shape[1])
     slices, beta = tuple(made.of_maps["slices"]), float(made.of_maps["beta"])
+    at = slices[0], slices[0] + shape[1]
+    place = placement(settings, made.slices, at, source.labelling)
+    _require_not_held_out(settings, source, made)
     others = None
     if settings.nearest_report:  # read now: what is wrong with it is found in time
         way = ingredients.as_trained(source, made.of_maps)
