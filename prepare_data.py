@@ -78,9 +78,10 @@ def check(
     from brats_gan.io import checks
 
     if page_path:
+        from brats_gan import pages
         from brats_gan.io import page
 
-        page.require_path(page_path)
+        pages.require_path("report", page_path)
     shown = progress.Line(f"checking {data_dir}", "subject")
     report = checks.check(
         data_dir,

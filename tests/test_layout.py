@@ -15,7 +15,7 @@ ROWS = """
 lazy files progress shipped
 spec
 addons layers losses schedules code_bank styles parts
-fusion metrics blocks
+fusion metrics blocks pages
 map_networks
 lesion_metrics structural_map figures networks signatures
 io.streams
@@ -63,6 +63,15 @@ weights
 trained_models reports
 volume_reports
 experiments.tables
+report.curves
+report.blocks
+report.sections
+report.scores report.card
+report.trained report.made
+report.several
+report.writing
+report.live
+report
 experiments.mixing
 experiments.runner
 experiments
@@ -70,9 +79,11 @@ stages.beginning stages.inputs stages.sheets
 stages.structural stages.multimodal stages.ingredients stages.segmentation
 stages.dataset
 stages.volumes
+stages.defaults
 stages
 flag_parsers
 common_flags commands
+report.__main__
 """
 ROW = {
     name: number

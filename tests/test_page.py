@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from brats_gan import files
+from brats_gan import files, pages
 from brats_gan.io import checks, page
 from tests import nifti
 
@@ -106,7 +106,7 @@ def test_a_page_that_cannot_be_written_is_refused_before_the_work(
     (tmp_path / "x.html").mkdir()
     (tmp_path / "f").write_text("a file")
     with pytest.raises(files.DataError, match=message):
-        page.require_path(tmp_path / name)
+        pages.require_path("report", tmp_path / name)
 
 
 def test_check_writes_the_page_beside_what_it_prints(tmp_path):

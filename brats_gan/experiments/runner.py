@@ -183,6 +183,7 @@ def fill_tables(
     repeats: int,
     keep_checkpoints: bool,
     settle: Callable[[data.Slices, data.Slices, int], tables.Origin],
+    seen: Callable[[int], None] = lambda done: None,
 ) -> list[Path]:
     """Runs every repeat of the rows that has no line yet; writes the tables.
 
@@ -203,6 +204,8 @@ def fill_tables(
         settle: called when nothing else is left that could be refused, with the slices
             to train on, real ones first, those held out, and the steps of a repeat; may
             raise. Returns the tables.Origin of the lines.
+        seen: called with the number of repeats that are done, before the first and
+            after each.
 
     Returns:
         The files of the tables that were written.
@@ -249,6 +252,7 @@ def fill_tables(
     jobs = [(*row, k) for row in asked for k in range(1, repeats + 1)]
     open_jobs = [job for job in jobs if job not in done]
     logging.info("%d of %d repeats are done", len(jobs) - len(open_jobs), len(jobs))
+    seen(len(jobs) - len(open_jobs))
     segmentors = Segmentors(training, iterations)
     fixed = training._replace(checkpoint_seconds=0, steps_per_call=1)
     started = time.monotonic()
@@ -290,6 +294,7 @@ def fill_tables(
         if row != 1 and not keep_checkpoints:
             shutil.rmtree(folder / "checkpoints")
         tables.write(table, tables.read(results), run_dir)
+        seen(len(jobs) - len(open_jobs) + number + 1)
     for table in sorted({table for table, _ in asked}):
         tables.write(table, tables.read(results), run_dir)
     return [run_dir / f"table{table}.md" for table in sorted({t for t, _ in asked})]

@@ -13,7 +13,7 @@ import os
 from collections.abc import Collection, Mapping
 from io import StringIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -310,7 +310,7 @@ def write(table: int, lines: list[dict], folder: Path) -> None:
 
     names = [name for name in cells[0] if not name.endswith(" sd")]
     shown = [names, ["---"] * len(names)]
-    shown += [[_shown(row, name) for name in names] for row in cells]
+    shown += [[cell(row, name) for name in names] for row in cells]
     markdown = "".join(f"| {' | '.join(line)} |\n" for line in shown)
     files.write_atomically(stem.with_suffix(".md"), markdown.encode())
 
@@ -319,8 +319,9 @@ def write(table: int, lines: list[dict], folder: Path) -> None:
     figures.comparison(cells, labels, ("MSE", "Dice"), stem.with_suffix(".png"))
 
 
-def _shown(row, name):
-    """A cell of the Markdown table."""
+def cell(row: Mapping[str, Any], name: str) -> str:
+    """A cell of a table that is shown, by a row of `rows` and its name; a mean with its
+    standard deviation."""
     value = row[name]
     if value is None:
         return ""

@@ -6,17 +6,14 @@ else the middle one, of every modality, with the outline of its label.
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import jinja2
 import numpy as np
 
-from brats_gan import figures, files, io
+from brats_gan import figures, files, io, pages
 from brats_gan.io.findings import Report, count
 from brats_gan.lazy import ndimage
 
@@ -33,21 +30,7 @@ class _Shown(NamedTuple):
     problems: list[str]
     notes: list[str]
     caption: str  # which slice it is, or why there is none
-    pictures: list[tuple[str, str, str]]  # modality, PNG in base64, or what went wrong
-
-
-def require_path(path: str | os.PathLike) -> None:
-    """Finds out before the work whether a page can be written to a path.
-
-    Raises:
-        DataError: it does not end in .html, is a folder, or cannot be written.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise files.DataError(f"--report={path}: a name that ends in .html is due.")
-    if path.is_dir():
-        raise files.DataError(f"--report={path}: is a folder. Name a file in it.")
-    files.require_writable(path.parent)
+    pictures: list[tuple[str, str, str]]  # modality, inlined, or what went wrong
 
 
 def write(report: Report, path: str | os.PathLike, most: int = MOST) -> None:
@@ -63,25 +46,24 @@ def write(report: Report, path: str | os.PathLike, most: int = MOST) -> None:
     Raises:
         DataError: it cannot be written. Files that cannot be read are no error.
     """
-    page = jinja2.Environment(autoescape=True).from_string(_PAGE)
     named = {n for n, _ in (*report.problems, *report.notes) if n}
-    text = page.render(
-        report=report,
-        rows=report.rows() if report.subjects else [],
-        folder_problems=[m for n, m in report.problems if not n],
-        folder_notes=[m for n, m in report.notes if not n],
-        problems=count(len(report.problems), "problem"),
-        notes=count(len(report.notes), "note"),
-        subjects=_subjects(report, named, most),
-        hidden=max(0, len(named) - most),
-        most=most,
-        legend=[
+    values = {
+        "report": report,
+        "rows": report.rows() if report.subjects else [],
+        "folder_problems": [m for n, m in report.problems if not n],
+        "folder_notes": [m for n, m in report.notes if not n],
+        "problems": count(len(report.problems), "problem"),
+        "notes": count(len(report.notes), "note"),
+        "subjects": _subjects(report, named, most),
+        "hidden": max(0, len(named) - most),
+        "most": most,
+        "legend": [
             (name, f"rgb{_colour(value)}")
             for value, name in enumerate(report.spec.labels)
             if value
         ],
-    )
-    files.write_atomically(path, text.encode("utf-8", "backslashreplace"))
+    }
+    files.write_atomically(path, pages.render(_PAGE, _STYLE, values))
 
 
 def _subjects(report, named, most) -> Iterator[_Shown]:
@@ -105,7 +87,7 @@ def _subjects(report, named, most) -> Iterator[_Shown]:
 
 
 def _pictures(report, subject):
-    """(caption, [(modality, PNG, message)]) of one subject."""
+    """(caption, [(modality, inlined PNG, message)]) of one subject."""
     label, caption = None, "no label"
     depth = _depth(subject)
     first, stop = (0, depth) if subject.prepared else report.slices
@@ -145,7 +127,7 @@ def _depth(subject):
 
 
 def _picture(image, label):
-    """[H, W] of any values, and its label or None -> PNG in base64.
+    """[H, W] of any values, and its label or None -> an inlined PNG.
 
     Black is the least value, so that what lies below 0 is seen as well.
     """
@@ -161,8 +143,7 @@ def _picture(image, label):
     if scale < 1:
         size = tuple(max(1, round(side * scale)) for side in image.shape[::-1])
         shown = cv2.resize(shown, size, interpolation=cv2.INTER_AREA)
-    _, png = cv2.imencode(".png", np.rint(shown[..., ::-1] * 255).astype(np.uint8))
-    return base64.b64encode(png.tobytes()).decode()
+    return pages.inlined(pages.png(np.rint(shown * 255).astype(np.uint8)), "png")
 
 
 def _colour(value):
@@ -174,20 +155,17 @@ def _colour(value):
     return tuple(round(255 * part) for part in colors.to_rgb(name))
 
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8">
-<title>Check of {{ report.data_dir }}</title>
-<style>
-body { font: 15px/1.4 sans-serif; margin: 2em; color: #222; }
-table { border-collapse: collapse; font-size: 13px; }
-td, th { padding: 2px 10px; border-bottom: 1px solid #ddd; text-align: left; }
-section { border-top: 2px solid #bbb; margin-top: 1.5em; }
-li { overflow-wrap: anywhere; } .problem { color: #a00; } .note { color: #555; }
+_STYLE = """
 figure { display: inline-block; margin: 4px; width: 256px; vertical-align: top; }
 figure img { width: 256px; background: black; image-rendering: pixelated; }
-figure p { width: 236px; padding: 10px; background: #fee; overflow-wrap: anywhere; }
+figure p { width: 236px; padding: 10px; background: var(--box); }
 .box { display: inline-block; width: 1em; height: 1em; margin: 0 4px 0 14px; }
-</style></head><body>
+.wide { overflow-x: auto; }
+"""
+
+_PAGE = """
+{% block title %}Check of {{ report.data_dir }}{% endblock %}
+{% block body %}
 <h1>Check of {{ report.data_dir }}</h1>
 <p><b>{{ "usable" if report.usable else "NOT usable" }}</b>: {{
 problems }}, {{ notes }}.
@@ -195,10 +173,11 @@ Layout {{ report.layout or "not known" }}; slices {{ report.slices[0] }}:{{
 report.slices[1] }}.</p>
 <ul>{% for m in folder_problems %}<li class="problem">{{ m }}</li>{% endfor %}
 {% for m in folder_notes %}<li class="note">{{ m }}</li>{% endfor %}</ul>
-{% if rows %}<table><tr>{% for title in rows[0] %}<th>{{ title }}</th>{% endfor %}</tr>
+{% if rows %}<div class="wide"><table><tr>
+{% for title in rows[0] %}<th>{{ title }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row.values() %}<td>{{
 "-" if cell is none else cell }}</td>{% endfor %}</tr>
-{% endfor %}</table>{% endif %}
+{% endfor %}</table></div>{% endif %}
 <h2>Subjects with a problem or a note</h2>
 <p>Outlines:{% for name, colour in legend %}<span class="box" style="background:{{
 colour }}"></span>{{ name }}{% endfor %}</p>
@@ -210,8 +189,8 @@ problems first. The text that check prints has them all.</p>{% endif %}
 <p>{{ subject.caption }}</p>
 {% for modality, png, message in subject.pictures %}<figure>
 <figcaption>{{ modality }}</figcaption>{% if png %}<img alt="{{ modality }} of {{
-subject.name }}" src="data:image/png;base64,{{ png }}">{% else %}<p>{{ message }}</p>{%
+subject.name }}" src="{{ png }}">{% else %}<p>{{ message }}</p>{%
 endif %}</figure>{% endfor %}</section>
 {% else %}<p>None.</p>{% endfor %}
-</body></html>
+{% endblock %}
 """

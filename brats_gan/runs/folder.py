@@ -129,8 +129,13 @@ def command_of(run_dir: str | Path) -> Command:
     return _commands.get(Path(run_dir).resolve()) or command()
 
 
-def _read_flags(path):
-    """(script, {flag name: line}) of a flags.txt."""
+def read_flags(path: Path) -> Command:
+    """What a flags.txt holds: the script, and {flag name: line}.
+
+    Raises:
+        RunError: it is damaged.
+        OSError: it cannot be read.
+    """
     try:
         first, *lines = path.read_text(encoding="utf-8").splitlines()
         if not first.startswith("# "):
@@ -145,13 +150,13 @@ def _read_flags(path):
         name = line.removeprefix("--").partition("=")[0]
         boolean_off = "=" not in line and name.startswith("no")
         by_name[name.removeprefix("no") if boolean_off else name] = line
-    return first.removeprefix("# "), by_name
+    return Command(first.removeprefix("# "), by_name)
 
 
 def settings(run_dir: str | Path) -> dict[str, str]:
     """{flag name: text} of the flags of a run that have a value; of a switch, "true" or
     "false"."""
-    _, lines = _read_flags(Path(run_dir, "flags.txt"))
+    _, lines = read_flags(Path(run_dir, "flags.txt"))
 
     def text(name, line):
         if "=" in line:
@@ -240,7 +245,7 @@ def _require_same(run_dir, free, by):
     path = run_dir / "flags.txt"
     script, now = by
     if path.exists():
-        other, before = _read_flags(path)
+        other, before = read_flags(path)
         if other != script:
             raise RunError(
                 f"{run_dir} is a run of {other}, not of {script}; choose another folder"
@@ -270,7 +275,7 @@ def _as_begun(run_dir, by):
     """The command with the --init_from that was read: a run that goes on reads none."""
     if not (run_dir / "flags.txt").exists() or not has_begun(run_dir):
         return by
-    began = _read_flags(run_dir / "flags.txt")[1].get("init_from")
+    began = read_flags(run_dir / "flags.txt")[1].get("init_from")
     others = {name: line for name, line in by.flags.items() if name != "init_from"}
     return Command(by.script, others | ({"init_from": began} if began else {}))
 

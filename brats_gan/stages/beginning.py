@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from brats_gan import data, files, networks, precision, runs
+from brats_gan import data, files, networks, precision, report, runs
 
 T = TypeVar("T")
 
@@ -98,6 +98,28 @@ def command(
     if record is not None:
         return record(settings)
     return runs.command_by(script, settings, source, without=without, **places)
+
+
+def defaults(script: str, settings: Any) -> dict[str, str]:
+    """{flag: line of a flagfile} of a script that chooses nothing, for reports.
+
+    Args:
+        script: name of it.
+        settings: of its stage, as they are by default.
+    """
+    return runs.command_by(script, settings, data.Source(None)).flags
+
+
+def live(
+    run_dir: Path, script: str, settings: Any, total: int, unit: str = "step"
+) -> report.Live:
+    """The report of a run that is about to begin.
+
+    Args:
+        run_dir, total, unit: as of report.Live.
+        script, settings: as of `defaults`.
+    """
+    return report.Live(run_dir, script, defaults(script, settings), total, unit)
 
 
 def settle_types(settings: Any) -> None:

@@ -107,6 +107,7 @@ def build(
             output_dir, slices, others, of_maps["slices"][0]
         )
     synthetic_dataset.write_description(output_dir, summary)
+    ingredients.tell(output_dir)
     runs.release(output_dir)
     return Built(output_dir, summary, rows)
 

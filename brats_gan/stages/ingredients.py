@@ -11,6 +11,7 @@ from absl import logging
 
 from brats_gan import (
     data,
+    report,
     runs,
     structural_map,
     synthesis,
@@ -299,3 +300,9 @@ def summary_of(made: Ingredients, rows: list[dict], real_data: bool) -> dict:
             each for n, each in enumerate(beside) if each not in beside[:n]
         ]
     return summary
+
+
+def tell(output_dir: Path) -> None:
+    """Writes the card of a finished data set, README.md, and its report."""
+    report.write_card(output_dir)
+    report.finish(output_dir, SCRIPT, beginning.defaults(SCRIPT, Settings("", "")))

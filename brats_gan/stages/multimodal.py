@@ -16,6 +16,7 @@ from brats_gan import (
     lesion_components,
     multimodal,
     precision,
+    report,
     runs,
     signatures,
     structural_map,
@@ -175,7 +176,11 @@ def train(
     weights.record(run_dir, begun)
     options = settings.options(source.spec)
     shown = sheets.shown_batch(slices, settings.all_labels)
-    train_networks(settings, nets, slices, shown, run_dir, steps, first_steps, begun)
+    live = beginning.live(run_dir, SCRIPT, Settings(), steps)
+    live.seen(0)
+    train_networks(
+        settings, nets, slices, shown, run_dir, steps, first_steps, begun, live
+    )
 
     sheets.draw_generated(nets, shown, options, run_dir / "generated.png")
     sheets.draw_translations(nets, shown, options, run_dir / "translations.png")
@@ -195,6 +200,7 @@ def train(
     export(run_dir, nets, settings, options, description, fitted)
     of_weights = {**description, "beta": options.beta, "options": options.as_dict()}
     weights.finish(run_dir, nets, of_weights, steps)
+    live.finish()
     runs.release(run_dir)
     return run_dir
 
@@ -228,6 +234,7 @@ def train_networks(
     steps: int,
     first_steps: int,
     begun: dict,
+    live: report.Live,
 ) -> None:
     """Both phases, from the newest checkpoint; `shown` is the batch of the sheets."""
     # Discriminators take part after the first phase.
@@ -265,6 +272,10 @@ def train_networks(
         phase = f" of the first phase; {left} full steps of about twice the time follow"
     per_call = runs.per_call(settings.steps_per_call, settings.deterministic)
     started = time.monotonic()
+
+    def sheet(step):
+        return sheets.draw_generated(nets, shown, options)
+
     for step, until, of_phase in (
         (first_step, first_steps, phase),
         (train_step, steps, ""),
@@ -282,7 +293,7 @@ def train_networks(
             },
             settings.seed,
             slices.names,
-            sheet=lambda step: sheets.draw_generated(nets, shown, options),
+            sheet=live.with_sheet(sheet),
             checkpoint_seconds=settings.checkpoint_seconds,
             steps_per_call=per_call,
             phase=of_phase,

@@ -232,6 +232,8 @@ def score(
         start(fixed)
         return origin
 
+    count = len(asked) * settings.repeats
+    live = beginning.live(run_dir, SCRIPT, Settings(), count, "repeat")
     written = runner.fill_tables(
         settings.training(source.spec),
         asked,
@@ -247,7 +249,9 @@ def score(
         settings.repeats,
         settings.keep_checkpoints,
         settle,
+        live.seen,
     )
+    live.finish()
     runs.release(run_dir)
     return Scored(run_dir, results, None, written)
 
@@ -326,16 +330,9 @@ def single_run(
         {"synthetic": settings.synthetic_dir if train_on != "real" else None},
         slices.fingerprint,
     )
-    iterations = runs.total_steps(
-        run_dir,
-        settings.iterations,
-        settings.epochs,
-        real_count,
-        settings.batch_size,
-        settings.learning_rate,
-        settings.final_rate,
-        name="iterations",
-    )
+    length = settings.iterations, settings.epochs, real_count, settings.batch_size
+    rates = settings.learning_rate, settings.final_rate
+    iterations = runs.total_steps(run_dir, *length, *rates, name="iterations")
     items = np.stack([np.arange(len(slices)), np.zeros(len(slices), int)], 1)
     plan = [mixing.Phase((train_on,), items, iterations)]
     training = settings.training(source.spec)
@@ -345,6 +342,8 @@ def single_run(
         first = settings.init_from, "segmentation"
         weights.require_fitting(segmentors.nets, *first, segmentors.build, **of_run)
     start(fixed)
+    live = beginning.live(run_dir, SCRIPT, Settings(), iterations)
+    live.seen(0)
 
     def begin():
         begun = weights.begin(
@@ -393,4 +392,5 @@ def single_run(
         "held_out": [subject.name for subject in held_out],
     }
     tables.record(results, line)
+    live.finish()
     return line

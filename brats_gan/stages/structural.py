@@ -226,6 +226,8 @@ def train(
         del step
         return draw_sheet(nets, fitted(FITTED_SHEET), real)
 
+    live = beginning.live(run_dir, SCRIPT, Settings(), steps)
+    live.seen(0)
     runs.loop(
         run_dir,
         train_step,
@@ -238,7 +240,7 @@ def train(
         },
         settings.seed,
         slices.names,
-        sheet=sheet,
+        sheet=live.with_sheet(sheet),
         checkpoint_seconds=settings.checkpoint_seconds,
         steps_per_call=runs.per_call(settings.steps_per_call, settings.deterministic),
         made_by=begun,
@@ -261,6 +263,7 @@ def train(
     }
     export(run_dir, nets, found, description)
     weights.finish(run_dir, nets, description, steps, found)
+    live.finish()
     runs.release(run_dir)
     return run_dir
 

@@ -224,6 +224,7 @@ def build(
             as_made(), ids, made.slices, others
         )
     synthetic_dataset.write_description(output_dir, summary)
+    ingredients.tell(output_dir)
     runs.release(output_dir)
     return Built(output_dir, summary, rows)
 

@@ -1,0 +1,59 @@
+"""Which report a folder has, and writing it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from brats_gan import files, runs
+from brats_gan.report import blocks, made, several, trained
+
+NAME = "report.html"
+_DATASET = "build_dataset.py"
+
+
+def require_folder(folder: Path) -> None:
+    """Refuses what has no report.
+
+    Raises:
+        RunError: it is no run and no data set, or not there.
+    """
+    if not folder.is_dir():
+        raise runs.RunError(f"{folder} is not a folder; name a run or a data set")
+    if not (folder / "flags.txt").is_file():
+        raise runs.RunError(
+            f"{folder} is no run and no data set of this project: it has no flags.txt; "
+            "name the folder that a --run_dir or an --output_dir was"
+        )
+
+
+def write(
+    folders: Sequence[str | Path],
+    path: str | Path,
+    defaults: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Writes the report of a folder, or of several side by side, whole or not at all.
+
+    Args:
+        folders: of runs and data sets.
+        path: of the page.
+        defaults: {script: {flag: line of a flagfile}} of commands that choose nothing.
+
+    Raises:
+        RunError, DataError: a folder has no report, or what it says is damaged; or the
+            page cannot be written.
+    """
+    found = [Path(folder) for folder in folders]
+    for folder in found:
+        require_folder(folder)
+    if len(found) > 1:
+        told = several.content(found, defaults)
+    else:
+        (folder,) = found
+        script = runs.read_flags(folder / "flags.txt").script
+        of_script = defaults.get(script, {})
+        if script == _DATASET:
+            told = made.content(folder, of_script)
+        else:
+            told = trained.content(trained.read(folder), of_script)
+    files.write_atomically(path, blocks.page(*told))
