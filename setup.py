@@ -101,7 +101,7 @@ setup(
         "matplotlib>=3.7",
         "pillow>=9.2",
         "scipy>=1.10",
-        "jinja2>=3.1",  # the page of prepare_data.py check --report
+        "jinja2>=3.1",  # reports, and the page of prepare_data.py check --report
     ],
     extras_require={
         "demo": ["nilearn>=0.10"],  # ships the MNI152 maps the phantom is made of

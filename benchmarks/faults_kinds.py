@@ -22,6 +22,7 @@ NOBODY = 65534
 # Nothing that is computed depends on these; a changed letter in them cannot be told
 # from what a run wrote, and is not looked for.
 TO_READ = ("losses.jsonl", "results.jsonl", ".png", ".v2", ".lock", ".pb.txt")
+TO_READ += (".html", "README.md", "progress.json")
 
 
 def _nothing(*_: object) -> None:

@@ -143,6 +143,10 @@ def copy(whole: Path, place: Path, names: Iterable[str]) -> None:
             shutil.copy2(whole / name, place / name)
 
 
+# What tells of a folder: its lock and flags, and reports, which have times.
+_TOLD = (".lock", "flags.txt", "report.html", "progress.json", "sheet.png")
+
+
 def state(place: Path, writes: Iterable[str]) -> dict[str, object]:
     """What a command left, as far as it is always the same: {name: content}."""
     found = {}
@@ -152,7 +156,7 @@ def state(place: Path, writes: Iterable[str]) -> dict[str, object]:
             paths = sorted(p for p in (place / top).rglob("*") if p.is_file())
         for path in paths:
             name = path.relative_to(place).as_posix()
-            if not path.exists() or path.name in (".lock", "flags.txt"):
+            if not path.exists() or path.name in _TOLD:
                 continue
             if "/tensorboard/" in name or "/checkpoints/" in name:
                 continue

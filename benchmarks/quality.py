@@ -90,7 +90,12 @@ _SAMPLES = flags.DEFINE_integer(
 )
 _SEED = flags.DEFINE_integer("seed", 1000, "Of codes and labels.")
 _CACHE = flags.DEFINE_string("cache_dir", None, "Decoded slices.")
-_JSON = flags.DEFINE_string("json", None, "File to write the line of JSON to as well.")
+_JSON = flags.DEFINE_string(
+    "json",
+    None,
+    "File to write the line of JSON to as well; RUN/quality.json is shown by RUN's "
+    "report (python -m brats_gan.report RUN).",
+)
 _PNG = flags.DEFINE_string(
     "png",
     None,
@@ -193,6 +198,15 @@ class Table:
     def goals(self):
         """The table of GOALS, those that have a row, and whether each was reached."""
         lines = ["| | judged | reached | goal | |", "|---|---|---|---|---|"]
+        for each in self.judged():
+            verdict = "yes" if each["passes"] else "**no**"
+            shown = f"{each['reached']:.3f} | {each['goal']} | {verdict}"
+            lines.append(f"| {each['name']} | {each['judged']} | {shown} |")
+        return "\n".join(lines)
+
+    def judged(self):
+        """The same for JSON, a dictionary a row; "reached" is nan where it has none."""
+        found = []
         for name, (what, low, high) in GOALS.items():
             row = self.rows.get(name)
             if row is None or row["made"] is None:
@@ -204,10 +218,16 @@ class Table:
             else:
                 value = made - ceiling if what == "above" else made
             bounds = [f">= {low}"] * (low > -np.inf) + [f"<= {high}"] * (high < np.inf)
-            verdict = "yes" if low <= value <= high else "**no**"
-            goal = ", ".join(bounds)
-            lines.append(f"| {name} | {what} | {value:.3f} | {goal} | {verdict} |")
-        return "\n".join(lines)
+            found.append(
+                {
+                    "name": name,
+                    "judged": what,
+                    "reached": round(float(value), 4),
+                    "goal": ", ".join(bounds),
+                    "passes": bool(low <= value <= high),
+                }
+            )
+        return found
 
 
 def mean_of(tables):
@@ -370,6 +390,7 @@ def main(argv):
         "multimodal_run": _MULTIMODAL.value,
         "seconds": round(time.monotonic() - begin),
         "rows": table.rows,
+        "goals": table.judged(),
     }
     if len(tables) > 1:
         result["by_run"] = [each.rows for each in tables]

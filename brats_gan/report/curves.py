@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from brats_gan import files
+from brats_gan import files, runs
 
 WIDTH, HEIGHT = 240, 90
 _POINTS = 1200  # of all curves of a panel
@@ -34,6 +34,7 @@ class Log(NamedTuple):
     values: dict[str, list[tuple[float, float]]]  # loss -> (step, value), in order
     steps: int  # of the last line
     problem: str  # what is wrong with the file, a sentence; else ""
+    seconds: float = 0.0  # of all processes that took part
 
 
 def read(path: str | Path) -> Log:
@@ -51,7 +52,7 @@ def read(path: str | Path) -> Log:
             "and are left out: they were cut off or changed."
         )
     values: dict[str, list[tuple[float, float]]] = {}
-    last = 0
+    last, clock = 0, []
     for line in lines:
         try:
             numbers = {name: float(value) for name, value in line.items()}
@@ -60,10 +61,11 @@ def read(path: str | Path) -> Log:
         if not math.isfinite(numbers["step"]):
             continue
         last = int(numbers["step"])
+        clock.append(numbers)
         for name, value in numbers.items():
             if name not in _NOT_LOSSES and math.isfinite(value):
                 values.setdefault(name, []).append((numbers["step"], value))
-    return Log(values, last, problem)
+    return Log(values, last, problem, runs.seconds_of(clock))
 
 
 def shown(logs: Sequence[Log]) -> list[str]:

@@ -144,4 +144,6 @@ def of_scoreboard(folder: Path) -> Section:
         blocks.append(by_row(caption, measured, "score", True))
     if not blocks:
         blocks.append(Text(f"{SCOREBOARD} has no goals and no rows.", True))
+    alt = "Spectra, histograms, maps and slices of what was made beside real ones"
+    blocks += picture(folder / "quality.png", "What was measured, drawn", alt)
     return Section(title, blocks)

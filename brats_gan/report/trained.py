@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from brats_gan import files, progress, runs
+from brats_gan import progress, runs
 from brats_gan.report import curves, scores
 from brats_gan.report import sections as shared
 from brats_gan.report.blocks import Curves, Section, Table, Text
@@ -254,13 +254,12 @@ def _games(run):
 def cost(run: Run) -> list[Any]:
     """How long it took, and how much memory."""
     rows = []
-    logs = sorted(run.folder.glob("row-*/repeat-*/losses.jsonl"))
-    seconds = sum(
-        _seconds(path.parent) for path in logs or [run.folder / "losses.jsonl"]
-    )
-    if seconds:
+    inner = sorted(run.folder.glob("row-*/repeat-*/losses.jsonl"))
+    logs = [curves.read(path) for path in inner] or [run.log]
+    seconds = sum(log.seconds for log in logs)
+    if seconds > 0:
         rows.append(["trained for", progress.duration(seconds)])
-        if not logs and run.log.steps:
+        if run.log.steps:
             rows.append(["seconds a step", f"{seconds / run.log.steps:.3g}"])
     if run.progress["peak_memory"]:
         gib = run.progress["peak_memory"] / 2**30
@@ -269,10 +268,3 @@ def cost(run: Run) -> list[Any]:
         rows.append(["precision", run.flags["precision"]])
     said = "Over all processes that took part, by the clock of losses.jsonl"
     return [Table(said, ["", ""], rows)] if rows else []
-
-
-def _seconds(folder):
-    try:
-        return runs.seconds_logged(folder)
-    except (files.DataError, OverflowError):
-        return 0.0

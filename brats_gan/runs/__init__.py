@@ -55,6 +55,7 @@ from brats_gan.runs.training import (
     loop,
     per_call,
     seconds_logged,
+    seconds_of,
 )
 
 __all__ = [
@@ -95,6 +96,7 @@ __all__ = [
     "revision",
     "save",
     "seconds_logged",
+    "seconds_of",
     "set_up",
     "settings",
     "share_cores",

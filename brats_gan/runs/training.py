@@ -80,7 +80,11 @@ def seconds_logged(run_dir: str | Path) -> float:
 
     The clock of losses.jsonl starts anew with each of them.
     """
-    lines = files.read_lines(Path(run_dir, "losses.jsonl"))
+    return seconds_of(files.read_lines(Path(run_dir, "losses.jsonl")))
+
+
+def seconds_of(lines: Sequence[Mapping[str, float]]) -> float:
+    """The same of the lines of a losses.jsonl."""
     clock = np.array([0.0, *(line["seconds"] for line in lines)])
     passed = np.diff(clock)
     return float(np.sum(np.where(passed < 0, clock[1:], passed)))
