@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import cv2
@@ -353,6 +354,28 @@ def test_a_report_that_cannot_be_written_ends_nothing(folder, caplog):
     (folder / "flags.txt").write_text("")
     live.Live(folder, structural.SCRIPT, {}, 3).finish()
     assert "flags.txt is damaged" in caplog.text
+
+
+def test_a_report_takes_a_small_share_of_the_time(folder, monkeypatch):
+    now = iter([0.0, 2.0, *(199.0, 201.9), *(202.1, 202.1, 204.1)])
+    clock = types.SimpleNamespace(monotonic=lambda: next(now))
+    monkeypatch.setattr(live, "time", clock)
+    told = live.Live(folder, structural.SCRIPT, {}, 9)
+    told.seen(0)  # takes two seconds
+    draw = told.with_sheet(lambda step: np.full([8, 8, 3], step, np.uint8))
+    for step, done in ((3, 0), (4, 0), (5, 5)):
+        assert draw(step).max() == step
+        assert json.loads((folder / trained.PROGRESS).read_text())["done"] == done
+
+
+def test_what_ended_a_run_is_said_until_it_goes_on(folder):
+    with pytest.raises(runs.RunError), live.Live(folder, structural.SCRIPT, {}, 9):
+        raise runs.RunError(f"{folder}/losses.jsonl: <step> 3 is not finite")
+    said = "losses.jsonl: <step> 3 is not finite"
+    text = whole(folder / "report.html").text
+    assert f" {said} " in text and "Not finished: 1 of 9 steps" in text
+    live.Live(folder, structural.SCRIPT, {}, 9).seen(1)
+    assert said not in whole(folder / "report.html").text
 
 
 def test_a_full_disk_is_said_as_of_all_files(folder, monkeypatch):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
 
 from brats_gan import files, pages
-from brats_gan.report import trained
+from brats_gan.report import sections, trained
 from brats_gan.report.writing import NAME, write
 
 try:
@@ -21,10 +24,15 @@ except ImportError:  # Windows
 
 # No room: what is written next would end the run as well, and says how it goes on.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+SHARE = 0.01  # of the time of a run that its report may take, the last one left out
 
 
 class Live:
-    """The report of a run that goes on."""
+    """The report of a run that goes on.
+
+    As a context, around the steps: it is written as they begin, and where an error or a
+    signal ends them, which it then names.
+    """
 
     def __init__(
         self,
@@ -45,7 +53,8 @@ class Live:
         """
         self._run_dir, self._total, self._unit = Path(run_dir), total, unit
         self._defaults = {script: defaults}
-        self._done = 0
+        self._done, self._due = 0, 0.0
+        self._ended_by = ""
 
     def seen(self, done: int, sheet: np.ndarray | None = None) -> None:
         """Writes it after `done` of the total, with the newest sheet [H, W, 3] uint8.
@@ -53,7 +62,7 @@ class Live:
         Raises:
             DataError: there is no room on the disk.
         """
-        self._done = done
+        self._done, begun = done, time.monotonic()
 
         def written():
             if sheet is not None:
@@ -62,15 +71,29 @@ class Live:
             write([self._run_dir], self._run_dir / NAME, self._defaults)
 
         _guarded(self._run_dir, written)
+        ended = time.monotonic()
+        self._due = ended + (ended - begun) / SHARE
+
+    def __enter__(self) -> Live:
+        self.seen(0)
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None:  # which goes on, whatever becomes of the report
+            with contextlib.suppress(files.DataError):
+                self._ended_by = sections.said(error, self._run_dir)
+                self.seen(self._done)
 
     def with_sheet(
         self, draw: Callable[[int], np.ndarray]
     ) -> Callable[[int], np.ndarray]:
-        """`draw` of `runs.loop`, after which the report is written, too."""
+        """`draw` of `runs.loop`, after which the report is written, too: not where that
+        would take more than SHARE of the time since the last."""
 
         def drawn(step):
             picture = draw(step)
-            self.seen(step, picture)
+            if time.monotonic() >= self._due:
+                self.seen(step, picture)
             return picture
 
         return drawn
@@ -96,6 +119,7 @@ class Live:
             "total": self._total,
             "done": self._done,
             "finished": finished,
+            "ended_by": self._ended_by,
             "peak_memory": _peak_memory(),
         }
         files.write_json(self._run_dir / trained.PROGRESS, said)

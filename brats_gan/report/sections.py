@@ -32,10 +32,15 @@ NOT_FOR = (
 _MOST_PICTURE = 30_000_000  # bytes
 
 
+def said(error: BaseException, folder: Path) -> str:
+    """What went wrong, without where the folder lies."""
+    text = str(getattr(error, "strerror", None) or error or type(error).__name__)
+    return text.replace(f"{folder}/", "").replace(str(folder), folder.name)
+
+
 def problem(error: Exception, folder: Path) -> Text:
-    """What went wrong as a paragraph, without where the folder lies."""
-    said = str(getattr(error, "strerror", None) or error)
-    return Text(said.replace(f"{folder}/", "").replace(str(folder), folder.name), True)
+    """The same as a paragraph."""
+    return Text(said(error, folder), True)
 
 
 def read_json(path: Path) -> tuple[dict | None, list[Text]]:

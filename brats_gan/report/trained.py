@@ -113,6 +113,7 @@ def _progress(folder, flags, log):
         "total": 0,
         "done": log.steps,
         "finished": False,
+        "ended_by": "",
         "peak_memory": None,
     }
     said, _ = shared.read_json(folder / PROGRESS)
@@ -172,7 +173,7 @@ def content(
 
 def warnings(run: Run) -> list[str]:
     """What should worry who reads it, a sentence each."""
-    found = [run.log.problem] if run.log.problem else []
+    found = [each for each in (run.progress["ended_by"], run.log.problem) if each]
     for name, mean, count in _accuracies(run.log):
         if mean >= games.WON:
             found.append(

@@ -177,10 +177,10 @@ def train(
     options = settings.options(source.spec)
     shown = sheets.shown_batch(slices, settings.all_labels)
     live = beginning.live(run_dir, SCRIPT, Settings(), steps)
-    live.seen(0)
-    train_networks(
-        settings, nets, slices, shown, run_dir, steps, first_steps, begun, live
-    )
+    with live:
+        train_networks(
+            settings, nets, slices, shown, run_dir, steps, first_steps, begun, live
+        )
 
     sheets.draw_generated(nets, shown, options, run_dir / "generated.png")
     sheets.draw_translations(nets, shown, options, run_dir / "translations.png")

@@ -343,7 +343,6 @@ def single_run(
         weights.require_fitting(segmentors.nets, *first, segmentors.build, **of_run)
     start(fixed)
     live = beginning.live(run_dir, SCRIPT, Settings(), iterations)
-    live.seen(0)
 
     def begin():
         begun = weights.begin(
@@ -362,7 +361,8 @@ def single_run(
         weights.record(run_dir, begun)
         return begun
 
-    begun = segmentors.train(run_dir, slices, plan, settings.seed, begin)
+    with live:
+        begun = segmentors.train(run_dir, slices, plan, settings.seed, begin)
     scores = segmentation.score(segmentors.predict, held_out_slices)
     nets, size, spec = segmentors.nets, settings.image_size, source.spec
     sheets.draw_segmentation(nets, held_out_slices, run_dir / "segmentation.png")

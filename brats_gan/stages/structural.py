@@ -227,24 +227,26 @@ def train(
         return draw_sheet(nets, fitted(FITTED_SHEET), real)
 
     live = beginning.live(run_dir, SCRIPT, Settings(), steps)
-    live.seen(0)
-    runs.loop(
-        run_dir,
-        train_step,
-        batches,
-        steps,
-        {
-            **nets,
-            **{f"optimizer_{side}": each for side, each in optimizers.items()},
-            "codes": codes,
-        },
-        settings.seed,
-        slices.names,
-        sheet=live.with_sheet(sheet),
-        checkpoint_seconds=settings.checkpoint_seconds,
-        steps_per_call=runs.per_call(settings.steps_per_call, settings.deterministic),
-        made_by=begun,
-    )
+    with live:
+        runs.loop(
+            run_dir,
+            train_step,
+            batches,
+            steps,
+            {
+                **nets,
+                **{f"optimizer_{side}": each for side, each in optimizers.items()},
+                "codes": codes,
+            },
+            settings.seed,
+            slices.names,
+            sheet=live.with_sheet(sheet),
+            checkpoint_seconds=settings.checkpoint_seconds,
+            steps_per_call=runs.per_call(
+                settings.steps_per_call, settings.deterministic
+            ),
+            made_by=begun,
+        )
 
     found = fitted(FITTED)
     if settings.code_fit and len(slices.names) > 1:
