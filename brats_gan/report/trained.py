@@ -173,7 +173,9 @@ def content(
 
 def warnings(run: Run) -> list[str]:
     """What should worry who reads it, a sentence each."""
-    found = [each for each in (run.progress["ended_by"], run.log.problem) if each]
+    ended = run.progress["ended_by"]
+    found = [f"It ended early: {ended}"] if ended else []
+    found += [run.log.problem] if run.log.problem else []
     for name, mean, count in _accuracies(run.log):
         if mean >= games.WON:
             found.append(
