@@ -200,12 +200,13 @@ class Table:
         lines = ["| | judged | reached | goal | |", "|---|---|---|---|---|"]
         for each in self.judged():
             verdict = "yes" if each["passes"] else "**no**"
-            shown = f"{each['reached']:.3f} | {each['goal']} | {verdict}"
+            value = np.nan if each["reached"] is None else each["reached"]
+            shown = f"{value:.3f} | {each['goal']} | {verdict}"
             lines.append(f"| {each['name']} | {each['judged']} | {shown} |")
         return "\n".join(lines)
 
     def judged(self):
-        """The same for JSON, a dictionary a row; "reached" is nan where it has none."""
+        """The same for JSON, a dictionary a row; "reached" may be None."""
         found = []
         for name, (what, low, high) in GOALS.items():
             row = self.rows.get(name)
@@ -222,7 +223,7 @@ class Table:
                 {
                     "name": name,
                     "judged": what,
-                    "reached": round(float(value), 4),
+                    "reached": float(value) if np.isfinite(value) else None,
                     "goal": ", ".join(bounds),
                     "passes": bool(low <= value <= high),
                 }

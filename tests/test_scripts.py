@@ -125,6 +125,7 @@ def test_a_run_leaves_the_files_that_are_promised(chain, name):
     for path in ("flags.txt", "split.json", "losses.jsonl", "tensorboard"):
         assert (root / name / path).exists(), path
     assert tf.train.latest_checkpoint(root / name / "checkpoints").endswith("ckpt-2")
+    assert "Finished: 2 steps." in (root / name / "report.html").read_text()
 
 
 def test_the_sheets_are_pictures(chain):
@@ -409,6 +410,9 @@ def test_the_tables_are_rendered_and_rows_that_did_not_run_are_blank(filled):
         assert (root / f"tables/table{table}.md").read_text() in said
         picture = (root / f"tables/table{table}.png").read_bytes()
         assert picture.startswith(b"\x89PNG")
+    page = (root / "tables/report.html").read_text()
+    assert "Finished: 10 repeats." in page
+    assert "<h2>Table 1</h2>" in page and "<h2>Table 2</h2>" in page
 
 
 @pytest.mark.once
