@@ -349,7 +349,7 @@ def test_a_report_that_cannot_be_written_ends_nothing(folder, caplog):
     path.mkdir()
     with caplog.at_level("WARNING"):
         live.Live(folder, structural.SCRIPT, {}, 3).seen(1)
-    assert f"{path}: this report could not be written" in caplog.text
+    assert f"{path}: could not be written" in caplog.text
     path.rmdir()
     (folder / "flags.txt").write_text("")
     live.Live(folder, structural.SCRIPT, {}, 3).finish()
@@ -470,6 +470,16 @@ def test_the_card_of_a_set_that_is_passed_on_has_no_markup_of_others(made):
 def test_the_card_says_how_many_there_are_in_the_words_of_the_hub(made, count, size):
     said = json.loads((made / "set/dataset_description.json").read_text())
     assert f'size_categories: ["{size}"]' in card.card({**said, "Samples": count})
+
+
+def test_a_card_that_cannot_be_written_ends_nothing(made, tmp_path, caplog):
+    path = tmp_path / "set"
+    shutil.copytree(made / "set", path, ignore=shutil.ignore_patterns("*.html", "*.md"))
+    (path / "README.md").mkdir()
+    with caplog.at_level("WARNING"):
+        report.finish(path, "build_dataset.py", {})
+    assert f"{path / 'README.md'}: could not be written" in caplog.text
+    whole(path / "report.html")
 
 
 def test_a_set_with_its_card_and_its_report_is_still_one(made):

@@ -78,6 +78,8 @@ def test_volumes_made_in_parts_are_those_of_one_process(made, tmp_path):
         assert len(built.rows) == 1 and not (tmp_path / "parts/volumes.csv").exists()
     volumes.build(settings(made, volumes=2), source(made), tmp_path / "parts")
     one, parts = contents(tmp_path / "one"), contents(tmp_path / "parts")
+    assert b"2 whole volumes of the contrasts t1, t2" in parts["README.md"]
+    assert b"<h2>Neighbouring slices</h2>" in parts["report.html"]
     differ = {
         name for name in one.keys() | parts.keys() if one.get(name) != parts.get(name)
     }

@@ -4,8 +4,8 @@
 by side; stages write that of their own folder while they train, and at the end.
 """
 
-from brats_gan.report.card import CARD, write_card
+from brats_gan.report.card import CARD
 from brats_gan.report.live import Live, finish
 from brats_gan.report.writing import NAME, write
 
-__all__ = ["CARD", "NAME", "Live", "finish", "write", "write_card"]
+__all__ = ["CARD", "NAME", "Live", "finish", "write"]

@@ -15,6 +15,7 @@ from absl import logging
 
 from brats_gan import files, pages
 from brats_gan.report import sections, trained
+from brats_gan.report.card import CARD, write_card
 from brats_gan.report.writing import NAME, write
 
 try:
@@ -70,7 +71,7 @@ class Live:
             self._say(False)
             write([self._run_dir], self._run_dir / NAME, self._defaults)
 
-        _guarded(self._run_dir, written)
+        _guarded(self._run_dir / NAME, written)
         ended = time.monotonic()
         self._due = ended + (ended - begun) / SHARE
 
@@ -111,7 +112,7 @@ class Live:
             self._say(True)
             write([self._run_dir], self._run_dir / NAME, self._defaults)
 
-        _guarded(self._run_dir, written)
+        _guarded(self._run_dir / NAME, written)
 
     def _say(self, finished):
         said = {
@@ -126,16 +127,17 @@ class Live:
 
 
 def finish(folder: str | Path, script: str, defaults: Mapping[str, str]) -> None:
-    """Writes the report of a data set that is finished.
+    """Writes the card of a data set that is finished, and its report.
 
     Raises:
         DataError: there is no room on the disk.
     """
     path = Path(folder, NAME)
-    _guarded(Path(folder), lambda: write([folder], path, {script: defaults}))
+    _guarded(Path(folder, CARD), lambda: write_card(folder))
+    _guarded(path, lambda: write([folder], path, {script: defaults}))
 
 
-def _guarded(folder, written):
+def _guarded(path, written):
     try:
         written()
     except Exception as error:  # whatever it is: what is made is worth more
@@ -143,8 +145,8 @@ def _guarded(folder, written):
         if isinstance(cause, OSError) and cause.errno in _FULL:
             raise
         logging.warning(
-            "%s: this report could not be written (%s); all else goes on",
-            *(folder / NAME, error or type(error).__name__),
+            "%s: could not be written (%s); all else goes on",
+            *(path, error or type(error).__name__),
         )
 
 

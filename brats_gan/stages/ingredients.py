@@ -304,5 +304,4 @@ def summary_of(made: Ingredients, rows: list[dict], real_data: bool) -> dict:
 
 def tell(output_dir: Path) -> None:
     """Writes the card of a finished data set, README.md, and its report."""
-    report.write_card(output_dir)
     report.finish(output_dir, SCRIPT, beginning.defaults(SCRIPT, Settings("", "")))
