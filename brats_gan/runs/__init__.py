@@ -49,6 +49,13 @@ from brats_gan.runs.process import (
     set_up,
     share_cores,
 )
+from brats_gan.runs.strategies import (
+    NONE,
+    STRATEGIES,
+    Team,
+    WorkerLost,
+    gather,
+)
 from brats_gan.runs.training import (
     CHECKPOINT_SECONDS,
     loop,
@@ -63,10 +70,14 @@ __all__ = [
     "EXIT_START_AGAIN",
     "LENGTH",
     "LOCK",
+    "NONE",
     "PLACES",
     "Command",
+    "STRATEGIES",
     "RunError",
     "Stopped",
+    "Team",
+    "WorkerLost",
     "adam",
     "command",
     "command_by",
@@ -74,6 +85,7 @@ __all__ = [
     "export",
     "export_description",
     "export_fingerprint",
+    "gather",
     "has_begun",
     "identity",
     "key_flags",
