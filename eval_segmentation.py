@@ -97,6 +97,7 @@ common_flags.seed("Seeds weights, noise, and the choice and order of slices.")
 common_flags.deterministic()
 common_flags.checkpoint_seconds()
 common_flags.steps_per_call()
+common_flags.strategy()
 flags.DEFINE_bool(
     "keep_checkpoints",
     False,

@@ -53,6 +53,7 @@ common_flags.seed()
 _DETERMINISTIC = common_flags.deterministic()
 common_flags.checkpoint_seconds()
 common_flags.steps_per_call()
+common_flags.strategy()
 flags.DEFINE_bool(
     "all_pairs", False, "Every translation in each step, not two sampled ones (D18)."
 )

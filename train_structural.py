@@ -78,6 +78,7 @@ common_flags.seed()
 common_flags.deterministic()
 common_flags.checkpoint_seconds()
 common_flags.steps_per_call()
+common_flags.strategy()
 common_flags.loss_weights(structural.WEIGHTS)
 flags.mark_flags_as_required(["data_dir", "run_dir"])
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from brats_gan import replicas
+
 KEPT = 512  # codes of training maps, to which the Gaussian is fitted
 
 
@@ -24,10 +26,13 @@ class Codes(tf.Module):
         self.count = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def add(self, codes: tf.Tensor) -> None:
-        """Stores codes [B, code_dim] in place of the oldest."""
+        """Stores codes [B, code_dim], of all replicas, in place of the oldest."""
+        codes = replicas.gathered(codes)
         rows = self.count + tf.range(tf.shape(codes)[0], dtype=tf.int64)
-        self.codes.scatter_nd_update((rows % self.kept)[:, None], codes)
-        self.count.assign_add(tf.shape(codes, tf.int64)[0])
+        places = (rows % self.kept)[:, None]
+        kept = tf.tensor_scatter_nd_update(self.codes, places, codes)
+        replicas.assign(self.codes, kept)
+        replicas.assign(self.count, self.count + tf.shape(codes, tf.int64)[0])
 
     def sample(
         self, batch_size: int | tf.Tensor, seed: tf.Tensor | Sequence[int]
@@ -39,5 +44,5 @@ class Codes(tf.Module):
         codes = tf.convert_to_tensor(self.codes)
         mean = tf.reduce_sum(codes, 0, keepdims=True) / total
         deviations = (codes - mean) * known[:, None]
-        shares = tf.random.stateless_normal([batch_size, self.kept], seed)
+        shares = replicas.normal([batch_size, self.kept], seed)
         return mean + tf.matmul(shares, deviations) / tf.sqrt(total)

@@ -320,6 +320,26 @@ def steps_per_call() -> flags.FlagHolder[str | int]:
     )
 
 
+def strategy() -> None:
+    """The flags --strategy and --replicas."""
+    flags.DEFINE_enum(
+        "strategy",
+        runs.NONE,
+        runs.STRATEGIES,
+        "Replicas that share in every step: mirrored, on the GPUs of this machine; "
+        "multi_worker, a process on each of several, which TF_CONFIG names "
+        "(docs/cluster.md). --batch_size is that of all of them, and losses are those "
+        "of one replica.",
+    )
+    count(
+        "replicas",
+        None,
+        "Of --strategy=mirrored: how many; every GPU if unset. Without a GPU, shares "
+        "of the processor, for trials.",
+        1024,
+    )
+
+
 # --- From flags to settings -----------------------------------------------------------
 
 

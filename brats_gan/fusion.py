@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from brats_gan import addons
+from brats_gan import addons, replicas
 from brats_gan.lazy import tf
 from brats_gan.spec import BRATS
 
@@ -54,7 +54,7 @@ def random_transforms(
         size: (H, W).
         seed: [2] int32; equal seeds give equal transforms.
     """
-    draws = tf.random.stateless_uniform([5, batch], seed, -1.0, 1.0)
+    draws = replicas.uniform([5, batch], seed, -1.0, 1.0, axis=1)
     low, high = SCALES
     side = tf.cast(size[0], tf.float32)
     return addons.affine_transforms(

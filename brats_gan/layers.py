@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from brats_gan import replicas
+
 EPSILON = 1e-5  # of the instance norm (the authors' value)
 
 
@@ -138,7 +140,18 @@ class Adam(tf.keras.optimizers.Adam):
             "beta2": tf.constant(self.beta_2),
             "epsilon": tf.constant(self.epsilon),
         }
+        if replicas.several():
+            return self._move_own_copies(grads_and_vars)
         return super().apply_gradients(grads_and_vars, **kwargs)
+
+    def _move_own_copies(self, grads_and_vars):
+        """In one of several replicas: all move by the same numbers, see replicas.py."""
+        rate = self._learning_rate
+        rate = rate(self.iterations) if callable(rate) else rate
+        for gradient, variable in grads_and_vars:
+            if gradient is not None:
+                self.update_step(gradient, variable, rate)
+        replicas.assign(self.iterations, self.iterations + 1)
 
     def update_step(
         self,
@@ -148,11 +161,12 @@ class Adam(tf.keras.optimizers.Adam):
     ) -> None:
         if learning_rate is None:  # Keras 2
             learning_rate = self.learning_rate
+        if hasattr(self, "_index_dict"):  # Keras 2
             index = self._index_dict[self._var_key(variable)]
         else:
             index = self._get_variable_index(variable)
         var, m, v = (
-            each if isinstance(each, tf.Variable) else each.value
+            replicas.own_copy(each)
             for each in (variable, self._momentums[index], self._velocities[index])
         )
         tf.raw_ops.ResourceApplyAdam(
@@ -206,13 +220,17 @@ class LossScaledAdam(Adam):
             super(LossScaledAdam, self).apply_gradients(pairs, **kwargs)
             steps = self.finite_steps + 1
             grown = steps >= self.GROWTH_STEPS
-            self.finite_steps.assign(tf.where(grown, tf.zeros_like(steps), steps))
-            self.loss_scale.assign(self.loss_scale * tf.where(grown, 2.0, 1.0))
+            replicas.assign(
+                self.finite_steps, tf.where(grown, tf.zeros_like(steps), steps)
+            )
+            scale = self.loss_scale * tf.where(grown, 2.0, 1.0)
+            replicas.assign(self.loss_scale, scale)
             return True
 
         def skip():
-            self.finite_steps.assign(0)
-            self.loss_scale.assign(tf.maximum(self.loss_scale / 2.0, 1.0))
+            replicas.assign(self.finite_steps, tf.zeros_like(self.finite_steps))
+            scale = tf.maximum(self.loss_scale / 2.0, 1.0)
+            replicas.assign(self.loss_scale, scale)
             return False
 
         return tf.cond(finite, move, skip)
@@ -322,7 +340,7 @@ class SpectralConv2D(tf.keras.layers.Conv2D):
         v = tf.math.l2_normalize(tf.matmul(u, fixed, transpose_b=True))
         if training:
             u = tf.math.l2_normalize(tf.matmul(v, fixed))
-            self.direction.assign(u)
+            replicas.assign(self.direction, u)
         norm = tf.reduce_sum(tf.matmul(v, matrix) * u)
         kernel = tf.cast(kernel / norm, x.dtype)
         y = tf.nn.conv2d(x, kernel, self.strides, "SAME")

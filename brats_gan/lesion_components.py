@@ -102,17 +102,28 @@ def logits(
             nets[f"DC_l_{name}"](code[:, i], training=training)
             for i, name in enumerate(spec.modalities)
         ]
-        return tf.stack(by_modality, 1)
+        return _beside(by_modality)
     if "SEG" not in nets:
         by_modality = [
             nets[f"SEG_{name}"](x[:, i], training=training)
             for i, name in enumerate(spec.modalities)
         ]
-        return tf.stack(by_modality, 1)
+        return _beside(by_modality)
     if nets["SEG"].inputs[0].shape[-1] == count:
         channels = tf.concat(tf.unstack(x, axis=1), -1)
         return nets["SEG"](channels, training=training)[:, None]
     return tf.reshape(nets["SEG"](tf.reshape(x, merged), training=training), apart)
+
+
+def _beside(by_modality):
+    """tf.stack(by_modality, 1), each [B, H, W, L], whose gradients go apart.
+
+    With oneDNN, TensorFlow's layout pass joins the gradients of the filters and of the
+    bias of a convolution where both come from one operation, whichever of its outputs
+    they take. The gradient of tf.stack is one operation with an output a modality: each
+    bias would be given the gradient of another's.
+    """
+    return tf.concat([x[:, None] for x in by_modality], 1)
 
 
 def endpoint(

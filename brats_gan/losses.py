@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Sequence
 
+from brats_gan import replicas
 from brats_gan.lazy import tf
 from brats_gan.spec import BRATS
 
@@ -367,8 +368,8 @@ def label_weighted(
 ) -> tf.Tensor:
     """Class-weighted cross-entropy plus Dice: the lesion loss by default (D12).
 
-    The Dice part is 1 - soft Dice of the lesion classes over the whole batch, so that a
-    class that is nowhere in the batch is not divided by. The entropy is of logits: a
+    The Dice part is 1 - soft Dice of the lesion classes over the batch of all replicas,
+    so that a class that is nowhere in it is not divided by. The entropy is of logits: a
     network that is sure and wrong has a gradient then.
     [..., H, W], [..., H, W, L] -> scalar; class_weights is spec.Spec.label_weights.
     """
@@ -379,8 +380,9 @@ def label_weighted(
     entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
     weight = tf.gather(class_weights, label)
     axes = list(range(onehot.shape.rank - 1))
-    overlap = tf.reduce_sum(onehot * probabilities, axes)[1:]
-    total = tf.reduce_sum(onehot + probabilities, axes)[1:]
+    of_classes = [onehot * probabilities, onehot + probabilities]
+    sums = tf.stack([tf.reduce_sum(each, axes)[1:] for each in of_classes])
+    overlap, total = tf.unstack(replicas.summed(sums))
     dice = (2.0 * overlap + 1.0) / (total + 1.0)
     return tf.reduce_mean(weight * entropy) + 1.0 - tf.reduce_mean(dice)
 

@@ -110,6 +110,12 @@ def settle(
     return found
 
 
+def known(run_dir: str | Path) -> str | None:
+    """The precision that a run began with, or that VARIABLE names; None if neither."""
+    found, _ = _known(run_dir)
+    return None if found == AUTO else found
+
+
 def _known(run_dir):
     """(precision, why) of a run that was begun, or of the variable; (AUTO, None)."""
     path = Path(run_dir, "flags.txt")

@@ -13,6 +13,7 @@ from brats_gan import (
     lesion_metrics,
     losses,
     metrics,
+    replicas,
     runs,
 )
 from brats_gan.lazy import tf
@@ -44,6 +45,7 @@ def make_train_step(
 
     @tf.function(autograph=False)  # half the time of tracing
     def train_step(batch, seed):
+        batch = replicas.own_rows(batch)
         x, label = batch["x"], batch["label"]
         move_seed, drop_seed = tf.unstack(
             tf.random.experimental.stateless_split(seed, 2)
@@ -53,13 +55,14 @@ def make_train_step(
             channels, label = fusion.transform_pair(channels, label, move_seed)
             x = tf.stack(tf.split(channels, spec.num_modalities, -1), 1)
         if dropout:
-            x = tf.nn.experimental.stateless_dropout(x, dropout, drop_seed)
+            # tf.nn.experimental.stateless_dropout, of all replicas' rows.
+            kept = replicas.uniform(tf.shape(x), drop_seed) >= dropout
+            x = tf.where(kept, x / (1.0 - dropout), 0.0)
         with tf.GradientTape(persistent=True) as tape:
             logits = lesion_components.logits(nets, x, True, spec)
             label = tf.broadcast_to(label[:, None], tf.shape(logits)[:-1])
             named = {"segmentation": loss(label, logits, spec.label_weights)}
-        runs.update(optimizers, tape, named, {"segmentation": variables})
-        return named
+        return runs.update(optimizers, tape, named, {"segmentation": variables}, named)
 
     return train_step
 

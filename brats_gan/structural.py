@@ -7,7 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from brats_gan import code_bank, fusion, losses, networks, runs, structural_map
+from brats_gan import (
+    code_bank,
+    fusion,
+    losses,
+    networks,
+    replicas,
+    runs,
+    structural_map,
+)
 from brats_gan.lazy import tf
 from brats_gan.parts import over_parts
 from brats_gan.stacks import Stacks
@@ -137,8 +145,8 @@ def terms(
     code_seed, prior_seed, drawn_seed, noise_seed = tf.unstack(
         tf.random.experimental.stateless_split(seed, 4)
     )
-    code_n = tf.random.stateless_normal(tf.shape(mean), code_seed)
-    z = tf.random.stateless_normal(tf.shape(mean), prior_seed)
+    code_n = replicas.normal(tf.shape(mean), code_seed)
+    z = replicas.normal(tf.shape(mean), prior_seed)
     code = mean + tf.exp(0.5 * logvar) * code_n
     drawn = z
     if options.code_fit:
@@ -159,7 +167,8 @@ def terms(
     )
 
     def judge(maps):
-        noise = tf.random.stateless_normal(tf.shape(maps), noise_seed)
+        # Real, generated and rebuilt.
+        noise = replicas.normal(tf.shape(maps), noise_seed, [f.shape[0]] * 3)
         return nets["D_f"](maps + options.input_noise * noise, training=True)
 
     judged = over_parts(judge, {"real": shown, "generated": f_g, "rebuilt": f_r})
@@ -226,14 +235,15 @@ def make_train_step(
 
     @tf.function(autograph=False)  # half the time of tracing
     def train_step(batch, seed):
+        batch = replicas.own_rows(batch)
         with tf.GradientTape(persistent=True) as tape:
             named = terms(nets, batch, seed, codes, options)
             totals = {
                 side: losses.total(named, weights, names)
                 for side, (names, _) in sides.items()
             }
-        runs.update(optimizers, tape, totals, {s: v for s, (_, v) in sides.items()})
-        return {**named, **totals}
+        moved = {side: of_side for side, (_, of_side) in sides.items()}
+        return runs.update(optimizers, tape, totals, moved, named)
 
     return train_step
 

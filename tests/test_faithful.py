@@ -228,8 +228,9 @@ ELSEWHERE = set(
     """
     data_dir run_dir layout patient_pattern labels merge_labels drop_labels spec split
     split_seed held_out cache_dir check init_from steps iterations precision seed
-    deterministic checkpoint_seconds steps_per_call mask_width lesion_width
-    code_channels batch_size structural_run multimodal_run segmentor_run output_dir
+    deterministic checkpoint_seconds steps_per_call strategy replicas mask_width
+    lesion_width code_channels batch_size structural_run multimodal_run segmentor_run
+    output_dir
     lesion_free nearest_report table experiment synthetic_dir synthetic_dirs train_on
     enhanced keep_checkpoints results volumes passing lesion_map shard
     """.split()

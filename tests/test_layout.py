@@ -14,7 +14,7 @@ LONGEST = 400  # lines of a module
 ROWS = """
 lazy files progress shipped
 spec
-addons layers losses schedules code_bank styles parts
+replicas addons layers losses schedules code_bank styles parts
 fusion metrics blocks pages
 map_networks
 lesion_metrics structural_map figures networks signatures
@@ -41,7 +41,7 @@ phantom.subjects
 phantom
 runs.process runs.optimizers runs.games
 runs.checkpoints runs.locks
-runs.folder runs.training
+runs.folder runs.strategies runs.training
 runs.lengths
 runs.exports
 runs

@@ -55,9 +55,14 @@ class Segmentors:
     """
 
     def __init__(
-        self, training: Training, iterations: int, augment: bool = False
+        self,
+        training: Training,
+        iterations: int,
+        augment: bool = False,
+        team: runs.Team | None = None,
     ) -> None:
         self.training, self.iterations = training, iterations
+        self.team = team or runs.Team()
         self.build = {
             "scheme": training.scheme,
             "image_size": training.image_size,
@@ -66,11 +71,13 @@ class Segmentors:
             "initialization": training.initialization,
             "leaky_relu": training.leaky_relu,
         }
-        self.nets = lesion_components.build(**self.build, spec=training.spec)
-        variables = [v for net in self.nets.values() for v in net.trainable_variables]
-        self._adam = runs.adam(
-            variables, training.rate, iterations, training.beta_1, training.final_rate
-        )
+        rates = training.rate, iterations, training.beta_1, training.final_rate
+        with self.team.scope():
+            self.nets = lesion_components.build(**self.build, spec=training.spec)
+            variables = [
+                v for net in self.nets.values() for v in net.trainable_variables
+            ]
+            self._adam = runs.adam(variables, *rates)
         self._train_step = segmentation.make_train_step(
             self.nets,
             {"segmentation": self._adam},
@@ -122,6 +129,7 @@ class Segmentors:
             checkpoint_seconds=training.checkpoint_seconds,
             steps_per_call=training.steps_per_call,
             made_by=begun,
+            team=self.team,
         )
         return begun
 

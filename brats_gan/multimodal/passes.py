@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from brats_gan import fusion, networks, structural_map
+from brats_gan import fusion, networks, replicas, structural_map
 from brats_gan.lazy import tf
 from brats_gan.multimodal.settings import Options
 from brats_gan.parts import over_parts
@@ -162,11 +162,11 @@ def translations(
         origin = tf.range(rows)
         offsets = tf.range(1, count)[:, None] + tf.zeros([1, rows], tf.int32)
     else:
-        drawn = tf.random.stateless_uniform([batch_size, count], seed)
+        drawn = replicas.uniform([batch_size, count], seed)
         drawn = tf.argsort(drawn)[:, :2] + count * tf.range(batch_size)[:, None]
         origin = tf.reshape(drawn, [2 * batch_size])
-        offsets = tf.random.stateless_uniform(
-            [1, 2 * batch_size], seed, 1, count, tf.int32
+        offsets = replicas.uniform(
+            [1, 2 * batch_size], seed, 1, count, tf.int32, axis=1
         )
     return origin, (origin[None] + offsets) % count
 

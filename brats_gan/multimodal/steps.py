@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from brats_gan import addons, lesion_components, losses, runs, structural_map
+from brats_gan import (
+    addons,
+    lesion_components,
+    losses,
+    replicas,
+    runs,
+    structural_map,
+)
 from brats_gan.lazy import tf
 from brats_gan.multimodal.nets import lesion_nets, variables
 from brats_gan.multimodal.passes import (
@@ -33,7 +40,7 @@ from brats_gan.parts import over_parts
 
 def _random_blur(x, seed):
     """Each image of [N, H, W, 1] somewhere between itself and its 3 x 3 blur."""
-    share = tf.random.stateless_uniform([tf.shape(x)[0], 1, 1, 1], seed)
+    share = replicas.uniform([tf.shape(x)[0], 1, 1, 1], seed)
     return x + share * (addons.gaussian_blur(x) - x)
 
 
@@ -45,8 +52,11 @@ def adversarial_terms(
     D sees real, generated and translated images in one call.
     """
 
+    # Real, generated, and for each way the translated.
+    blocks = [p.x.shape[0], p.x_g.shape[0], *[p.x_t.shape[1]] * p.x_t.shape[0]]
+
     def judge(images):
-        noise = tf.random.stateless_normal(tf.shape(images), noise_seed)
+        noise = replicas.normal(tf.shape(images), noise_seed, blocks)
         return nets["D"](images + options.input_noise * noise, training=True)
 
     judged = over_parts(
@@ -249,6 +259,7 @@ def make_train_step(
 
     @tf.function(autograph=False)  # half the time of tracing
     def train_step(batch, seed):
+        batch = replicas.own_rows(batch)
         done = tf.cast(seed[1] - first_steps, tf.float32)
         grown = tf.clip_by_value(done / max(ramp_steps, 1), 0.0, 1.0)
         ramp = {name: grown if ramp_steps else 1.0 for name in RAMPED}
@@ -256,9 +267,8 @@ def make_train_step(
         with tf.GradientTape(persistent=True) as tape:
             named = terms(nets, batch, seed, options)
             totals = {side: losses.total(named, now, names[side]) for side in names}
-        runs.update(optimizers, tape, totals, of_side)
         # The lesion component has one term, so its total bears the same name.
-        return {**named, **totals}
+        return runs.update(optimizers, tape, totals, of_side, named)
 
     return train_step
 
@@ -279,10 +289,11 @@ def make_first_step(
 
     @tf.function(autograph=False)  # half the time of tracing
     def first_step(batch, seed):
+        batch = replicas.own_rows(batch)
         with tf.GradientTape(persistent=True) as tape:
             named = first_terms(nets, batch, seed, options)
             totals = {side: losses.total(named, weights, names[side]) for side in names}
-        runs.update(optimizers, tape, totals, {side: of_side[side] for side in names})
-        return {**named, **totals}
+        moved = {side: of_side[side] for side in names}
+        return runs.update(optimizers, tape, totals, moved, named)
 
     return first_step

@@ -50,6 +50,13 @@ from brats_gan.runs.process import (
     set_up,
     share_cores,
 )
+from brats_gan.runs.strategies import (
+    NONE,
+    STRATEGIES,
+    Team,
+    WorkerLost,
+    gather,
+)
 from brats_gan.runs.training import (
     CHECKPOINT_SECONDS,
     loop,
@@ -65,10 +72,14 @@ __all__ = [
     "EXIT_START_AGAIN",
     "LENGTH",
     "LOCK",
+    "NONE",
     "PLACES",
     "Command",
+    "STRATEGIES",
     "RunError",
     "Stopped",
+    "Team",
+    "WorkerLost",
     "adam",
     "command",
     "command_by",
@@ -76,6 +87,7 @@ __all__ = [
     "export",
     "export_description",
     "export_fingerprint",
+    "gather",
     "has_begun",
     "identity",
     "key_flags",

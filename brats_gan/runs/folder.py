@@ -27,6 +27,8 @@ PLACES = frozenset(
         "check",
         "checkpoint_seconds",
         "steps_per_call",
+        "strategy",
+        "replicas",
         "init_from",  # read before the first step only: then the checkpoint has all
     }
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from brats_gan import layers, schedules
+from brats_gan import layers, replicas, schedules
 from brats_gan.lazy import tf
 
 
@@ -38,14 +38,22 @@ def update(
     tape: tf.GradientTape,
     totals: Mapping[str, tf.Tensor],
     variables: Mapping[str, Sequence[tf.Variable]],
-) -> None:
+    named: Mapping[str, tf.Tensor] | None = None,
+) -> dict[str, tf.Tensor]:
     """One step of each side on its own total and its own variables.
+
+    Of several replicas each moves by the mean of all gradients, which are reduced
+    together with the losses, in one buffer.
 
     Args:
         optimizers, totals, variables: by side.
+        named: other losses, by name, to be reported.
         tape: persistent, has seen the totals. All gradients are taken before any
             variable moves. An optimizer with a loss_scale is given gradients that are
             so many times as large.
+
+    Returns:
+        {name: scalar} of `named` and `totals`, means over replicas.
     """
     gradients = {
         side: tape.gradient(
@@ -55,5 +63,14 @@ def update(
         )
         for side in totals
     }
+    said = {**(named or {}), **totals}
+    there = [g for values in gradients.values() for g in values if g is not None]
+    reduced = iter(replicas.averaged([*there, *said.values()]))
+    gradients = {
+        side: [None if g is None else next(reduced) for g in values]
+        for side, values in gradients.items()
+    }
+    said = dict(zip(said, reduced, strict=True))
     for side, values in gradients.items():
         optimizers[side].apply_gradients(zip(values, variables[side], strict=True))
+    return said

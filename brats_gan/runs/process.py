@@ -130,7 +130,8 @@ def main(run_script: Callable[[list[str]], int | None], commands: bool = False) 
             sys.stdout.flush()
             return code
         except (files.DataError, RunError) as error:
-            return _say(f"error: {error}", EXIT_BAD_INPUT)
+            code = getattr(error, "exit_code", EXIT_BAD_INPUT)
+            return _say(f"error: {error}", code)
         except OSError as error:  # where no message of its own is at hand
             path = error.filename if error.filename is not None else "a file"
             return _say(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from brats_gan.lazy import tf
 from brats_gan.runs.checkpoints import has_begun, restore, save
 from brats_gan.runs.games import Games
 from brats_gan.runs.process import RunError, Stopped, signals_held, writing
+from brats_gan.runs.strategies import Team
 
 CHECKPOINT_SECONDS = 300
 CALL_SECONDS = 0.05  # of several steps in one call
@@ -115,6 +117,7 @@ def loop(
     phase: str = "",
     started: float | None = None,
     made_by: Mapping[str, Any] | None = None,
+    team: Team | None = None,
 ) -> None:
     """Trains from the newest checkpoint to `steps`.
 
@@ -142,13 +145,21 @@ def loop(
             another phase; the clock of losses.jsonl.
         made_by: what makes the run beside its seed and never changes, JSON: checkpoints
             of a run of which it differs are refused.
+        team: the replicas that share in every step; None: this process alone. Of
+            several processes all make the same calls, so a call is one step unless
+            `steps_per_call` is a number, and all stop where one is told to.
 
     Raises:
         RunError: a loss or a weight is not finite (names it, the step and the subjects
             of the batch), no checkpoint is whole, or there is no room to write.
-        Stopped: a signal of STOP_SIGNALS came. The call was finished and a checkpoint
-            written.
+        Stopped: a signal of STOP_SIGNALS came, to this process or another of the team.
+            The call was finished and a checkpoint written.
+        WorkerLost: another process of the team is gone.
     """
+    team = team or Team()
+    train_step = team.traced(train_step)
+    if team.several_processes and steps_per_call == "auto":
+        steps_per_call = 1
     step_variable = tf.Variable(0, dtype=tf.int64, trainable=False)
     manager = restore(
         {"step": step_variable, **objects},
@@ -190,8 +201,9 @@ def loop(
         writer.as_default(),
         signals_held() as received,
         _below_the_bar(),
+        team.at_work(),
     ):
-        iterator = iter(_on_device(batches(first)))
+        iterator = iter(_on_device(batches(first), team))
         done, calls = first, 0
         while done < steps:
             ends = [steps, _next_multiple(done, log_every)]
@@ -242,7 +254,8 @@ def loop(
                 with writing(events):
                     tf.summary.image("sheet", picture, step=done)
             due = now - saved_at > checkpoint_seconds
-            if due or done == steps or received:
+            stopped = team.any(bool(received))
+            if due or done == steps or stopped:
                 losses.look()
                 # What the last step's update broke no loss has seen yet.
                 refuse([n for n, o in objects.items() if not _is_finite(o)], done - 1)
@@ -251,9 +264,10 @@ def loop(
                 step_variable.assign(done)
                 save(manager, done)
                 saved_at = time.monotonic()
-            if received:
+            if stopped:
                 where = f" after step {done} of {steps}, with a checkpoint"
-                raise Stopped(received[0], where)
+                # Another's signal asks this one to end as well, and to begin again.
+                raise Stopped(*(received or [signal.SIGTERM])[:1], where)
 
 
 @contextlib.contextmanager
@@ -271,10 +285,10 @@ def _next_multiple(step, of):
     return (step // of + 1) * of
 
 
-def _on_device(batches):
+def _on_device(batches, team):
     """Copies batches to the GPU, if there is one, while the step before them runs."""
     gpus = tf.config.list_logical_devices("GPU")
-    if not gpus:
+    if not gpus or team.strategy is not None:
         return batches
     copied = tf.data.experimental.prefetch_to_device(gpus[0].name, buffer_size=2)
     return batches.apply(copied)

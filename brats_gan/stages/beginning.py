@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from brats_gan import data, files, networks, precision, report, runs
+from brats_gan import __version__, data, files, networks, precision, report, runs
 
 T = TypeVar("T")
 
@@ -23,29 +23,36 @@ FINAL_RATE = 0.05  # share of the peak rate at the last step of stages 1 and 2 (
 Record = Callable[[Any], runs.Command]
 
 
-def set_up(settings: T, run_dir: str | Path, heaviest: tuple, is_script: bool) -> T:
-    """`runs.set_up` with the precision that `precision.settle` finds.
+def set_up(
+    settings: T, run_dir: str | Path, heaviest: tuple, is_script: bool
+) -> tuple[T, runs.Team]:
+    """`runs.set_up` with the precision that `precision.settle` finds, and the team.
 
     Args:
-        settings: of a stage; has precision, deterministic, seed.
+        settings: of a stage; has precision, deterministic, seed, batch_size, strategy
+            and replicas.
         run_dir: folder of the run, which need not exist.
         heaviest: (images, kernel) of the heaviest convolution of a step.
         is_script: whether the process may begin once more, see `runs.set_up`.
 
     Returns:
-        The settings with the precision that was found.
+        The settings with the precision that was found; the replicas of the run.
     """
-    settled = settings
+    settled, team = settings, None
 
     def settle():
-        nonlocal settled
+        nonlocal settled, team
+        team = runs.gather(settings.strategy, settings.replicas, settings.batch_size)
         asked, deterministic = settings.precision, bool(settings.deterministic)
+        if team.several_processes and asked == precision.AUTO:
+            # What is measured differs from one machine to the next.
+            asked = precision.known(run_dir) or "float32"
         found = precision.settle(asked, run_dir, deterministic, heaviest)
         settled = dataclasses.replace(settings, precision=found)
         return found
 
     runs.set_up(settle, settings.seed, bool(settings.deterministic), is_script)
-    return settled
+    return settled, team
 
 
 def require_startable(
@@ -70,6 +77,17 @@ def require_startable(
     """
     files.require_apart({flag: run_dir}, {"data_dir": source.data_dir, **(read or {})})
     runs.require_startable(run_dir, free, by, share)
+
+
+def require_alike(
+    team: runs.Team, by: runs.Command, fixed: dict, run_dir: Path
+) -> None:
+    """RunError unless all processes of a team have the same flags, data and checkpoint.
+
+    `fixed` is of inputs.fix.
+    """
+    found = runs.newest_checkpoint(run_dir)
+    team.require_alike([runs.lasting(by), fixed, found and found[1], __version__])
 
 
 def start(

@@ -50,6 +50,8 @@ class Settings:
     deterministic: bool | None = None  # None: no, as a flag that is not given
     checkpoint_seconds: float = runs.CHECKPOINT_SECONDS
     steps_per_call: int | str = "auto"
+    strategy: str = runs.NONE
+    replicas: int | None = None
     final_rate: float = beginning.FINAL_RATE
     all_pairs: bool = False
     image_norm: str = "absolute"
@@ -141,9 +143,10 @@ def train(
         settings.all_pairs,
         source.spec,
     )
-    settings = beginning.set_up(settings, run_dir, heaviest, record is not None)
+    settings, team = beginning.set_up(settings, run_dir, heaviest, record is not None)
     by = beginning.command(record, SCRIPT, settings, source, run_dir=run_dir)
-    run_dir = Path(run_dir)
+    whole = Path(run_dir)
+    run_dir = team.place(whole)
     beginning.require_startable(run_dir, source, by, runs.LENGTH)
     logging.info("stage 2: %s, trained on %s", run_dir, source.data_dir)
     training, held_out, split = source.subjects(run_dir)
@@ -157,20 +160,22 @@ def train(
         image_size=settings.image_size,
     )
     steps, first_steps = lengths(settings, run_dir, len(slices))
-    nets = multimodal.build(**settings.build(), spec=source.spec)
-    begun = weights.begin(
-        run_dir,
-        "multimodal",
-        settings.build(),
-        nets,
-        settings.init_from,
-        [subject.name for subject in held_out],
-        spec=source.spec,
-        patient_pattern=split.get("patient_pattern"),
-        first_steps=first_steps,
-        **inputs.of_run(fixed, source, (training, held_out)),
-        settings=runs.lasting(by),
-    )
+    beginning.require_alike(team, by, fixed, run_dir)
+    with team.scope():
+        nets = multimodal.build(**settings.build(), spec=source.spec)
+        begun = weights.begin(
+            run_dir,
+            "multimodal",
+            settings.build(),
+            nets,
+            settings.init_from,
+            [subject.name for subject in held_out],
+            spec=source.spec,
+            patient_pattern=split.get("patient_pattern"),
+            first_steps=first_steps,
+            **inputs.of_run(fixed, source, (training, held_out)),
+            settings=runs.lasting(by),
+        )
     beginning.start(run_dir, split, by, runs.LENGTH)
     inputs.record(run_dir, fixed)
     weights.record(run_dir, begun)
@@ -179,8 +184,13 @@ def train(
     live = beginning.live(run_dir, SCRIPT, Settings(), steps)
     with live:
         train_networks(
-            settings, nets, slices, shown, run_dir, steps, first_steps, begun, live
+            *(settings, nets, slices, shown, run_dir, steps, first_steps, begun),
+            live,
+            team,
         )
+    if not team.is_chief:
+        team.end()
+        return whole
 
     sheets.draw_generated(nets, shown, options, run_dir / "generated.png")
     sheets.draw_translations(nets, shown, options, run_dir / "translations.png")
@@ -202,6 +212,7 @@ def train(
     weights.finish(run_dir, nets, of_weights, steps)
     live.finish()
     runs.release(run_dir)
+    team.end()
     return run_dir
 
 
@@ -235,21 +246,24 @@ def train_networks(
     first_steps: int,
     begun: dict,
     live: report.Live,
+    team: runs.Team,
 ) -> None:
     """Both phases, from the newest checkpoint; `shown` is the batch of the sheets."""
     # Discriminators take part after the first phase.
     begins = {"generator": 0, "discriminator": first_steps, "lesion_component": 0}
-    optimizers = {
-        side: runs.adam(
-            of_side,
-            settings.learning_rate * (multimodal.FULL_RATE if begins[side] else 1.0),
-            steps - begins[side],
-            final=settings.final_rate,
-            first_steps=first_steps - begins[side],
-            first_final=multimodal.FULL_RATE,
-        )
-        for side, of_side in multimodal.variables(nets).items()
-    }
+    peak = settings.learning_rate
+    with team.scope():
+        optimizers = {
+            side: runs.adam(
+                of_side,
+                peak * (multimodal.FULL_RATE if begins[side] else 1.0),
+                steps - begins[side],
+                final=settings.final_rate,
+                first_steps=first_steps - begins[side],
+                first_final=multimodal.FULL_RATE,
+            )
+            for side, of_side in multimodal.variables(nets).items()
+        }
     options = settings.options(slices.spec)
     first_step = multimodal.make_first_step(nets, optimizers, settings.weights, options)
     train_step = multimodal.make_train_step(
@@ -299,6 +313,7 @@ def train_networks(
             phase=of_phase,
             started=started,
             made_by=begun,
+            team=team,
         )
 
 

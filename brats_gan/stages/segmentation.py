@@ -69,6 +69,8 @@ class Settings:
     deterministic: bool | None = None  # None: no, as a flag that is not given
     checkpoint_seconds: float = runs.CHECKPOINT_SECONDS
     steps_per_call: int | str = "auto"
+    strategy: str = runs.NONE
+    replicas: int | None = None
     keep_checkpoints: bool = False
     results: str | None = None
 
@@ -172,7 +174,7 @@ def score(
         settings.batch_size,
         source.spec,
     )
-    settings = beginning.set_up(settings, run_dir, heaviest, record is not None)
+    settings, team = beginning.set_up(settings, run_dir, heaviest, record is not None)
     if settings.train_on == "synthetic" and not settings.synthetic_dir:
         raise runs.RunError("--train_on=synthetic needs --synthetic_dir")
     asked = wanted(settings)
@@ -181,11 +183,18 @@ def score(
             "--init_from is for a single run: rows of the tables begin from nothing, "
             "so that they compare; leave out --table and --experiment, or --init_from"
         )
+    if asked and settings.strategy != runs.NONE:
+        raise runs.RunError(
+            "--strategy is for a single run: rows of the tables are shared out by "
+            "repeats (docs/cluster.md); leave out --table and --experiment, or "
+            "--strategy"
+        )
     by = beginning.command(record, SCRIPT, settings, source, run_dir=run_dir)
     # The repeats of a table must all be of one length; a single run may be made longer.
     free = {*FREE, *(() if asked else runs.LENGTH)}
-    run_dir, synthetic = Path(run_dir), settings.synthetic_dir
-    beside = run_dir if asked else run_dir.parent
+    whole, synthetic = Path(run_dir), settings.synthetic_dir
+    run_dir = team.place(whole)
+    beside = run_dir if asked else run_dir.parent  # of a worker, thrown away with it
     results = Path(settings.results or beside / "results.jsonl")
     read = {
         "synthetic_dir": synthetic,
@@ -209,9 +218,12 @@ def score(
 
     if not asked:
         sides = real, held_out
-        line = single_run(settings, source, run_dir, results, split, sides, start)
+        line = single_run(
+            settings, source, run_dir, results, split, sides, start, by, team
+        )
         runs.release(run_dir)
-        return Scored(run_dir, results, line, [])
+        team.end()
+        return Scored(whole, results, line, [])
     # A row without synthetic data needs none; one that has some must find the same.
     used = {"synthetic": synthetic} if synthetic else {}
     used |= {f"synthetic {k}": v for k, v in settings.test_sets().items()}
@@ -292,14 +304,16 @@ def single_run(
     split: dict,
     sides: tuple[list[io.Subject], list[io.Subject]],
     start: Callable[[dict], None],
-) -> dict:
+    by: runs.Command,
+    team: runs.Team,
+) -> dict | None:
     """One run on everything there is, with a sheet and an export.
 
     `start` is called with what `inputs.fix` returned, when nothing is left that could
     be refused.
 
     Returns:
-        Its line of results.
+        Its line of results; None in a worker beside the chief.
     """
     real, held_out = sides
     key = (None, run_dir.name, 0)
@@ -336,7 +350,8 @@ def single_run(
     items = np.stack([np.arange(len(slices)), np.zeros(len(slices), int)], 1)
     plan = [mixing.Phase((train_on,), items, iterations)]
     training = settings.training(source.spec)
-    segmentors = runner.Segmentors(training, iterations, settings.enhanced)
+    beginning.require_alike(team, by, fixed, run_dir)
+    segmentors = runner.Segmentors(training, iterations, settings.enhanced, team)
     of_run = inputs.of_run(fixed, source, sides)
     if settings.init_from and not runs.has_begun(run_dir):
         first = settings.init_from, "segmentation"
@@ -363,6 +378,8 @@ def single_run(
 
     with live:
         begun = segmentors.train(run_dir, slices, plan, settings.seed, begin)
+    if not team.is_chief:
+        return None
     scores = segmentation.score(segmentors.predict, held_out_slices)
     nets, size, spec = segmentors.nets, settings.image_size, source.spec
     sheets.draw_segmentation(nets, held_out_slices, run_dir / "segmentation.png")

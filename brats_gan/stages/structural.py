@@ -62,6 +62,8 @@ class Settings:
     deterministic: bool | None = None  # None: no, as a flag that is not given
     checkpoint_seconds: float = runs.CHECKPOINT_SECONDS
     steps_per_call: int | str = "auto"
+    strategy: str = runs.NONE
+    replicas: int | None = None
     weights: dict[str, float] = field(default_factory=dict)  # others: by default
 
     def __post_init__(self) -> None:
@@ -148,9 +150,10 @@ def train(
     heaviest = structural.heaviest_convolution(
         settings.image_size, settings.width, settings.batch_size, settings.mask_width
     )
-    settings = beginning.set_up(settings, run_dir, heaviest, record is not None)
+    settings, team = beginning.set_up(settings, run_dir, heaviest, record is not None)
     by = beginning.command(record, SCRIPT, settings, source, run_dir=run_dir)
-    run_dir = Path(run_dir)
+    whole = Path(run_dir)
+    run_dir = team.place(whole)
     beginning.require_startable(run_dir, source, by, runs.LENGTH)
     logging.info("stage 1: %s, trained on %s", run_dir, source.data_dir)
     training, held_out, split = source.subjects(run_dir)
@@ -173,39 +176,42 @@ def train(
         settings.final_rate,
     )
 
-    nets = structural.build(**settings.build())
-    begun = weights.begin(
-        run_dir,
-        "structural",
-        settings.build(),
-        nets,
-        settings.init_from,
-        [subject.name for subject in held_out],
-        spec=source.spec,
-        patient_pattern=split.get("patient_pattern"),
-        **inputs.of_run(fixed, source, (training, held_out)),
-        settings=runs.lasting(by),
-    )
+    beginning.require_alike(team, by, fixed, run_dir)
+    with team.scope():
+        nets = structural.build(**settings.build())
+        begun = weights.begin(
+            run_dir,
+            "structural",
+            settings.build(),
+            nets,
+            settings.init_from,
+            [subject.name for subject in held_out],
+            spec=source.spec,
+            patient_pattern=split.get("patient_pattern"),
+            **inputs.of_run(fixed, source, (training, held_out)),
+            settings=runs.lasting(by),
+        )
     beginning.start(run_dir, split, by, runs.LENGTH)
     inputs.record(run_dir, fixed)
     weights.record(run_dir, begun)
     code_dim = networks.map_code_dim(
         settings.image_size, settings.code_channels, settings.code_dim
     )
-    codes = code_bank.Codes(code_dim)
     sides = {
         "generator": structural.GENERATOR_SIDE,
         "discriminator": structural.DISCRIMINATOR_SIDE,
     }
-    optimizers = {
-        side: runs.adam(
-            structural.variables(nets, names),
-            settings.learning_rate,
-            steps,
-            final=settings.final_rate,
-        )
-        for side, names in sides.items()
-    }
+    with team.scope():
+        codes = code_bank.Codes(code_dim)
+        optimizers = {
+            side: runs.adam(
+                structural.variables(nets, names),
+                settings.learning_rate,
+                steps,
+                final=settings.final_rate,
+            )
+            for side, names in sides.items()
+        }
     train_step = structural.make_train_step(
         nets, optimizers, codes, settings.weights, settings.options()
     )
@@ -246,7 +252,11 @@ def train(
                 settings.steps_per_call, settings.deterministic
             ),
             made_by=begun,
+            team=team,
         )
+    if not team.is_chief:
+        team.end()
+        return whole
 
     found = fitted(FITTED)
     if settings.code_fit and len(slices.names) > 1:
@@ -267,6 +277,7 @@ def train(
     weights.finish(run_dir, nets, description, steps, found)
     live.finish()
     runs.release(run_dir)
+    team.end()
     return run_dir
 
 

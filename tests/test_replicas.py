@@ -1,0 +1,328 @@
+"""Several replicas compute what one does; who takes part is refused or ends clearly."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests import nifti
+from tests.scripts import ROOT
+
+# Logical CPUs are made before TensorFlow's first operation: a process of its own.
+TWO = """
+import sys
+import numpy as np
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+shares = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(cpu, shares)
+two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+"""
+
+
+def run_python(code, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-c", TWO + code, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_two_replicas_have_the_rows_and_draw_the_numbers_of_one():
+    run_python("""
+from brats_gan import replicas
+batch = {"x": tf.reshape(tf.range(12.0), [6, 2])}
+seed = tf.constant([1, 2])
+
+def drawn():
+    return {
+        "rows": replicas.own_rows(batch)["x"],
+        "normal": replicas.normal([3 if replicas.several() else 6, 2], seed),
+        "uniform": replicas.uniform([2, 3 if replicas.several() else 6], seed, axis=1),
+        # Two blocks of four rows and one of two, dealt one by one.
+        "blocks": replicas.normal(
+            *(([5], seed, [2, 2, 1]) if replicas.several() else ([10], seed, [4, 4, 2]))
+        ),
+    }
+
+alone = drawn()
+first, second = (
+    {name: two.experimental_local_results(x)[k] for name, x in found.items()}
+    for found in [two.run(drawn)] for k in range(2)
+)
+for name in ("rows", "normal"):
+    both = tf.concat([first[name], second[name]], 0)
+    np.testing.assert_array_equal(both, alone[name])
+along = tf.concat([first["uniform"], second["uniform"]], 1)
+np.testing.assert_array_equal(along, alone["uniform"])
+one, other = first["blocks"], second["blocks"]
+whole = [one[0:2], other[0:2], one[2:4], other[2:4], one[4:], other[4:]]
+np.testing.assert_array_equal(tf.concat(whole, 0), alone["blocks"])
+""")
+
+
+def test_sums_and_means_are_over_replicas_and_gradients_go_through_sums():
+    run_python("""
+from brats_gan import replicas
+with two.scope():
+    w = tf.Variable(3.0)
+
+@tf.function
+def step(x):
+    x = replicas.own_rows({"x": x})["x"]
+    with tf.GradientTape() as tape:
+        # (w * sum of x)^2 over the whole batch, as a term that no mean of parts is.
+        value = replicas.summed(w * tf.reduce_sum(x)) ** 2
+    gradient, half = replicas.averaged([tape.gradient(value, w), tf.reduce_mean(x)])
+    replicas.assign(w, w - 0.5 * gradient)
+    return value, gradient, half, replicas.gathered(x)
+
+x = tf.constant([1.0, 2.0, 3.0, 5.0])
+
+@tf.function
+def of_all(x):
+    return two.run(step.python_function, (x,))
+
+found = of_all(x)
+for k in range(2):
+    value, gradient, half, rows = (two.experimental_local_results(v)[k] for v in found)
+    assert float(value) == (3 * 11) ** 2
+    assert float(gradient) == 2 * 3 * 11**2
+    assert float(half) == 11 / 4
+    np.testing.assert_array_equal(rows, x)
+    assert float(w.values[k]) == 3 - 0.5 * 2 * 3 * 11**2
+""")
+
+
+STEPS = """
+from benchmarks import rig
+from brats_gan import code_bank, lesion_components, multimodal, runs, segmentation
+from brats_gan import structural
+
+SIZE = 32
+stage, loss = sys.argv[1:]
+
+def made():
+    if stage == "1":
+        nets = structural.build(SIZE, 2, code_channels=1, code_game=True)
+        sides = {
+            "generator": structural.GENERATOR_SIDE,
+            "discriminator": structural.DISCRIMINATOR_SIDE,
+        }
+        variables = {s: structural.variables(nets, who) for s, who in sides.items()}
+        codes = code_bank.Codes(nets["DC_f"].inputs[0].shape[-1])
+        extra = (codes,)
+        make = structural.make_train_step
+    elif stage == "2":
+        nets = multimodal.build(SIZE, 2, "single")
+        variables, extra = multimodal.variables(nets), (None,)
+        extra += (multimodal.Options(label_loss=loss),)
+        make = multimodal.make_train_step
+    else:
+        nets = lesion_components.build("multiple", SIZE, 2)
+        found = [v for net in nets.values() for v in net.trainable_variables]
+        variables, extra = {"segmentation": found}, (loss, 0.1, True)
+        make = segmentation.make_train_step
+    adams = {side: runs.adam(each, 1e-6, 100) for side, each in variables.items()}
+    return nets, adams, make(nets, adams, *extra)
+
+alone = made()
+with two.scope():
+    shared = made()
+for name, net in alone[0].items():
+    shared[0][name].set_weights(net.get_weights())
+batch_of = {
+    "1": lambda k: rig.structural_batch(SIZE, 4, k),
+    "2": lambda k: rig.multimodal_batch(SIZE, 2, k),
+    "4": lambda k: rig.segmentation_batch(SIZE, 4, k),
+}[stage]
+of_all = runs.Team(two).traced(shared[2])
+
+def moments(adams):
+    return [m.numpy() for each in adams.values() for m in each._momentums]
+
+for step in range(20 if stage == "2" else 5):
+    seed = tf.constant([3, step])
+    one, both = alone[2](batch_of(step), seed), of_all(batch_of(step), seed)
+    assert {*one} == {*both}
+    for name in one:
+        a, b = float(one[name]), float(both[name])
+        # L_f is of maps behind a threshold, which a rounding error takes a pixel over.
+        rounding = 1e-3 if name == "structure" else 1e-6
+        assert abs(a - b) <= 1e-4 * abs(a) + rounding, (step, name, a, b)
+    if step == 0:
+        for a, b in zip(moments(alone[1]), moments(shared[1]), strict=True):
+            error = np.abs(a - b).max()
+            assert error <= 1e-3 * np.abs(a).max() + 1e-5, (a.shape, error)
+for net in shared[0].values():  # and the copies have stayed alike
+    for variable in net.variables:
+        variable = getattr(variable, "value", variable)
+        values = getattr(variable, "values", None)
+        if values is not None and not callable(values):
+            np.testing.assert_array_equal(values[0], values[1])
+"""
+
+
+@pytest.mark.parametrize(
+    ("stage", "loss"), [("1", "weighted"), ("2", "squared"), ("4", "weighted")]
+)
+def test_a_step_of_two_replicas_is_that_of_one_with_the_same_batch(stage, loss):
+    run_python(STEPS, stage, loss)
+
+
+# --- Scripts --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("replicas") / "data"
+    for number in range(3):
+        nifti.write_subject(folder, f"s{number}", seed=number)
+    return folder
+
+
+def command(data_dir, run_dir, *flags):
+    return [
+        *(sys.executable, "train_multimodal.py", f"--data_dir={data_dir}"),
+        *(f"--run_dir={run_dir}", "--slices=1:5", "--image_size=32", "--width=2"),
+        *("--batch_size=2", "--steps=12", "--first_phase=0", "--held_out=0.34"),
+        *("--scheme=single", "--label_loss=squared", "--learning_rate=1e-6"),
+        *("--checkpoint_seconds=0", *flags),
+    ]
+
+
+def environment(**more):
+    return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **more}
+
+
+def losses(run_dir):
+    lines = (run_dir / "losses.jsonl").read_text().splitlines()
+    return {
+        name: value
+        for name, value in json.loads(lines[-1]).items()
+        if name != "seconds"
+    }
+
+
+def free_ports(count):
+    taken = [socket.socket() for _ in range(count)]
+    for each in taken:
+        each.bind(("localhost", 0))
+    ports = [each.getsockname()[1] for each in taken]
+    for each in taken:
+        each.close()
+    return ports
+
+
+def start_workers(data_dir, run_dir, logs, flags=((), ())):
+    """Two processes of one run; returns them."""
+    cluster = {"worker": [f"localhost:{port}" for port in free_ports(2)]}
+    started = []
+    for index in range(2):
+        told = {"cluster": cluster, "task": {"type": "worker", "index": index}}
+        arguments = command(data_dir, run_dir, "--strategy=multi_worker", *flags[index])
+        with (logs / f"{index}.log").open("w") as log:
+            process = subprocess.Popen(
+                arguments,
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment(TF_CONFIG=json.dumps(told)),
+            )
+        started.append(process)
+    return started
+
+
+def wait_for(processes, seconds):
+    """Exit codes; those that are left after so many seconds are killed, and fail."""
+    try:
+        ends = time.monotonic() + seconds
+        return [p.wait(max(ends - time.monotonic(), 0.1)) for p in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.once
+def test_two_processes_train_as_one_also_where_one_is_killed(data_dir, tmp_path):
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    subprocess.run(command(data_dir, alone), cwd=ROOT, check=True, env=environment())
+    workers = start_workers(data_dir, shared, tmp_path)
+    try:
+        ends = time.monotonic() + 300
+        while not [*shared.glob("checkpoints/ckpt-[4-9].index")]:
+            assert time.monotonic() < ends, (tmp_path / "0.log").read_text()[-3000:]
+            assert all(each.poll() is None for each in workers)
+            time.sleep(0.05)
+        workers[1].send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+    except BaseException:
+        wait_for(workers, 0)
+        raise
+    code = wait_for(workers, 120)[0]
+    said = (tmp_path / "0.log").read_text()
+    assert code == 85, said[-3000:]
+    assert "worker 0: another worker has ended or cannot be reached" in said
+    assert time.monotonic() - killed < 120
+    assert not (shared / "export").exists()
+
+    codes = wait_for(start_workers(data_dir, shared, tmp_path), 300)
+    assert codes == [0, 0], (tmp_path / "0.log").read_text()[-3000:]
+    assert "going on at step" in (tmp_path / "1.log").read_text()
+    assert (shared / "export" / "generator").is_dir()
+    one, other = losses(alone), losses(shared)
+    assert {*one} == {*other}
+    for name, value in one.items():
+        rounding = 1e-3 if name == "structure" else 1e-6
+        assert abs(value - other[name]) <= 1e-4 * abs(value) + rounding, name
+
+
+@pytest.mark.once
+def test_workers_with_other_flags_are_refused_and_a_signal_ends_all(data_dir, tmp_path):
+    other = ((), ("--seed=1",))
+    codes = wait_for(start_workers(data_dir, tmp_path / "run", tmp_path, other), 120)
+    said = "".join((tmp_path / f"{k}.log").read_text() for k in range(2))
+    assert "other flags, data, code or checkpoints than the others" in said
+    assert 1 in codes and 0 not in codes
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "config", "sentence"),
+    [
+        (["--strategy=multi_worker"], None, "TF_CONFIG must name all workers"),
+        (["--strategy=multi_worker"], "{}", "TF_CONFIG must name all workers"),
+        (["--strategy=multi_worker"], "[1", "TF_CONFIG must name all workers"),
+        (["--replicas=2"], None, "--replicas is for --strategy=mirrored alone"),
+        (
+            ["--strategy=mirrored", "--replicas=3"],
+            None,
+            "--batch_size=2: the batch is that of all 3 replicas, and each takes as "
+            "many rows; give 3",
+        ),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_before_anything_is_written(
+    data_dir, tmp_path, flags, config, sentence
+):
+    told = {} if config is None else {"TF_CONFIG": config}
+    done = subprocess.run(
+        command(data_dir, tmp_path / "run", *flags),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment(**told),
+    )
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert not (tmp_path / "run").exists()
