@@ -76,8 +76,7 @@ def shard_of(settings: Settings) -> Shard | None:
     """The part of the volumes that settings ask for.
 
     Raises:
-        RunError: --shard is not I/N with I from 1 to N, or samples are not independent
-            of those before.
+        RunError: --shard is not I/N with I from 1 to N.
     """
     if settings.shard is None:
         return None
@@ -86,11 +85,6 @@ def shard_of(settings: Settings) -> Shard | None:
         raise runs.RunError(
             f"--shard={settings.shard}: give the number of a part and how many there "
             "are, from 1/8 to 8/8"
-        )
-    if settings.accepted_only:
-        raise runs.RunError(
-            "--accepted_only counts on from volume to volume, so that no part of them "
-            "can be made without those before; leave it or --shard out"
         )
     return Shard(int(match[1]), int(match[2]))
 
