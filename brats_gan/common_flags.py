@@ -320,6 +320,23 @@ def steps_per_call() -> flags.FlagHolder[str | int]:
     )
 
 
+def workers(units: str) -> None:
+    """The flags --workers and --scheduler, of which `units` are made at once."""
+    count(
+        "workers",
+        None,
+        f"Processes that make {units} at once, on the cores of this machine; needs "
+        "Dask (docs/cluster.md). If unset, this process makes them.",
+        10_000,
+    )
+    flags.DEFINE_string(
+        "scheduler",
+        None,
+        f"tcp://HOST:PORT of a Dask scheduler, whose workers make {units} "
+        "(docs/cluster.md).",
+    )
+
+
 # --- From flags to settings -----------------------------------------------------------
 
 

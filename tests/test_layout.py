@@ -40,11 +40,12 @@ phantom.imaging phantom.lesions
 phantom.subjects
 phantom
 runs.process runs.optimizers runs.games
-runs.checkpoints runs.locks
+runs.checkpoints runs.locks runs.claims
 runs.folder runs.training
 runs.lengths
 runs.exports
 runs
+cluster
 registration privacy precision lesion_components stacks neighbours volume_lesions
 multimodal.settings
 multimodal.nets multimodal.passes
@@ -64,10 +65,13 @@ trained_models reports
 volume_reports
 experiments.tables
 experiments.mixing
+experiments.segmentors
 experiments.runner
 experiments
 stages.beginning stages.inputs stages.sheets
-stages.structural stages.multimodal stages.ingredients stages.segmentation
+stages.structural stages.multimodal stages.ingredients stages.repeats
+stages.segmentation
+stages.workers
 stages.dataset
 stages.volumes
 stages

@@ -13,6 +13,7 @@ import numpy as np
 from absl import logging
 
 from brats_gan import (
+    cluster,
     data,
     figures,
     manifest,
@@ -24,7 +25,7 @@ from brats_gan import (
 )
 from brats_gan.lazy import tf
 from brats_gan.spec import Spec
-from brats_gan.stages import beginning, ingredients, inputs
+from brats_gan.stages import beginning, ingredients, inputs, workers
 from brats_gan.stages.ingredients import SCRIPT, Settings
 
 __all__ = ["SCRIPT", "Built", "Settings", "build"]
@@ -89,7 +90,18 @@ def build(
     beginning.start(output_dir, made.split, made.by, ingredients.FREE, share)
     inputs.record(output_dir, made.fixed)
     origin = ingredients.digest_of(settings, made.fixed)
-    rows = make_samples(settings, made.models, slices, output_dir, origin)
+    place = cluster.place_of(settings.workers, settings.scheduler)
+    if place is None:
+        rows = make_samples(settings, made.models, slices, output_dir, origin)
+    else:
+
+        def elsewhere(positions):
+            task = workers.task_of(made, source, origin)
+            return cluster.spread(place, make_unit, task, positions, output_dir)
+
+        rows = make_samples(
+            settings, made.models, slices, output_dir, origin, elsewhere
+        )
     if made.shard is not None:  # who finishes the data set writes the rest
         runs.release(output_dir)
         return Built(output_dir, {}, rows)
@@ -110,8 +122,9 @@ def build(
     return Built(output_dir, summary, rows)
 
 
-def counter(total: int, left: int, unit: str, pieces: int) -> Callable[[], None]:
-    """Shows a bar of what is made; returns a function to call after each piece.
+def counter(total: int, left: int, unit: str, pieces: int) -> Callable[[int], None]:
+    """Shows a bar of what is made; returns a function to call after some pieces, with
+    their number.
 
     Args:
         total: pieces of the whole.
@@ -126,9 +139,9 @@ def counter(total: int, left: int, unit: str, pieces: int) -> Callable[[], None]
     bar.update(total - left)
     pace, done = progress.Pace(pieces), 0
 
-    def seen():
+    def seen(count=1):
         nonlocal done
-        done += 1
+        done += count
         bar.update(total - left + done)
         if pace.seen(done, time.monotonic()):
             if on_terminal:
@@ -154,12 +167,14 @@ def make_samples(
     slices: data.Slices | data.LabelPool,
     output_dir: Path,
     origin: str | None = None,
+    elsewhere: Callable[[list[int]], Iterator[tuple[int, list[dict]]]] | None = None,
 ) -> list[dict]:
     """Writes the volumes and manifest.csv, a volume at a time; returns its rows.
 
     Volumes that are there already are taken if their record says `origin`. Of a part
     of the data set, the rows of its volumes are returned, and manifest.csv is left to
-    the process that finishes the data set.
+    the process that finishes the data set. `elsewhere` makes volumes at positions and
+    yields each with its rows, in any order; without, this process does.
     """
     shard = ingredients.shard_of(settings)
     work = Work(settings, models, slices, origin)
@@ -183,7 +198,14 @@ def make_samples(
     part = "" if shard is None else f", part {settings.shard}"
     logging.info("%s%s: %d samples to make", output_dir, part, left)
     pieces = 2 * settings.batch_size  # they come in groups
+    if elsewhere is not None:
+        pieces = manifest.PER_VOLUME * (settings.workers or 1)
     seen = counter(total, left, "sample", pieces)
+    if elsewhere is not None:
+        missing = [n for volume_id, n in own.items() if volume_id not in whole]
+        for position, new in elsewhere(missing):
+            whole[[*ids][position]] = new
+            seen(sum(bool(row["id"]) for row in new))
     rows = []
     for volume_id, position in own.items():
         new = whole.get(volume_id)
@@ -224,7 +246,7 @@ def make_volume(
     work: Work,
     position: int,
     output_dir: Path,
-    seen: Callable[[], None] = lambda: None,
+    seen: Callable[..., None] = lambda: None,
 ) -> list[dict]:
     """Makes and writes the volume at a position, whoever makes the others.
 
@@ -243,6 +265,13 @@ def make_volume(
     group, rows = fill(settings, made, volume_id, count, before, output_dir, seen)
     write_volume(output_dir, volume_id, group, rows, work.models.spec, work.origin)
     return rows
+
+
+def make_unit(task: workers.Task, position: int, folder: Path) -> list[dict]:
+    """`make_volume` for cluster.Job: on a worker, with what that has loaded."""
+    loaded = workers.here(task)
+    work = Work(task.settings, loaded.models, loaded.slices, task.origin)
+    return make_volume(work, position, folder)
 
 
 def write_volume(
