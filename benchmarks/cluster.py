@@ -41,6 +41,7 @@ _RUNS = flags.DEFINE_list(
 _SAMPLES = flags.DEFINE_integer("samples", 200, "Of the set that is killed.")
 _REPEATS = flags.DEFINE_integer("repeats", 4, "Of a row of a table.", 2)
 _FLAGS = flags.DEFINE_list("flags", [], "More flags of the tables or the set.")
+_THREADS = 50  # units at once of a worker of Dask in the simulation
 ROOT = Path(__file__).parents[1]
 
 
@@ -108,7 +109,11 @@ def overhead(folder):
 
 
 def simulation(folder):
-    """Units that sleep, on workers without processes, by the client's own loop."""
+    """Units that sleep, on workers without processes, by the client's own loop.
+
+    Fifty to a worker of Dask: each has an own clock and monitor, and a thousand of
+    these in one process keep it busy, as they would not a thousand machines.
+    """
     from distributed import Client, LocalCluster
 
     count, seconds = _FAKE.value, _SLEEP.value
@@ -121,8 +126,8 @@ def simulation(folder):
     began = time.perf_counter()
     with (
         LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,
+            n_workers=-(-count // _THREADS),
+            threads_per_worker=min(count, _THREADS),
             processes=False,
             memory_limit=None,
             dashboard_address=None,
@@ -130,7 +135,6 @@ def simulation(folder):
         ) as fake,
         Client(fake) as client,
     ):
-        client.wait_for_workers(count)
         started = time.perf_counter()
         made = cluster.Job(nothing, {}, str(folder), "", "", cluster.about())
         units = [*range(3 * count)]

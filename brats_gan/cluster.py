@@ -220,12 +220,13 @@ def _gathered(client, job, units):
         return client.submit(run_unit, job, unit, pure=False)
 
     of = {submitted(unit): unit for unit in units}
-    running = as_completed(list(of))
-    for future in running:
+    # Results are fetched beside each other: one after the other each takes a round
+    # trip of some 10 ms, and 1000 workers would wait for them.
+    running = as_completed(list(of), with_results=True, raise_errors=False)
+    for future, made in running:
         unit = of.pop(future)
-        try:
-            made = future.result()
-        except KilledWorker as error:
+        error = None if isinstance(made, _Made) else future.exception()
+        if isinstance(error, KilledWorker):
             lost[unit] += 1
             if lost[unit] == MOST_LOST:
                 raise runs.RunError(
@@ -236,7 +237,7 @@ def _gathered(client, job, units):
             of[again] = unit
             running.add(again)
             continue
-        except Exception as error:  # of Dask: units say theirs in what they return
+        if error is not None:  # of Dask: units say theirs in what they return
             raise runs.RunError(
                 f"{unit}: the scheduler, or its workers, could not run it "
                 f"({type(error).__name__}: {error}); see that they are there and have "

@@ -260,7 +260,7 @@ def test_volumes_that_workers_make_and_send_are_those_of_one_process(
         two = dataset.Settings(*of_runs, **given, workers=2)
         dataset.build(two, source(made), tmp_path / "two")
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
-    assert "workers" not in (tmp_path / "two/flags.txt").read_text()
+    assert "--workers" not in (tmp_path / "two/flags.txt").read_text()
 
 
 def started(script, *flags):
