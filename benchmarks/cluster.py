@@ -130,7 +130,7 @@ def simulation(folder):
             threads_per_worker=min(count, _THREADS),
             processes=False,
             memory_limit=None,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             silence_logs=50,
         ) as fake,
         Client(fake) as client,

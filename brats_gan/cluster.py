@@ -312,7 +312,7 @@ def _connected(place, count, variables):
                     threads_per_worker=1,
                     processes=True,
                     memory_limit=None,  # TensorFlow's is not Dask's to judge
-                    dashboard_address=None,
+                    dashboard_address="127.0.0.1:0",  # 8787 may be in use
                     silence_logs=standard_logging.CRITICAL,
                     env={
                         "TF_CPP_MIN_LOG_LEVEL": "3",
