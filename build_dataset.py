@@ -53,6 +53,7 @@ flags.DEFINE_string(
     "Make part I of N of the volumes, as I/N; several processes, on whatever machines "
     "see the folder, make one each. Then the command without it finishes the data set.",
 )
+common_flags.workers("volumes (of 50 samples, or of --volumes)")
 common_flags.path(
     "lesion_map",
     "Label map in the field of the volumes, 240 x 240 pixels: the lesion of every "

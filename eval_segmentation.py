@@ -31,6 +31,7 @@ common_flags.count(
     "Runs of each row, with seeds from --seed on (Section 3.4).",
     1_000_000,
 )
+common_flags.workers("repeats of tables")
 common_flags.layout()
 common_flags.patient_pattern()
 common_flags.labels()

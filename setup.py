@@ -104,8 +104,10 @@ setup(
         "jinja2>=3.1",  # reports, and the page of prepare_data.py check --report
     ],
     extras_require={
+        "cluster": ["distributed>=2024.1"],  # --workers, --scheduler (docs/cluster.md)
         "demo": ["nilearn>=0.10"],  # ships the MNI152 maps the phantom is made of
         "test": [
+            "distributed>=2024.1",
             "hypothesis>=6.100",
             "nilearn>=0.10",
             "pytest>=7.4",

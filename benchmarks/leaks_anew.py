@@ -298,11 +298,11 @@ def _made_anew(folder, settings, models, slices):
     """(samples that are the same, samples that were made anew)."""
     rows = manifest.read(folder.path)
     # From all of the set: the first ones alone would leave room behind them.
-    numbers = sorted({*np.linspace(0, len(rows) - 1, MADE_ANEW).round().astype(int)})
+    chosen = sorted({*np.linspace(0, len(rows) - 1, MADE_ANEW).round().astype(int)})
     runs.set_up("float32", settings.seed)
     same = 0
-    for number in map(int, numbers):
-        row = rows[number]
+    for row in (rows[n] for n in chosen):
+        number = int(row["number"])
         sample = next(dataset.made_from(settings, models, slices, number))
         again = manifest.row_of(sample, row["id"], row["slice"], settings.seed)
         told = ("label_subject", "lesion_pixels", "tries", "accepted")
@@ -311,7 +311,7 @@ def _made_anew(folder, settings, models, slices):
             written = _written(folder, row, slices.image_size, models.spec)
             equal = _is_same(sample, *written)
         same += equal
-    return same, len(numbers)
+    return same, len(chosen)
 
 
 def _written(folder, row, size, spec):

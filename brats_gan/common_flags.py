@@ -327,16 +327,26 @@ def strategy() -> None:
         runs.NONE,
         runs.STRATEGIES,
         "Replicas that share in every step: mirrored, on the GPUs of this machine; "
-        "multi_worker, a process on each of several, which TF_CONFIG names "
-        "(docs/cluster.md). --batch_size is that of all of them, and losses are those "
-        "of one replica.",
+        "multi_worker, a process on each of several, which TF_CONFIG names. "
+        "--batch_size is that of all of them (docs/cluster.md).",
     )
+    count("replicas", None, "Of --strategy=mirrored; all GPUs if unset.", 1024)
+
+
+def workers(units: str) -> None:
+    """The flags --workers and --scheduler, of which `units` are made at once."""
     count(
-        "replicas",
+        "workers",
         None,
-        "Of --strategy=mirrored: how many; every GPU if unset. Without a GPU, shares "
-        "of the processor, for trials.",
-        1024,
+        f"Processes that make {units} at once, on the cores of this machine; needs "
+        "Dask (docs/cluster.md). If unset, this process makes them.",
+        10_000,
+    )
+    flags.DEFINE_string(
+        "scheduler",
+        None,
+        f"tcp://HOST:PORT of a Dask scheduler, whose workers make {units} "
+        "(docs/cluster.md).",
     )
 
 

@@ -370,8 +370,8 @@ def label_weighted(
 
     The Dice part is 1 - soft Dice of the lesion classes over the batch of all replicas,
     so that a class that is nowhere in it is not divided by. The entropy is of logits: a
-    network that is sure and wrong has a gradient then.
-    [..., H, W], [..., H, W, L] -> scalar; class_weights is spec.Spec.label_weights.
+    network that is sure and wrong has a gradient then. class_weights is
+    spec.Spec.label_weights; [..., H, W], [..., H, W, L] -> scalar.
     """
     label = tf.cast(label, tf.int32)
     onehot = tf.one_hot(label, logits.shape[-1])
@@ -380,10 +380,9 @@ def label_weighted(
     entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
     weight = tf.gather(class_weights, label)
     axes = list(range(onehot.shape.rank - 1))
-    of_classes = [onehot * probabilities, onehot + probabilities]
-    sums = tf.stack([tf.reduce_sum(each, axes)[1:] for each in of_classes])
-    overlap, total = tf.unstack(replicas.summed(sums))
-    dice = (2.0 * overlap + 1.0) / (total + 1.0)
+    parts = [onehot * probabilities, onehot + probabilities]
+    sums = replicas.summed(tf.stack([tf.reduce_sum(x, axes)[1:] for x in parts]))
+    dice = (2.0 * sums[0] + 1.0) / (sums[1] + 1.0)
     return tf.reduce_mean(weight * entropy) + 1.0 - tf.reduce_mean(dice)
 
 
@@ -394,9 +393,7 @@ LABEL_LOSSES = {
 }
 CATEGORY_LOSSES = {"entropy": category_entropy, "regression": category_regression}
 
-# --- Totals ---------------------------------------------------------------------------
-
 
 def total(named: dict, weights: dict, names: Iterable[str]) -> tf.Tensor:
-    """Weighted sum of the terms in `names`; a missing term or weight is a KeyError."""
+    """Weighted sum of the terms in `names`; KeyError for one that is missing."""
     return tf.add_n([weights[name] * named[name] for name in names])

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.csv"  # one row a sample, those left out included
 PER_VOLUME = 50  # samples, as many as a real subject has slices
+# Numbers of samples that a volume may draw where some are left out, from its position
+# times this on; those of 99999 volumes stay below 2**32, as a seed's word has to.
+NUMBERS = 40_000
 RECORD = "samples.json"  # of a volume; its name begins with that of the volume
 _AGAIN = "start its build_dataset.py command again, which makes it anew"
 
@@ -93,7 +96,7 @@ def read(folder: str | Path) -> list[dict]:
         for row in reader:
             line = reader.line_num
             row = dict.fromkeys(_LATER, "0") | row
-            _require_whole(row, len(rows))
+            _require_whole(row, _following(rows))
             rows.append({name: row[name] for name in COLUMNS})
         if not text.endswith("\n"):
             raise ValueError("it ends within this line")
@@ -105,12 +108,25 @@ def read(folder: str | Path) -> list[dict]:
     return rows
 
 
-def _require_whole(row, number):
-    """ValueError for a row that is not the one of sample `number`."""
+def _following(rows):
+    """The numbers that the next row may have: the next one, or behind a volume the
+    first of the volume after, where that does not depend on what was left out."""
+    if not rows:
+        return ("0",)
+    last = rows[-1]
+    numbers = [str(int(last["number"]) + 1)]
+    volume = last["id"].rpartition("-")[2]
+    if volume.isdecimal() and last["slice"] == str(PER_VOLUME - 1):
+        numbers.append(str(int(volume) * NUMBERS))
+    return numbers
+
+
+def _require_whole(row, numbers):
+    """ValueError for a row that is not of a sample of one of `numbers`."""
     if None in row or None in row.values():
         raise ValueError("it has not as many fields as the header")
-    if row["number"] != str(number):
-        raise ValueError(f"it is of sample {row['number']!r}, not {number}")
+    if row["number"] not in numbers:
+        raise ValueError(f"it is of sample {row['number']!r}, not {numbers[0]}")
     for name in (*_COUNTS, *_SHARES, *(["slice"] if row["id"] else [])):
         try:
             (float if name in _SHARES else int)(row[name])

@@ -14,7 +14,8 @@ LONGEST = 400  # lines of a module
 ROWS = """
 lazy files progress shipped
 spec
-replicas addons layers losses schedules code_bank styles parts
+replicas
+addons layers losses schedules code_bank styles parts
 fusion metrics blocks pages
 map_networks
 lesion_metrics structural_map figures networks signatures
@@ -40,11 +41,12 @@ phantom.imaging phantom.lesions
 phantom.subjects
 phantom
 runs.process runs.optimizers runs.games
-runs.checkpoints runs.locks
-runs.folder runs.strategies runs.training
+runs.checkpoints runs.locks runs.claims runs.strategies
+runs.folder runs.training
 runs.lengths
 runs.exports
 runs
+cluster
 registration privacy precision lesion_components stacks neighbours volume_lesions
 multimodal.settings
 multimodal.nets multimodal.passes
@@ -73,10 +75,13 @@ report.writing
 report.live
 report
 experiments.mixing
+experiments.segmentors
 experiments.runner
 experiments
 stages.beginning stages.inputs stages.sheets
-stages.structural stages.multimodal stages.ingredients stages.segmentation
+stages.structural stages.multimodal stages.ingredients stages.repeats
+stages.segmentation
+stages.workers
 stages.dataset
 stages.volumes
 stages.defaults

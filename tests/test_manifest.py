@@ -27,7 +27,7 @@ def build(slices, folder, made_from="ours"):  # noqa: F811
     settings = stage.Settings(
         "", "", samples=SAMPLES, max_tries=2, batch_size=4, dice_threshold=0.95
     )
-    settings = dataclasses.replace(settings, accepted_only=True, seed=3)
+    settings = dataclasses.replace(settings, accepted_only=True, seed=13)
     models = stand_ins(open_when=lambda code: code < 0)
     return stage.make_samples(settings, models, slices, folder, made_from)
 
@@ -152,7 +152,7 @@ def no_sheet(folder):
         (no_last_end, "it ends within this line", 0),
         (no_header, "line 1: it was cut off or changed (its header is missing)", 0),
         (no_text, "cut off or changed", 0),
-        (a_line_of_another, "does not; it is written anew", 0),
+        (a_line_of_another, "it is written anew", 0),
         (no_manifest, "", 0),
         (no_folder, f"{SECOND}_samples.json: is gone", 2),
         (no_label, f"{SECOND}_seg.nii.gz: No such file", 2),

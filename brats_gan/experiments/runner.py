@@ -1,10 +1,10 @@
-"""Runs of stage 4: segmentors trained on a plan, and every repeat of a table's rows."""
+"""Every repeat of the rows of Tables 1 and 2, by one process or by several."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,124 +14,14 @@ from absl import logging
 from brats_gan import (
     data,
     files,
-    lesion_components,
+    progress,
     runs,
     segmentation,
     synthetic_dataset,
 )
 from brats_gan.experiments import mixing, tables
-from brats_gan.lazy import tf
-from brats_gan.spec import BRATS, Spec
-
-
-class Training(NamedTuple):
-    """How segmentors are trained, alike in every run of an experiment."""
-
-    scheme: str  # one of lesion_components.SCHEMES, or "four_channel"
-    image_size: int
-    width: int
-    batch_size: int
-    rate: float  # Adam's
-    beta_1: float
-    final_rate: float  # share of the rate at the last step
-    label_loss: str  # a name in losses.LABEL_LOSSES
-    dropout: float  # of the input
-    precision: str  # a Keras policy
-    deterministic: bool
-    checkpoint_seconds: float
-    steps_per_call: int | str  # see runs.loop
-    spec: Spec = BRATS
-    output_norm: bool = False  # D11, see blocks.Make
-    initialization: str = "he_normal"
-    leaky_relu: bool = True
-
-
-class Segmentors:
-    """The networks of a scheme with their step; one trace serves all repeats.
-
-    Attributes:
-        nets: networks by name.
-        predict: x [b, M, H, W, 1] -> labels [b, N, H, W], as segmentation.score asks.
-    """
-
-    def __init__(
-        self,
-        training: Training,
-        iterations: int,
-        augment: bool = False,
-        team: runs.Team | None = None,
-    ) -> None:
-        self.training, self.iterations = training, iterations
-        self.team = team or runs.Team()
-        self.build = {
-            "scheme": training.scheme,
-            "image_size": training.image_size,
-            "width": training.width,
-            "output_norm": training.output_norm,
-            "initialization": training.initialization,
-            "leaky_relu": training.leaky_relu,
-        }
-        rates = training.rate, iterations, training.beta_1, training.final_rate
-        with self.team.scope():
-            self.nets = lesion_components.build(**self.build, spec=training.spec)
-            variables = [
-                v for net in self.nets.values() for v in net.trainable_variables
-            ]
-            self._adam = runs.adam(variables, *rates)
-        self._train_step = segmentation.make_train_step(
-            self.nets,
-            {"segmentation": self._adam},
-            training.label_loss,
-            training.dropout,
-            augment,
-            training.spec,
-        )
-        self.predict = tf.function(
-            lambda x: tf.argmax(
-                lesion_components.segment(self.nets, x, spec=training.spec), -1
-            ),
-            autograph=False,
-        )
-
-    def train(
-        self,
-        run_dir: Path,
-        slices: data.Slices,
-        plan: list[mixing.Phase],
-        seed: int,
-        begin: Callable[[], dict],
-    ) -> dict:
-        """Trains from fresh weights, or the run's checkpoint, on mixing.Phase.
-
-        `begin` is called between and may put others in place of the fresh ones. It
-        returns what makes the run and never changes, which is returned.
-        """
-        training = self.training
-        runs.set_up(training.precision, seed, training.deterministic)
-        fresh = lesion_components.build(**self.build, spec=training.spec)
-        for name, net in self.nets.items():
-            net.set_weights(fresh[name].get_weights())
-        self._adam.restart()
-        drawn = mixing.sampler(plan, training.batch_size, seed)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        begun = begin()
-        files.write_json(run_dir / "samples.json", mixing.described(plan, slices))
-        runs.loop(
-            run_dir,
-            self._train_step,
-            lambda first: data.segmentation_batches(
-                slices, training.batch_size, seed, first, drawn
-            ),
-            self.iterations,
-            {**self.nets, "optimizer": self._adam},
-            seed,
-            slices.names,
-            checkpoint_seconds=training.checkpoint_seconds,
-            steps_per_call=training.steps_per_call,
-            made_by=begun,
-            team=self.team,
-        )
-        return begun
+from brats_gan.experiments.segmentors import Segmentors, Training
+from brats_gan.runs import claims
 
 
 def result(
@@ -141,15 +31,14 @@ def result(
     seed: int,
     plan: list[mixing.Phase],
     scores: dict,
-    started: Path,
+    flags: dict[str, str],
     made_from: str | None = None,
     sets: dict[str, str] | None = None,
 ) -> dict:
     """A line of results.jsonl.
 
-    `key` is by tables.KEY; `started` is the folder that the command was given, in which
-    `run_dir` may be that of one repeat; `made_from` is a digest of what made it, `sets`
-    are digests of the synthetic data in a row of a table.
+    `key` is by tables.KEY; `flags` are those of the command; `made_from` is a digest of
+    what made it, `sets` are digests of the synthetic data in a row of a table.
     """
     of_subjects = (scores["by_subject"] or {}).get("mean", {})
     return {
@@ -169,18 +58,52 @@ def result(
         ],
         "seconds": round(runs.seconds_logged(run_dir), 1),
         "revision": runs.revision(),
-        "flags": runs.command_of(started).flags,
+        "flags": flags,
         "made_from": made_from,
         **({} if sets is None else {"sets": sets}),
         **scores,
     }
 
 
-def fill_tables(
+class Rows(NamedTuple):
+    """All that the repeats of rows are run with."""
+
+    training: Training
+    asked: list[tuple]  # [(table, row name)], in the order of the tables
+    rows: dict  # row name -> tables.Row that it trains as
+    plans: dict  # row name -> list of mixing.Phase
+    slices: data.Slices  # to train on, real ones first
+    scored_on: dict[str, data.Slices]  # "real", and the schemes of Table 1
+    iterations: int
+    seed: int  # of the first repeat
+    keep_checkpoints: bool  # also of repeats that have finished
+    origin: tables.Origin
+
+
+class Unit(NamedTuple):
+    """A repeat of a row: its lines are of one folder, so one process makes them."""
+
+    row: int  # of Table 2; that of Table 1 is the first
+    repeat: int
+    names: tuple  # (table, row name) of its lines
+
+    @property
+    def folder(self) -> str:
+        """Of it, in that of the run."""
+        return f"row-{self.row:02d}/repeat-{self.repeat}"
+
+    @property
+    def piece(self) -> str:
+        """Of runs.claims."""
+        return self.folder.replace("/", "-")
+
+    def __str__(self) -> str:
+        return f"row {self.row}, repeat {self.repeat}"
+
+
+def prepare(
     training: Training,
     asked: list[tuple],
-    run_dir: Path,
-    results: Path,
     real: list,
     held_out: list,
     as_slices: Callable,
@@ -188,40 +111,10 @@ def fill_tables(
     synthetic_dir: str | None,
     test_sets: dict[str, str],
     seed: int,
-    repeats: int,
     keep_checkpoints: bool,
     settle: Callable[[data.Slices, data.Slices, int], tables.Origin],
-    seen: Callable[[int], None] = lambda done: None,
-) -> list[Path]:
-    """Runs every repeat of the rows that has no line yet; writes the tables.
-
-    Args:
-        training: Training.
-        asked: [(table, row name)], in the order of the tables.
-        run_dir: Path; of each repeat there is a folder in it.
-        results: Path of results.jsonl.
-        real: subjects to train on.
-        held_out: subjects to score on.
-        as_slices: subjects -> data.Slices.
-        iterations_of: number of real training slices -> steps of a run.
-        synthetic_dir: folder of the synthetic data that rows train on, or None.
-        test_sets: {scheme: folder} of Table 1.
-        seed: of the first repeat.
-        repeats: of each row.
-        keep_checkpoints: also of repeats that have finished.
-        settle: called when nothing else is left that could be refused, with the slices
-            to train on, real ones first, those held out, and the steps of a repeat; may
-            raise. Returns the tables.Origin of the lines.
-        seen: called with the number of repeats that are done, before the first and
-            after each.
-
-    Returns:
-        The files of the tables that were written.
-
-    Raises:
-        RunError: a data set is missing or not the one that is asked for.
-        DataError: there are fewer samples than a row asks for.
-    """
+) -> Rows:
+    """Reads all that the rows are trained and scored on; see `fill_tables`."""
     rows = {n: tables.TABLE2[1 if table == 1 else n] for table, n in asked}
     synthetic = []
     if any(row.synthetic for row in rows.values()):
@@ -254,55 +147,177 @@ def fill_tables(
                     *(folder, held_out, False, scheme, training.spec)
                 )
             )
-
     origin = settle(slices, scored_on["real"], iterations)
-    done = {tuple(x[n] for n in tables.KEY) for x in tables.read(results)}
-    jobs = [(*row, k) for row in asked for k in range(1, repeats + 1)]
-    open_jobs = [job for job in jobs if job not in done]
-    logging.info("%d of %d repeats are done", len(jobs) - len(open_jobs), len(jobs))
-    seen(len(jobs) - len(open_jobs))
-    segmentors = Segmentors(training, iterations)
+    return Rows(
+        *(training, asked, rows, plans, slices, scored_on, iterations, seed),
+        *(keep_checkpoints, origin),
+    )
+
+
+def fill_tables(
+    training: Training,
+    asked: list[tuple],
+    run_dir: Path,
+    results: Path,
+    real: list,
+    held_out: list,
+    as_slices: Callable,
+    iterations_of: Callable,
+    synthetic_dir: str | None,
+    test_sets: dict[str, str],
+    seed: int,
+    repeats: int,
+    keep_checkpoints: bool,
+    settle: Callable[[data.Slices, data.Slices, int], tables.Origin],
+    elsewhere: Callable[[list[Unit]], Iterator[tuple[Unit, list[dict]]]] | None = None,
+    seen: Callable[[int], None] = lambda done: None,
+) -> list[Path]:
+    """Runs every repeat of the rows that has no line yet; writes the tables.
+
+    Several processes may be at it in one folder: each claims a repeat before it begins
+    it (runs.claims), and leaves those of others that live.
+
+    Args:
+        training: Training.
+        asked: [(table, row name)], in the order of the tables.
+        run_dir: Path; of each repeat there is a folder in it.
+        results: Path of results.jsonl.
+        real: subjects to train on.
+        held_out: subjects to score on.
+        as_slices: subjects -> data.Slices.
+        iterations_of: number of real training slices -> steps of a run.
+        synthetic_dir: folder of the synthetic data that rows train on, or None.
+        test_sets: {scheme: folder} of Table 1.
+        seed: of the first repeat.
+        repeats: of each row.
+        keep_checkpoints: also of repeats that have finished.
+        settle: called when nothing else is left that could be refused, with the slices
+            to train on, real ones first, those held out, and the steps of a repeat; may
+            raise. Returns the tables.Origin of the lines.
+        elsewhere: makes units on other processes and yields each with its lines, in any
+            order; without, this process does.
+        seen: called with the number of repeats that are done, before the first and
+            after each.
+
+    Returns:
+        The files of the tables that were written.
+
+    Raises:
+        RunError: a data set is missing or not the one that is asked for.
+        DataError: there are fewer samples than a row asks for.
+    """
+    made_of = prepare(
+        *(training, asked, real, held_out, as_slices, iterations_of, synthetic_dir),
+        *(test_sets, seed, keep_checkpoints, settle),
+    )
+    written = {table: run_dir / f"table{table}.md" for table in sorted(dict(asked))}
+
+    def gathered(only=None):
+        lines = tables.gather(results, run_dir, made_of.origin)
+        for table in written if only is None else only:
+            tables.write(table, lines, run_dir)
+        done = {tuple(x[n] for n in tables.KEY) for x in lines}
+        seen(sum(key[:2] in asked and key[2] <= repeats for key in done))
+        return done
+
+    def open_units(done):
+        units: dict[tuple, list] = {}
+        for table, name in asked:
+            for repeat in range(1, repeats + 1):
+                if (table, name, repeat) not in done:
+                    row = 1 if table == 1 else name
+                    units.setdefault((row, repeat), []).append((table, name))
+        return [Unit(*key, tuple(names)) for key, names in units.items()]
+
+    todo = open_units(gathered(only=()))
+    total, left = len(asked) * repeats, sum(len(unit.names) for unit in todo)
+    logging.info("%d of %d repeats are done", total - left, total)
+    said = progress.Line("tables", "repeat")
+    if elsewhere is not None:
+        for number, (unit, lines) in enumerate(elsewhere(todo), 1):
+            for line in lines:
+                tables.keep(run_dir / unit.folder, line)
+            gathered(only={table for table, _ in unit.names})
+            said(number, len(todo))
+    else:
+        segmentors = Segmentors(training, made_of.iterations)
+        _share_out(made_of, segmentors, run_dir, todo, gathered, open_units)
+    gathered()
+    return [*written.values()]
+
+
+def _share_out(made_of, segmentors, run_dir, todo, gathered, open_units):
+    """Makes the units that no other process makes, until none is left."""
+    started, number = time.monotonic(), 0
+    seen = {}  # claims of others -> when they were last renewed, as first seen
+    while todo:
+        for unit in todo:
+            with claims.claimed(run_dir, unit.piece) as claim:
+                if claim is None:
+                    continue
+                # Another process may have made it since.
+                still = {x.piece: x for x in open_units(gathered(only=()))}
+                if unit.piece not in still:
+                    continue
+                passed = time.monotonic() - started
+                left = passed / number * (len(todo) - number) if number else None
+                logging.info(
+                    "%s: %d to go%s",
+                    unit,
+                    max(len(todo) - number, 1),
+                    "" if left is None else f", about {left / 60:.0f} minutes",
+                )
+                for line in run_unit(made_of, segmentors, still[unit.piece], run_dir):
+                    if claim.is_held():
+                        tables.keep(run_dir / unit.folder, line)
+                number += 1
+            gathered(only={table for table, _ in unit.names})
+        todo = open_units(gathered(only=()))
+        held = [claims.holder(run_dir, unit.piece) for unit in todo]
+        if None in held or not todo:
+            continue
+        # A claim that is renewed is of a process that lives; others go stale.
+        beats = {path: path.stat().st_mtime for path in held}
+        if all(seen.setdefault(path, beat) != beat for path, beat in beats.items()):
+            for unit, path in zip(todo, held, strict=True):
+                logging.warning("%s is left to %s", unit, claims.said_by(path))
+            return
+        time.sleep(1)
+
+
+def run_unit(
+    made_of: Rows, segmentors: Segmentors, unit: Unit, run_dir: Path
+) -> list[dict]:
+    """Trains and scores a repeat of a row, or goes on with it; returns its lines."""
+    training, origin = made_of.training, made_of.origin
     fixed = training._replace(checkpoint_seconds=0, steps_per_call=1)
-    started = time.monotonic()
-    for number, (table, name, repeat) in enumerate(open_jobs):
-        passed = time.monotonic() - started
-        left = passed / number * (len(open_jobs) - number) if number else None
-        logging.info(
-            "table %d, row %s, repeat %d: %d to go%s",
-            table,
-            name,
-            repeat,
-            len(open_jobs) - number,
-            "" if left is None else f", about {left / 60:.0f} minutes",
-        )
-        of_repeat = seed + repeat - 1
-        row = 1 if table == 1 else name
-        folder = run_dir / f"row-{row:02d}" / f"repeat-{repeat}"
-        trained_on = ["synthetic"] if rows[name].synthetic else []
+    of_repeat = made_of.seed + unit.repeat - 1
+    folder, lines = run_dir / unit.folder, []
+    for table, name in unit.names:
+        trained_on = ["synthetic"] if made_of.rows[name].synthetic else []
         begun = {
             "training": fixed,
-            "row": row,
+            "row": unit.row,
             "made_from": origin.made_from,
             "sets": {each: origin.sets[each] for each in trained_on},
-            **mixing.described(plans[name], slices),
+            **mixing.described(made_of.plans[name], made_of.slices),
         }
-        segmentors.train(folder, slices, plans[name], of_repeat, lambda x=begun: x)
+        segmentors.train(
+            *(folder, made_of.slices, made_of.plans[name], of_repeat),
+            lambda x=begun: x,
+        )
         test_set = name if table == 1 else "real"
         scores = segmentation.score(
-            segmentors.predict, scored_on[test_set], test_set == "real"
+            segmentors.predict, made_of.scored_on[test_set], test_set == "real"
         )
         scored = [f"synthetic {name}"] if table == 1 else trained_on
         line = result(
-            (table, name, repeat),
-            *(training, folder, of_repeat, plans[name], scores, run_dir),
+            (table, name, unit.repeat),
+            *(training, folder, of_repeat, made_of.plans[name], scores, origin.flags),
             origin.made_from,
             {each: origin.sets[each] for each in scored if each in origin.sets},
         )
-        tables.record(results, line, origin)
-        if row != 1 and not keep_checkpoints:
-            shutil.rmtree(folder / "checkpoints")
-        tables.write(table, tables.read(results), run_dir)
-        seen(len(jobs) - len(open_jobs) + number + 1)
-    for table in sorted({table for table, _ in asked}):
-        tables.write(table, tables.read(results), run_dir)
-    return [run_dir / f"table{table}.md" for table in sorted({t for t, _ in asked})]
+        lines.append(line)
+    if unit.row != 1 and not made_of.keep_checkpoints:
+        shutil.rmtree(folder / "checkpoints")
+    return lines

@@ -211,6 +211,46 @@ def record(path: Path, line: dict, origin: Origin | None = None) -> None:
         files.write_atomically(path, text.encode())
 
 
+def keep(folder: Path, line: dict) -> None:
+    """Writes a line into the folder of its repeat, for `gather`."""
+    name = f"table{line['table']}-{line['experiment']}.json"
+    files.write_json(folder / name, line)
+
+
+def gather(path: Path, run_dir: Path, origin: Origin) -> list[dict]:
+    """Adds the lines that `keep` has written and the file lacks; returns all lines.
+
+    Several processes may do so at once, also where there are no locks: each looks,
+    after it has replaced the file, whether another one has taken a line away again.
+
+    Args:
+        path: of results.jsonl.
+        run_dir: in which there are folders of repeats.
+        origin: of the run.
+
+    Raises:
+        DataError: see `record`.
+    """
+
+    def key(line):
+        return tuple(line[name] for name in KEY)
+
+    while True:
+        found = sorted(Path(run_dir).glob("row-*/repeat-*/table*-*.json"))
+        kept = [files.read_json(each) for each in found]
+        with files.alone_in(path.parent):
+            there = read(path)
+            known = {
+                key(x) for x in there if x.get("made_from") in (None, origin.made_from)
+            }
+            new = [line for line in kept if key(line) not in known]
+            if not new:
+                return there
+            text = "".join(json.dumps(each) + "\n" for each in [*there, *new])
+            files.write_atomically(path, text.encode())
+        require_own(path, {line["table"] for line in new}, origin)
+
+
 def require_own(path: Path, asked: Collection[int], origin: Origin) -> None:
     """Refuses a results.jsonl of which a table would show lines of other runs.
 

@@ -25,7 +25,8 @@ def take(run_dir: Path, share: str | None = None) -> bool:
     Args:
         run_dir: folder; it is made.
         share: name of a part of the work. Processes with other shares may be at work in
-            it, too, and one without a share may not.
+            it, too, and one without a share may not. "" is of those that settle by
+            claims who does what (runs.claims).
 
     Returns:
         Whether nobody can be, or have been, at work in it: it was free, and there are
@@ -40,7 +41,7 @@ def take(run_dir: Path, share: str | None = None) -> bool:
     if not files.HAS_LOCKS:
         return False
     names = [(LOCK, share is not None)]
-    if share is not None:
+    if share:
         names.append((f"{LOCK}-{share}", False))
     opened, alone = [], share is None
     for name, shared in names:

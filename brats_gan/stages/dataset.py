@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +13,7 @@ import numpy as np
 from absl import logging
 
 from brats_gan import (
+    cluster,
     data,
     figures,
     manifest,
@@ -24,7 +25,7 @@ from brats_gan import (
 )
 from brats_gan.lazy import tf
 from brats_gan.spec import Spec
-from brats_gan.stages import beginning, ingredients, inputs
+from brats_gan.stages import beginning, ingredients, inputs, workers
 from brats_gan.stages.ingredients import SCRIPT, Settings
 
 __all__ = ["SCRIPT", "Built", "Settings", "build"]
@@ -89,11 +90,21 @@ def build(
     beginning.start(output_dir, made.split, made.by, ingredients.FREE, share)
     inputs.record(output_dir, made.fixed)
     origin = ingredients.digest_of(settings, made.fixed)
-    if made.shard is not None:
-        rows = make_share(settings, made.models, slices, output_dir, origin, made.shard)
+    place = cluster.place_of(settings.workers, settings.scheduler)
+    if place is None:
+        rows = make_samples(settings, made.models, slices, output_dir, origin)
+    else:
+
+        def elsewhere(positions):
+            task = workers.task_of(made, source, origin)
+            return cluster.spread(place, make_unit, task, positions, output_dir)
+
+        rows = make_samples(
+            settings, made.models, slices, output_dir, origin, elsewhere
+        )
+    if made.shard is not None:  # who finishes the data set writes the rest
         runs.release(output_dir)
         return Built(output_dir, {}, rows)
-    rows = make_samples(settings, made.models, slices, output_dir, origin)
 
     summary = ingredients.summary_of(made, rows, bool(source.data_dir))
     # Finished, whatever becomes of the reports.
@@ -112,8 +123,9 @@ def build(
     return Built(output_dir, summary, rows)
 
 
-def counter(total: int, left: int, unit: str, pieces: int) -> Callable[[], None]:
-    """Shows a bar of what is made; returns a function to call after each piece.
+def counter(total: int, left: int, unit: str, pieces: int) -> Callable[[int], None]:
+    """Shows a bar of what is made; returns a function to call after some pieces, with
+    their number.
 
     Args:
         total: pieces of the whole.
@@ -128,9 +140,9 @@ def counter(total: int, left: int, unit: str, pieces: int) -> Callable[[], None]
     bar.update(total - left)
     pace, done = progress.Pace(pieces), 0
 
-    def seen():
+    def seen(count=1):
         nonlocal done
-        done += 1
+        done += count
         bar.update(total - left + done)
         if pace.seen(done, time.monotonic()):
             if on_terminal:
@@ -141,81 +153,126 @@ def counter(total: int, left: int, unit: str, pieces: int) -> Callable[[], None]
     return seen
 
 
+class Work(NamedTuple):
+    """What volumes of samples are made with."""
+
+    settings: Settings  # as they were settled
+    models: synthesis.Models
+    slices: data.Slices | data.LabelPool
+    origin: str | None = None  # see ingredients.digest_of
+
+
 def make_samples(
     settings: Settings,
     models: synthesis.Models,
     slices: data.Slices | data.LabelPool,
     output_dir: Path,
     origin: str | None = None,
+    elsewhere: Callable[[list[int]], Iterator[tuple[int, list[dict]]]] | None = None,
 ) -> list[dict]:
     """Writes the volumes and manifest.csv, a volume at a time; returns its rows.
 
-    Volumes that are there already are taken if their record says `origin`.
+    Volumes that are there already are taken if their record says `origin`. Of a part
+    of the data set, the rows of its volumes are returned, and manifest.csv is left to
+    the process that finishes the data set. `elsewhere` makes volumes at positions and
+    yields each with its rows, in any order; without, this process does.
     """
-    whole = manifest.whole_volumes(output_dir, settings.samples, models.spec, origin)
-    (first,) = manifest.volume_ids(1)
-    if first in whole and not (output_dir / SHEET).exists():
-        logging.warning("%s is missing; %s is made again", output_dir / SHEET, first)
-        del whole[first]
-    left = settings.samples - sum(
-        bool(row["id"]) for rows in whole.values() for row in rows
-    )
-    if whole:
-        done = settings.samples - left
-        logging.info("%s: going on after %d samples", output_dir, done)
-    logging.info("%s: %d samples to make", output_dir, left)
-    pieces = 2 * settings.batch_size  # they come in groups
-    seen = counter(settings.samples, left, "sample", pieces)
-    rows, made, following = [], None, None  # the number of the next one made
-    for volume_id, count in manifest.volume_ids(settings.samples).items():
-        new = whole.get(volume_id)
-        if new is None or int(new[0]["number"]) != len(rows):
-            # Batches do not reach over volumes, so that whoever makes one makes the
-            # same; but where it is not known which samples are left out.
-            if following != len(rows) or not settings.accepted_only:
-                made = made_from(settings, models, slices, len(rows), count)
-            group, new = fill(settings, made, volume_id, count, rows, output_dir, seen)
-            write_volume(output_dir, volume_id, group, new, models.spec, origin)
-            following = len(rows) + len(new)
-            manifest.write(output_dir, rows + new)
-        rows += new
-    manifest.bring_in_line(output_dir, rows)
-    return rows
-
-
-def make_share(
-    settings: Settings,
-    models: synthesis.Models,
-    slices: data.Slices | data.LabelPool,
-    output_dir: Path,
-    origin: str,
-    shard: ingredients.Shard,
-) -> list[dict]:
-    """Writes the volumes of one part of the data set; returns their rows.
-
-    manifest.csv is written by the process that finishes the data set.
-    """
+    shard = ingredients.shard_of(settings)
+    work = Work(settings, models, slices, origin)
     whole = manifest.whole_volumes(output_dir, settings.samples, models.spec, origin)
     ids = manifest.volume_ids(settings.samples)
+    if settings.accepted_only:
+        _require_quotas(output_dir, whole, [*ids])
     own = {
-        volume_id: position * manifest.PER_VOLUME
+        volume_id: position
         for position, volume_id in enumerate(ids)
-        if shard.has(position)
+        if shard is None or shard.has(position)
     }
+    (first,) = manifest.volume_ids(1)
+    if first in whole and first in own and not (output_dir / SHEET).exists():
+        logging.warning("%s is missing; %s is made again", output_dir / SHEET, first)
+        del whole[first]
     total = sum(ids[volume_id] for volume_id in own)
     left = sum(ids[volume_id] for volume_id in own if volume_id not in whole)
-    logging.info("%s, part %s: %d samples to make", output_dir, shard.name, left)
-    seen = counter(total, left, "sample", pieces=2 * settings.batch_size)
+    if left < total:
+        logging.info("%s: going on after %d samples", output_dir, total - left)
+    part = "" if shard is None else f", part {settings.shard}"
+    logging.info("%s%s: %d samples to make", output_dir, part, left)
+    pieces = 2 * settings.batch_size  # they come in groups
+    if elsewhere is not None:
+        pieces = manifest.PER_VOLUME * (settings.workers or 1)
+    seen = counter(total, left, "sample", pieces)
+    if elsewhere is not None:
+        missing = [n for volume_id, n in own.items() if volume_id not in whole]
+        for position, new in elsewhere(missing):
+            whole[[*ids][position]] = new
+            seen(sum(bool(row["id"]) for row in new))
     rows = []
-    for volume_id, first in own.items():
+    for volume_id, position in own.items():
         new = whole.get(volume_id)
         if new is None:
-            count = ids[volume_id]
-            made = made_from(settings, models, slices, first, count)
-            group, new = fill(settings, made, volume_id, count, [], output_dir, seen)
-            write_volume(output_dir, volume_id, group, new, models.spec, origin)
+            new = make_volume(work, position, output_dir, seen)
+            if shard is None:
+                manifest.write(output_dir, rows + new)
         rows += new
+    if shard is None:
+        manifest.bring_in_line(output_dir, rows)
     return rows
+
+
+def first_number(settings: Settings, position: int) -> int:
+    """The number of the first sample of the volume at a position, from 0."""
+    each = manifest.NUMBERS if settings.accepted_only else manifest.PER_VOLUME
+    return position * each
+
+
+def _require_quotas(output_dir, whole, ids):
+    """RunError for a data set, begun and not finished, in which the samples that were
+    left out moved the numbers of all volumes behind, as in a version before."""
+    begins = {
+        position: int(whole[volume_id][0]["number"])
+        for position, volume_id in enumerate(ids)
+        if volume_id in whole
+    }
+    moved = any(n != position * manifest.NUMBERS for position, n in begins.items())
+    if moved and len(begins) < len(ids):
+        raise runs.RunError(
+            f"{output_dir} was begun by a version that counted accepted samples on "
+            "from volume to volume, and is not finished: finish it by that version, "
+            "or choose another folder"
+        )
+
+
+def make_volume(
+    work: Work,
+    position: int,
+    output_dir: Path,
+    seen: Callable[..., None] = lambda: None,
+) -> list[dict]:
+    """Makes and writes the volume at a position, whoever makes the others.
+
+    Returns:
+        Its rows of the manifest.
+
+    Raises:
+        RunError: see `fill`.
+    """
+    settings = work.settings
+    volume_id, count = [*manifest.volume_ids(settings.samples).items()][position]
+    first = first_number(settings, position)
+    # Batches do not reach over volumes, so that whoever makes one makes the same.
+    made = made_from(settings, work.models, work.slices, first, count)
+    before = position * manifest.PER_VOLUME
+    group, rows = fill(settings, made, volume_id, count, before, output_dir, seen)
+    write_volume(output_dir, volume_id, group, rows, work.models.spec, work.origin)
+    return rows
+
+
+def make_unit(task: workers.Task, position: int, folder: Path) -> list[dict]:
+    """`make_volume` for cluster.Job: on a worker, with what that has loaded."""
+    loaded = workers.here(task)
+    work = Work(task.settings, loaded.models, loaded.slices, task.origin)
+    return make_volume(work, position, folder)
 
 
 def write_volume(
@@ -240,12 +297,12 @@ def made_from(
     first: int,
     count: int = 1,
 ) -> Iterator[synthesis.Sample]:
-    """`count` samples from number `first` on; without end where some are left out."""
-    endless = settings.accepted_only
+    """`count` samples from number `first` on, or more where some are left out."""
+    count = manifest.NUMBERS if settings.accepted_only else count
     return synthesis.samples(
         models,
         slices,
-        itertools.count(first) if endless else range(first, first + count),
+        range(first, first + count),
         settings.seed,
         settings.mae_threshold if settings.filter else np.inf,
         settings.dice_threshold if settings.filter else -np.inf,
@@ -261,30 +318,39 @@ def fill(
     made: Iterator[synthesis.Sample],
     volume_id: str,
     count: int,
-    before: list[dict],
+    before: int,
     output_dir: Path,
     seen: Callable[[], None],
 ) -> tuple[list[synthesis.Sample], list[dict]]:
     """The next `count` samples that are kept, and rows of these and those left out.
 
+    With settings.accepted_only no more than a share settings.lesion_free of them have
+    no lesion. It is a quota of each volume, by where it lies in the data set: all
+    volumes up to any one have the share that they may have together.
+
     Args:
-        before: rows of the volumes before.
+        before: places in the volumes before.
         seen: called after each that is kept.
 
     Raises:
-        RunError: too many samples in a row do not pass.
+        RunError: too many samples do not pass.
     """
-    kept = sum(bool(row["id"]) for row in before)
-    healthy = sum(
-        bool(row["id"]) and str(row["lesion_pixels"]) == "0" for row in before
-    )
+    # Of 0.07 * 100 a float makes 7.000000000000001.
+    most = [round(settings.lesion_free * (before + n), 6) for n in range(count + 1)]
+    healthy = math.ceil(most[0])
     group, rows, hopeless = [], [], 0
     while len(group) < count:
-        sample = next(made)
+        sample = None if hopeless == HOPELESS else next(made, None)
+        if sample is None:
+            raise runs.RunError(
+                f"{output_dir}: {hopeless} samples of {volume_id} in a row did not "
+                f"pass both filters in {settings.max_tries} attempts each; train "
+                "longer, or give a higher --max_tries or --mae_threshold or a lower "
+                "--dice_threshold"
+            )
         # Samples without a lesion pass the filters more often: they must not crowd.
         is_healthy = not sample.label.any()
-        at = kept + len(group) + 1
-        crowds = is_healthy and healthy >= settings.lesion_free * at
+        crowds = is_healthy and healthy >= most[len(group) + 1]
         crowds &= not settings.all_labels
         if not settings.accepted_only or (sample.accepted and not crowds):
             place, hopeless = (volume_id, len(group)), 0
@@ -295,10 +361,4 @@ def fill(
             place = "", ""
             hopeless += not sample.accepted
         rows.append(manifest.row_of(sample, *place, settings.seed))
-        if hopeless == HOPELESS:
-            raise runs.RunError(
-                f"{output_dir}: {HOPELESS} samples in a row did not pass both filters "
-                f"in {settings.max_tries} attempts each; train longer, or give a "
-                "higher --max_tries or --mae_threshold or a lower --dice_threshold"
-            )
     return group, rows

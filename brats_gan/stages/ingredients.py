@@ -10,6 +10,7 @@ from typing import NamedTuple
 from absl import logging
 
 from brats_gan import (
+    cluster,
     data,
     report,
     runs,
@@ -26,7 +27,9 @@ from brats_gan.stages import beginning, inputs
 
 SCRIPT = "build_dataset.py"
 # Flags that may differ when a data set is gone on with.
-FREE = ("nearest_report", "shard")
+FREE = ("nearest_report", "shard", "workers", "scheduler")
+# Of these, who makes the data set: it is the same, and says nothing of them.
+WHO = ("shard", "workers", "scheduler")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Settings:
     passing: float | None = None  # of volumes; None: volume_synthesis.PASSING
     lesion_map: str | None = None  # of volumes; None: lesions of training subjects
     shard: str | None = None  # "I/N", the part of the volumes to make; None: all
+    workers: int | None = None  # processes of Dask here that make them; None: this one
+    scheduler: str | None = None  # tcp://HOST:PORT of Dask, whose workers do
 
     def __post_init__(self) -> None:
         beginning.settle_types(self)
@@ -77,8 +82,7 @@ def shard_of(settings: Settings) -> Shard | None:
     """The part of the volumes that settings ask for.
 
     Raises:
-        RunError: --shard is not I/N with I from 1 to N, or samples are not independent
-            of those before.
+        RunError: --shard is not I/N with I from 1 to N.
     """
     if settings.shard is None:
         return None
@@ -87,11 +91,6 @@ def shard_of(settings: Settings) -> Shard | None:
         raise runs.RunError(
             f"--shard={settings.shard}: give the number of a part and how many there "
             "are, from 1/8 to 8/8"
-        )
-    if settings.accepted_only:
-        raise runs.RunError(
-            "--accepted_only counts on from volume to volume, so that no part of them "
-            "can be made without those before; leave it or --shard out"
         )
     return Shard(int(match[1]), int(match[2]))
 
@@ -201,6 +200,11 @@ def gather(
         RunError, DataError: see trained_models.load_models, find_labels and inputs.fix.
     """
     shard = shard_of(settings)
+    if shard and cluster.place_of(settings.workers, settings.scheduler):
+        raise runs.RunError(
+            "--shard is a part that this process makes, and --workers and --scheduler "
+            "let others make all of them; leave one of the two out"
+        )
     runs.set_up("float32", settings.seed)
     of_runs = (
         settings.structural_run,
@@ -216,8 +220,7 @@ def gather(
     by = beginning.command(
         record, SCRIPT, settings, source, without=without, output_dir=output_dir
     )
-    # The data set is the same, whoever makes which part of it.
-    by = by._replace(flags={k: v for k, v in by.flags.items() if k != "shard"})
+    by = by._replace(flags={k: v for k, v in by.flags.items() if k not in WHO})
     output_dir = Path(output_dir)
     share = share_of(shard)
     beginning.require_startable(output_dir, source, by, FREE, "output_dir", share)
@@ -258,7 +261,7 @@ def digest_of(settings: Settings, fixed: dict) -> str:
         fixed: of `inputs.fix`, which has what the runs hold.
     """
     places = ("structural_run", "multimodal_run", "segmentor_run", "nearest_report")
-    places += ("shard",)
+    places += WHO
     chosen = dataclasses.asdict(settings)
     chosen = {
         name: value

@@ -12,6 +12,7 @@ import numpy as np
 from absl import logging
 
 from brats_gan import (
+    cluster,
     data,
     io,
     lesion_components,
@@ -22,11 +23,13 @@ from brats_gan import (
     weights,
 )
 from brats_gan.data import records
-from brats_gan.experiments import mixing, runner, tables
+from brats_gan.experiments import mixing, runner, segmentors, tables
 from brats_gan.spec import Spec
-from brats_gan.stages import beginning, inputs, sheets
+from brats_gan.stages import beginning, inputs, repeats, sheets
+from brats_gan.stages.repeats import wanted
 
 SCRIPT = "eval_segmentation.py"
+WHO = ("workers", "scheduler")  # of the repeats of tables: they are the same
 # Flags that may differ when a command is started again: what to run, not how.
 FREE = (
     "table",
@@ -35,6 +38,7 @@ FREE = (
     "synthetic_dirs",
     "keep_checkpoints",
     "results",
+    *WHO,
 )
 
 
@@ -73,6 +77,8 @@ class Settings:
     replicas: int | None = None
     keep_checkpoints: bool = False
     results: str | None = None
+    workers: int | None = None  # processes of Dask here that run repeats of tables
+    scheduler: str | None = None  # tcp://HOST:PORT of Dask, whose workers do
 
     def __post_init__(self) -> None:
         beginning.settle_types(self)
@@ -86,9 +92,11 @@ class Settings:
         pairs = (pair.partition(":")[::2] for pair in self.synthetic_dirs)
         return {scheme: os.path.expanduser(folder) for scheme, folder in pairs}
 
-    def training(self, spec: Spec) -> runner.Training:
+    def training(self, spec: Spec) -> segmentors.Training:
         """How every segmentor is trained."""
-        alike = {f.name for f in dataclasses.fields(self)} & {*runner.Training._fields}
+        alike = {f.name for f in dataclasses.fields(self)} & {
+            *segmentors.Training._fields
+        }
         as_they_are = {name: getattr(self, name) for name in alike}
         settled = {
             "rate": self.learning_rate,
@@ -96,7 +104,7 @@ class Settings:
             "steps_per_call": runs.per_call(self.steps_per_call, self.deterministic),
             "spec": spec,
         }
-        return runner.Training(**{**as_they_are, **settled})
+        return segmentors.Training(**{**as_they_are, **settled})
 
     def iterations_of(self, real_count: int) -> int:
         """Steps of a run, by the number of real training slices (Section 3.4)."""
@@ -111,40 +119,6 @@ class Scored(NamedTuple):
     results: Path  # lines of JSON
     line: dict | None  # of a single run
     tables: list[Path]  # files of the tables, where some are asked for
-
-
-def wanted(settings: Settings) -> list[tuple]:
-    """What is asked for: [(table, row name)], in the order of the tables.
-
-    Rows that are named are those of Table 2 that run, whether or not it is named too.
-
-    Raises:
-        RunError: a flag names a table, row or scheme that there is not.
-    """
-    known = {"1": tables.TABLE1, "2": tables.TABLE2}
-    names = [str(number) for number in tables.TABLE2]
-    for flag, values, allowed in (
-        ("table", settings.table, [*known]),
-        ("experiment", settings.experiment, [*names, "all"]),
-        ("synthetic_dirs", [*settings.test_sets()], lesion_components.SCHEMES),
-    ):
-        for value in values:
-            if value not in allowed:
-                raise runs.RunError(
-                    f"--{flag}: {value!r} is none of {', '.join(allowed)}"
-                )
-    for scheme, folder in settings.test_sets().items():
-        if not folder:
-            raise runs.RunError(f"--synthetic_dirs: {scheme} names no folder")
-    rows = [int(name) for name in names if name in settings.experiment]
-    whole_table = "2" in settings.table and not rows
-    if whole_table or "all" in settings.experiment:
-        rows = [*tables.TABLE2]
-    asked = [(2, row) for row in rows]
-    if "1" in settings.table:
-        sets = ("real", *settings.test_sets())
-        asked += [(1, row) for row in tables.TABLE1 if row in sets]
-    return asked
 
 
 def score(
@@ -164,43 +138,45 @@ def score(
             of the script that would choose the same.
 
     Raises:
-        RunError, DataError: see wanted, runs.start, runs.loop, runner.fill_tables,
-            synthetic_dataset.verified_subjects and data.split_subjects.
+        RunError, DataError: see wanted, runs.loop, runner.fill_tables and data.Source.
     """
+    sizes = settings.image_size, settings.width, settings.batch_size
     heaviest = lesion_components.heaviest_convolution(
-        settings.scheme,
-        settings.image_size,
-        settings.width,
-        settings.batch_size,
-        source.spec,
+        settings.scheme, *sizes, source.spec
     )
     settings, team = beginning.set_up(settings, run_dir, heaviest, record is not None)
     if settings.train_on == "synthetic" and not settings.synthetic_dir:
         raise runs.RunError("--train_on=synthetic needs --synthetic_dir")
     asked = wanted(settings)
-    if asked and settings.init_from:
+    for flag, given, why in (
+        ("init_from", settings.init_from, "begin from nothing, so that they compare"),
+        ("strategy", settings.strategy != runs.NONE, "are shared out by repeats"),
+    ):
+        if asked and given:
+            raise runs.RunError(
+                f"--{flag} is for a single run: rows of the tables {why}; leave out "
+                f"--table and --experiment, or --{flag}"
+            )
+    place = cluster.place_of(settings.workers, settings.scheduler)
+    if place and not asked:
         raise runs.RunError(
-            "--init_from is for a single run: rows of the tables begin from nothing, "
-            "so that they compare; leave out --table and --experiment, or --init_from"
-        )
-    if asked and settings.strategy != runs.NONE:
-        raise runs.RunError(
-            "--strategy is for a single run: rows of the tables are shared out by "
-            "repeats (docs/cluster.md); leave out --table and --experiment, or "
-            "--strategy"
+            "--workers and --scheduler share out repeats of tables: leave them out"
         )
     by = beginning.command(record, SCRIPT, settings, source, run_dir=run_dir)
+    by = by._replace(flags={k: v for k, v in by.flags.items() if k not in WHO})
+    # Several processes may fill a table, and settle by claims who runs which repeat.
+    share = "" if asked and place is None else None
     # The repeats of a table must all be of one length; a single run may be made longer.
     free = {*FREE, *(() if asked else runs.LENGTH)}
     whole, synthetic = Path(run_dir), settings.synthetic_dir
     run_dir = team.place(whole)
-    beside = run_dir if asked else run_dir.parent  # of a worker, thrown away with it
+    beside = run_dir if asked else run_dir.parent
     results = Path(settings.results or beside / "results.jsonl")
     read = {
         "synthetic_dir": synthetic,
         **{f"synthetic_dirs of {k}": v for k, v in settings.test_sets().items()},
     }
-    beginning.require_startable(run_dir, source, by, free, read=read)
+    beginning.require_startable(run_dir, source, by, free, share=share, read=read)
     tables.require_writable(results, {"data_dir": source.data_dir, **read})
     logging.info(
         "stage 4: %s, scored on held-out subjects of %s", run_dir, source.data_dir
@@ -213,7 +189,7 @@ def score(
     real, held_out, split = source.subjects(run_dir, strict)
 
     def start(fixed):
-        beginning.start(run_dir, split, by, free)
+        beginning.start(run_dir, split, by, free, share)
         inputs.record(run_dir, fixed)
 
     if not asked:
@@ -242,7 +218,16 @@ def score(
         )
         tables.require_own(results, {table for table, _ in asked}, origin)
         start(fixed)
+        told["read"] = slices.fingerprint, held_out_slices.fingerprint
+        told["origin"] = origin
         return origin
+
+    told: dict = {}
+
+    def elsewhere(units):
+        task = repeats.Task(settings, source, split, tuple(asked), **told)
+        plain = {"TF_ENABLE_ONEDNN_OPTS": "0"} if settings.deterministic else None
+        return cluster.spread(place, repeats.make_unit, task, units, run_dir, plain)
 
     count = len(asked) * settings.repeats
     live = beginning.live(run_dir, SCRIPT, Settings(), count, "repeat")
@@ -261,6 +246,7 @@ def score(
         settings.repeats,
         settings.keep_checkpoints,
         settle,
+        None if place is None else elsewhere,
         live.seen,
     )
     live.finish()
@@ -351,11 +337,11 @@ def single_run(
     plan = [mixing.Phase((train_on,), items, iterations)]
     training = settings.training(source.spec)
     beginning.require_alike(team, by, fixed, run_dir)
-    segmentors = runner.Segmentors(training, iterations, settings.enhanced, team)
+    networks = segmentors.Segmentors(training, iterations, settings.enhanced, team)
     of_run = inputs.of_run(fixed, source, sides)
     if settings.init_from and not runs.has_begun(run_dir):
         first = settings.init_from, "segmentation"
-        weights.require_fitting(segmentors.nets, *first, segmentors.build, **of_run)
+        weights.require_fitting(networks.nets, *first, networks.build, **of_run)
     start(fixed)
     live = beginning.live(run_dir, SCRIPT, Settings(), iterations)
 
@@ -363,8 +349,8 @@ def single_run(
         begun = weights.begin(
             run_dir,
             "segmentation",
-            segmentors.build,
-            segmentors.nets,
+            networks.build,
+            networks.nets,
             settings.init_from,
             [subject.name for subject in held_out],
             spec=source.spec,
@@ -377,11 +363,11 @@ def single_run(
         return begun
 
     with live:
-        begun = segmentors.train(run_dir, slices, plan, settings.seed, begin)
+        begun = networks.train(run_dir, slices, plan, settings.seed, begin)
     if not team.is_chief:
         return None
-    scores = segmentation.score(segmentors.predict, held_out_slices)
-    nets, size, spec = segmentors.nets, settings.image_size, source.spec
+    scores = segmentation.score(networks.predict, held_out_slices)
+    nets, size, spec = networks.nets, settings.image_size, source.spec
     sheets.draw_segmentation(nets, held_out_slices, run_dir / "segmentation.png")
     description = {
         **data.preprocessing(size, source.slices, spec),
@@ -402,7 +388,8 @@ def single_run(
     weights.finish(run_dir, nets, description, iterations)
     line = {
         **runner.result(
-            *(key, training, run_dir, settings.seed, plan, scores, run_dir),
+            *(key, training, run_dir, settings.seed, plan, scores),
+            runs.command_of(run_dir).flags,
             inputs.digest(begun),
         ),
         "train_on": train_on,

@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from absl import logging
 
 from brats_gan import (
+    cluster,
     data,
     figures,
     files,
     io,
     runs,
+    synthesis,
     synthetic_dataset,
     trained_models,
     volume_dataset,
@@ -23,7 +26,7 @@ from brats_gan import (
     volume_synthesis,
 )
 from brats_gan.spec import Spec
-from brats_gan.stages import beginning, ingredients, inputs
+from brats_gan.stages import beginning, ingredients, inputs, workers
 from brats_gan.stages.dataset import Built, counter
 
 SHEET = "volumes.png"
@@ -180,18 +183,16 @@ def build(
 
     profile = _settled(output_dir, whole, origin, fitted)
     logging.info("each slice is a mean over neighbours, sd %g slices", profile)
-    volumes = volume_synthesis.volumes(
-        *(made.models, stack, shape, place, missing, settings.seed),
-        *(limits_of(settings), lesion_free_of(settings)),
-        *(settings.batch_size, profile),
-    )
-    seen = counter(len(own), len(missing), "volume", pieces=2)
-    for volume in volumes:
-        volume_id = ids[volume.number]
-        volume_dataset.write_volume(output_dir, volume_id, volume, slices[0], spec)
-        row = volume_dataset.row_of(volume, volume_id, settings.seed, profile)
-        volume_dataset.record(output_dir, row, spec, origin)
-        whole[volume_id] = row
+    seen = counter(len(own), len(missing), "volume", pieces=2 * (settings.workers or 1))
+    remote = cluster.place_of(settings.workers, settings.scheduler)
+    if remote is None:
+        work = Work(settings, made.models, stack, shape, place, profile, origin, at[0])
+        rows = ((n, make_volume(work, n, output_dir)) for n in missing)
+    else:
+        task = workers.task_of(made, source, origin, profile)
+        rows = cluster.spread(remote, make_unit, task, missing, output_dir)
+    for number, row in rows:
+        whole[ids[number]] = row
         if made.shard is None:
             there = [whole[each] for each in ids if each in whole]
             volume_dataset.write(output_dir, there)
@@ -227,6 +228,63 @@ def build(
     ingredients.tell(output_dir)
     runs.release(output_dir)
     return Built(output_dir, summary, rows)
+
+
+class Work(NamedTuple):
+    """What whole volumes are made with."""
+
+    settings: ingredients.Settings  # as they were settled
+    models: synthesis.Models
+    stack: volume_synthesis.Stack
+    shape: tuple[int, int, int]
+    place: volume_synthesis.Placement
+    profile: float
+    origin: str
+    below: int  # slice of the field at which those of a volume begin
+
+
+def make_volume(work: Work, number: int, output_dir: Path) -> dict:
+    """Makes and writes a volume, whoever makes the others; returns its row.
+
+    Raises:
+        DataError: see volume_synthesis.volumes.
+    """
+    settings, spec = work.settings, work.models.spec
+    (volume,) = volume_synthesis.volumes(
+        *(work.models, work.stack, work.shape, work.place, [number], settings.seed),
+        *(limits_of(settings), lesion_free_of(settings)),
+        *(settings.batch_size, work.profile),
+    )
+    (volume_id,) = volume_dataset.volume_ids(number + 1)[-1:]
+    volume_dataset.write_volume(output_dir, volume_id, volume, work.below, spec)
+    row = volume_dataset.row_of(volume, volume_id, settings.seed, work.profile)
+    volume_dataset.record(output_dir, row, spec, work.origin)
+    return row
+
+
+def make_unit(task: workers.Task, number: int, folder: Path) -> dict:
+    """`make_volume` for cluster.Job: on a worker, with what that has loaded."""
+    return make_volume(_work_of(task), number, folder)
+
+
+_works: dict[int, Work] = {}  # by what workers.here has loaded: the last one's
+
+
+def _work_of(task):
+    """Work of a Task, once for what `workers.here` has loaded."""
+    loaded = workers.here(task)
+    if id(loaded) not in _works:
+        stack, shape = trained_models.load_stacks(task.settings.structural_run)
+        first = loaded.of_maps["slices"][0]
+        at = first, first + shape[1]
+        labelling = task.source.labelling
+        place = placement(task.settings, loaded.slices, at, labelling)
+        _works.clear()
+        _works[id(loaded)] = Work(
+            *(task.settings, loaded.models, stack, shape, place),
+            *(task.profile, task.origin, first),
+        )
+    return _works[id(loaded)]
 
 
 def _settled(output_dir, whole, origin, fitted):

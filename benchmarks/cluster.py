@@ -1,0 +1,241 @@
+"""What it costs to share a data set and tables out, and what it survives.
+
+    python -m benchmarks.cluster                      # all of it
+    python -m benchmarks.cluster --only=overhead,simulation
+
+efficiency  two workers with a core each against one worker with one: samples per second
+            of the shipped weights, once models are loaded
+tables      the same of repeats of a table's row, per hour, on data of --data_dir
+overhead    units of nothing on one worker: what the engine takes of each
+simulation  units that sleep on 1000 workers in one process: does the scheduler keep up?
+faults      five workers and the client are killed; then the bytes are compared
+
+Cores are those of this process, as taskset gives them. Prints lines of JSON.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from brats_gan import cluster, data
+from brats_gan.stages import dataset, ingredients, workers
+
+_ALL = ["efficiency", "tables", "overhead", "simulation", "faults"]
+_ONLY = flags.DEFINE_list("only", _ALL, "Which.")
+_ROUNDS = flags.DEFINE_integer("rounds", 2, "Timed units of a worker.", 1)
+_FAKE = flags.DEFINE_integer("fake_workers", 1000, "Of the simulation.", 1)
+_SLEEP = flags.DEFINE_float("unit_seconds", 30.0, "A unit of the simulation.")
+_DATA = flags.DEFINE_string("data_dir", None, "Data for tables, and for faults.")
+_RUNS = flags.DEFINE_list(
+    "runs", ["pretrained", "pretrained"], "Structural and multimodal run."
+)
+_SAMPLES = flags.DEFINE_integer("samples", 200, "Of the set that is killed.")
+_REPEATS = flags.DEFINE_integer("repeats", 4, "Of a row of a table.", 2)
+_FLAGS = flags.DEFINE_list("flags", [], "More flags of the tables or the set.")
+_THREADS = 50  # units at once of a worker of Dask in the simulation
+ROOT = Path(__file__).parents[1]
+
+
+def nothing(task, unit, folder):
+    """A unit that costs nothing."""
+    return [unit]
+
+
+def timed(count, make, task, units, folder):
+    """Seconds after the start at which units were done, on `count` workers."""
+    began, ends = time.perf_counter(), []
+    for _ in cluster.spread(cluster.Place(count), make, task, units, folder):
+        ends.append(time.perf_counter() - began)
+    return ends
+
+
+def task_of(folder, samples):
+    """Task of a data set of the shipped weights, as dataset.build has it."""
+    settings = dataset.Settings("pretrained", "pretrained", samples=samples)
+    source = data.Source(None)
+    made = ingredients.gather(settings, source, folder)
+    origin = ingredients.digest_of(made.settings, made.fixed)
+    return workers.task_of(made, source, origin)
+
+
+def efficiency(folder):
+    rates = {}
+    os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
+    for count in (1, 2):
+        units = [*range(count * (1 + _ROUNDS.value))]
+        out = folder / f"efficiency-{count}"
+        task = task_of(out, 50 * len(units))
+        ends = timed(count, dataset.make_unit, task, units, out)
+        # The first unit of each worker loads models and traces.
+        rates[count] = 50 * (len(units) - count) / (ends[-1] - ends[count - 1])
+    return {
+        "samples_per_second": {k: round(v, 3) for k, v in rates.items()},
+        "ratio": round(rates[2] / rates[1], 3),
+        "unit_seconds": round(50 / rates[1], 1),
+    }
+
+
+def tables_per_hour(folder):
+    """Of the whole command, its start left out: from the first line to the last."""
+    rates = {}
+    os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
+    for count in (1, 2):
+        out = folder / f"tables-{count}"
+        command = script("eval_segmentation.py", f"--run_dir={out}", "--experiment=1")
+        command += [f"--data_dir={_DATA.value}", f"--workers={count}", *_FLAGS.value]
+        repeats = _REPEATS.value * count
+        subprocess.run([*command, f"--repeats={repeats}"], check=True)
+        kept = sorted(p.stat().st_mtime for p in out.glob("row-*/*/table*.json"))
+        rates[count] = 3600 * (repeats - count) / (kept[-1] - kept[count - 1])
+    return {
+        "repeats_per_hour": {k: round(v, 1) for k, v in rates.items()},
+        "ratio": round(rates[2] / rates[1], 3),
+    }
+
+
+def overhead(folder):
+    units = [*range(1000)]
+    ends = timed(1, nothing, {}, units, folder / "overhead")
+    return {"milliseconds_a_unit": round(1e3 * (ends[-1] - ends[99]) / 900, 3)}
+
+
+def simulation(folder):
+    """Units that sleep, on workers without processes, by the client's own loop.
+
+    Fifty to a worker of Dask: each has an own clock and monitor, and a thousand of
+    these in one process keep it busy, as they would not a thousand machines.
+    """
+    from distributed import Client, LocalCluster
+
+    count, seconds = _FAKE.value, _SLEEP.value
+
+    def asleep(job, unit):
+        time.sleep(seconds)
+        return cluster._Made([unit], {}, None, "here", cluster._processor())
+
+    cluster.run_unit = asleep
+    began = time.perf_counter()
+    with (
+        LocalCluster(
+            n_workers=-(-count // _THREADS),
+            threads_per_worker=min(count, _THREADS),
+            processes=False,
+            memory_limit=None,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=50,
+        ) as fake,
+        Client(fake) as client,
+    ):
+        started = time.perf_counter()
+        made = cluster.Job(nothing, {}, str(folder), "", "", cluster.about())
+        units = [*range(3 * count)]
+        done = sum(1 for _ in cluster._gathered(client, made, units))
+        passed = time.perf_counter() - started
+    return {
+        "workers": count,
+        "units": done,
+        "seconds": round(passed, 1),
+        "of_sleep": round(3 * seconds / passed, 4),
+        "start_seconds": round(started - began, 1),
+    }
+
+
+def script(name, *more):
+    return [sys.executable, str(ROOT / name), *more]
+
+
+def children(process):
+    """Workers that a client has started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = path.joinpath("stat").read_text().rpartition(")")[2].split()[1]
+            command = path.joinpath("cmdline").read_bytes()
+            if int(parent) == process.pid and b"spawn_main" in command:
+                found.append(int(path.name))
+    return sorted(found)
+
+
+def digests(folder):
+    left_out = ("flags.txt", "dataset_description.json", ".lock")
+    return {
+        path.relative_to(folder).as_posix(): hashlib.blake2b(path.read_bytes()).digest()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in left_out
+    }
+
+
+def faults(folder):
+    """The same set by one process, and by workers that are killed; then compared."""
+
+    def command(name, *more):
+        built = script("build_dataset.py", f"--output_dir={folder / name}", *more)
+        first, second = _RUNS.value
+        built += [f"--structural_run={first}", f"--multimodal_run={second}"]
+        built += [f"--data_dir={_DATA.value}"] if _DATA.value else []
+        return [*built, f"--samples={_SAMPLES.value}", "--nocheck", *_FLAGS.value]
+
+    subprocess.run(command("one"), check=True, stdout=subprocess.DEVNULL)
+    killed, log = [], (folder / "two.log").open("a")
+    starts = 0
+
+    def start():
+        nonlocal starts
+        starts += 1
+        two = command("two", "--workers=2")
+        return subprocess.Popen(two, stdout=log, stderr=subprocess.STDOUT)
+
+    client, before = start(), -1
+    began = time.monotonic()
+    while client.poll() is None:
+        time.sleep(0.02)
+        # In the middle of a unit: files of it are there, its record is not.
+        there = len([*(folder / "two").glob("*/*.nii.gz")])
+        alive = children(client)
+        if there == before or not there % 7 or not alive or len(killed) >= 6:
+            if there or len(killed) >= 6 or time.monotonic() - began < 25:
+                continue
+        began, before = time.monotonic(), there
+        if len(killed) == 2:
+            client.send_signal(signal.SIGKILL)
+            client.wait()
+            killed.append("client")
+            client = start()
+        elif alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(alive[0], signal.SIGKILL)
+                killed.append("worker")
+    one, two = digests(folder / "one"), digests(folder / "two")
+    said = (folder / "two.log").read_text()
+    return {
+        "killed": killed,
+        "starts": starts,
+        "exit_code": client.returncode,
+        "files": len(one),
+        "same": one == two,
+        "traceback": "Traceback" in said,
+    }
+
+
+def main(argv):
+    if argv[1:]:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    logging.set_verbosity(logging.ERROR)
+    functions = [efficiency, tables_per_hour, overhead, simulation, faults]
+    with tempfile.TemporaryDirectory(prefix="brats_gan-") as folder:
+        for name, function in zip(_ALL, functions, strict=True):
+            if name in _ONLY.value and (name != "tables" or _DATA.value):
+                print(json.dumps({name: function(Path(folder))}), flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)
