@@ -232,6 +232,7 @@ ELSEWHERE = set(
     code_channels batch_size structural_run multimodal_run segmentor_run output_dir
     lesion_free nearest_report table experiment synthetic_dir synthetic_dirs train_on
     enhanced keep_checkpoints results volumes passing lesion_map shard
+    from_json
     """.split()
 )
 

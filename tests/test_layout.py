@@ -14,6 +14,7 @@ LONGEST = 400  # lines of a module
 ROWS = """
 lazy files progress shipped
 spec
+recipes
 addons layers losses schedules code_bank styles parts
 fusion metrics blocks
 map_networks
@@ -61,6 +62,7 @@ weights.networks_file
 weights.beginnings
 weights
 trained_models reports
+painting
 volume_reports
 experiments.tables
 experiments.mixing
@@ -69,8 +71,12 @@ experiments
 stages.beginning stages.inputs stages.sheets
 stages.structural stages.multimodal stages.ingredients stages.segmentation
 stages.dataset
-stages.volumes
+stages.volumes stages.painted
 stages
+app.worker app.guard app.opened
+app.answers
+app.server app.start
+app
 flag_parsers
 common_flags commands
 """
