@@ -75,7 +75,7 @@ class Answers:
         pool: data.LabelPool | data.Slices | None = None,
         subjects: list[io.Subject] | None = None,
     ) -> None:
-        self._studio, self._pool = studio, pool
+        self.studio, self._pool = studio, pool
         self._subjects = subjects or []
         self._maps = _Last(KEPT)
         self._pictures = _Last(KEPT)
@@ -83,11 +83,11 @@ class Answers:
     @property
     def size(self) -> int:
         """Pixels a side of a label."""
-        return self._studio.size
+        return self.studio.size
 
     def state(self) -> dict:
         """What the page is made of: sizes, names, bounds, subjects."""
-        studio, spec = self._studio, self._studio.models.spec
+        studio, spec = self.studio, self.studio.models.spec
         return {
             "version": brats_gan.__version__,
             "size": studio.size,
@@ -108,21 +108,21 @@ class Answers:
 
     def code(self, asked: Asked) -> Code:
         """The code that was chosen; ValueError where there is none of it."""
-        count = self._studio.noise[1]
+        count = self.studio.noise[1]
         height = asked.height if count else None
         if count and (height is None or height >= count):
             raise ValueError(f"height: is {height}, and 0 to {count - 1} is due.")
-        if len(asked.directions) > self._studio.directions:
+        if len(asked.directions) > self.studio.directions:
             raise ValueError(
-                f"directions: {self._studio.directions} are the most of these models."
+                f"directions: {self.studio.directions} are the most of these models."
             )
         return painting.code_of(
-            self._studio, asked.seed, height, asked.directions, asked.style
+            self.studio, asked.seed, height, asked.directions, asked.style
         )
 
     def label(self, asked: Asked) -> np.ndarray:
         """The label that was painted, [H, W] uint8; ValueError if it is none."""
-        size, most = self.size, self._studio.models.spec.num_labels - 1
+        size, most = self.size, self.studio.models.spec.num_labels - 1
         try:
             content = base64.b64decode(asked.label, validate=True)
         except (binascii.Error, ValueError) as error:
@@ -144,8 +144,8 @@ class Answers:
         code, label = self.code(asked), self.label(asked)
         shown, images = self._drawn(code, label)
         beyond = painting.outside(shown, label)
-        threshold = self._studio.settings.mae_threshold
-        count = self._studio.directions
+        threshold = self.studio.settings.mae_threshold
+        count = self.studio.directions
         told = {
             "mae": shown.mae,
             "map_passes": shown.mae <= threshold,
@@ -155,7 +155,7 @@ class Answers:
             "blank": images is None,
         }
         if images is None:
-            images = np.zeros((self._studio.models.spec.num_modalities, *label.shape))
+            images = np.zeros((self.studio.models.spec.num_modalities, *label.shape))
         arrays = {
             "f": shown.f.astype(np.uint8),
             "outside": (~shown.inner).astype(np.uint8),
@@ -172,10 +172,10 @@ class Answers:
         _, images = self._drawn(code, label)
         if images is None:
             return packed({"dice": [], "mean": 0.0, "passes": False}, {})
-        found = painting.found_in(self._studio, images)
+        found = painting.found_in(self.studio, images)
         dice = painting.dice_of(label, found)
         mean = float(np.mean(dice))
-        threshold = self._studio.settings.dice_threshold
+        threshold = self.studio.settings.dice_threshold
         told = {"dice": dice, "mean": mean, "passes": mean >= threshold}
         return packed(told, {"found": found})
 
@@ -187,17 +187,17 @@ class Answers:
                 "with the package, or with --data_dir."
             )
         shown = self._map(self.code(asked))
-        label, _, fitted = painting.place_real(self._studio, shown, self._pool, seed)
+        label, _, fitted = painting.place_real(self.studio, shown, self._pool, seed)
         return packed({"fitted": fitted}, {"label": label.astype(np.uint8)})
 
     def open(self, content: bytes) -> bytes:
         """A label out of a file's bytes. Part: "label" [H, W] uint8."""
-        found = opened.label_of(content, self.size, self._studio.models.spec)
+        found = opened.label_of(content, self.size, self.studio.models.spec)
         return packed({"said": found.said}, {"label": found.label})
 
     def recipe(self, asked: Asked) -> Recipe:
         """What makes the set again."""
-        studio = self._studio
+        studio = self.studio
         return Recipe(
             asked.seed,
             self.code(asked),
@@ -210,7 +210,7 @@ class Answers:
         """The set as a data set of BraTS' layout with its recipe, as a zip."""
         recipe = self.recipe(asked)
         with tempfile.TemporaryDirectory(prefix="brats_gan-") as folder:
-            painted.write(self._studio, recipe, folder)
+            painted.write(self.studio, recipe, folder)
             content = streams.BytesIO()
             with zipfile.ZipFile(content, "w") as zipped:
                 for path in sorted(Path(folder).rglob("*")):
@@ -226,14 +226,14 @@ class Answers:
         recipe = self.recipe(asked)
         with tempfile.TemporaryDirectory(prefix="brats_gan-") as folder:
             path = Path(folder, "sheet.png")
-            painted.sheet(self._studio, recipe, path)
+            painted.sheet(self.studio, recipe, path)
             return path.read_bytes()
 
     def volume(self, asked: Asked) -> bytes:
         """The whole brain as NIfTI. Parts: each modality by its name, and "label"."""
-        spec = self._studio.models.spec
+        spec = self.studio.models.spec
         images, label = painting.volume(
-            self._studio, self.code(asked), self.label(asked)
+            self.studio, self.code(asked), self.label(asked)
         )
         pixel = spec.crop / self.size
         affine = np.diag([-pixel, -pixel, 1.0, 1.0])
@@ -276,7 +276,7 @@ class Answers:
         key = _key(code)
         shown = self._maps.get(key)
         if shown is None:
-            shown = self._maps.put(key, painting.map_of(self._studio, code))
+            shown = self._maps.put(key, painting.map_of(self.studio, code))
         return shown
 
     def _drawn(self, code, label):
@@ -285,7 +285,7 @@ class Answers:
         key = _key(code, label.tobytes(), code.style.tobytes())
         held = self._pictures.get(key)
         if held is None:
-            images = painting.images_of(self._studio, shown, label, code.style)
+            images = painting.images_of(self.studio, shown, label, code.style)
             held = self._pictures.put(key, (images,))
         return shown, held[0]
 

@@ -71,7 +71,8 @@ class Guard:
         if scope["type"] != "http":  # there are no others here
             await send({"type": "websocket.close", "code": 1008})
             return
-        begun = False
+        limit = self._limits.get(scope["path"], 0)
+        body, begun = _Body(receive, limit), False
 
         async def answer(message):
             nonlocal begun
@@ -80,22 +81,27 @@ class Guard:
                 message = {**message, "headers": _with_ours(message["headers"])}
             await send(message)
 
+        async def unless_too_large(message):
+            # What reads the body may take the error for one of its own.
+            if not body.too_large:
+                await answer(message)
+
         refusal = self._refusal(scope)
         if refusal is not None:
             await _say(answer, *refusal)
             return
-        limit = self._limits.get(scope["path"], 0)
         try:
-            await self._app(scope, _limited(receive, limit), answer)
+            await self._app(scope, body.take, unless_too_large)
         except _TooLarge:
-            if not begun:
-                await _say(answer, 413, _too_large(limit))
+            pass
         except asyncio.CancelledError:
             raise
         except Exception as error:  # of ours: named here, and to nobody else
             logging.error("%s %s: %r", scope["method"], scope["path"], error)
             if not begun:
                 await _say(answer, 500, "Something went wrong here; the terminal says.")
+        if body.too_large and not begun:
+            await _say(answer, 413, _too_large(limit))
 
     def _refusal(self, scope):
         """(status, sentence) for what is not let through; None otherwise."""
@@ -127,20 +133,23 @@ def _too_large(limit):
     return f"The request is too large: {limit} bytes are the most here."
 
 
-def _limited(receive, limit):
-    """`receive` that ends a body which says less of itself than it has."""
-    taken = 0
+class _Body:
+    """A body that is read no further than its limit, whatever it says of its length."""
 
-    async def take():
-        nonlocal taken
-        message = await receive()
+    def __init__(self, receive, limit):
+        self._receive, self._limit, self._taken = receive, limit, 0
+
+    @property
+    def too_large(self):
+        return self._taken > self._limit
+
+    async def take(self):
+        message = await self._receive()
         if message["type"] == "http.request":
-            taken += len(message.get("body", b""))
-            if taken > limit:
+            self._taken += len(message.get("body", b""))
+            if self.too_large:
                 raise _TooLarge
         return message
-
-    return take
 
 
 def _with_ours(headers):

@@ -12,6 +12,7 @@ import fastapi
 import uvicorn
 from fastapi import exceptions, responses, staticfiles
 from pydantic import BaseModel, ConfigDict, Field
+from starlette import exceptions as http_exceptions
 
 from brats_gan import painting
 from brats_gan.app import opened
@@ -24,6 +25,7 @@ STATIC = Path(__file__).with_name("static")
 HOST = "127.0.0.1"
 CONNECTIONS = 200  # at once; one more is told that the server is busy
 _JSON_BESIDE = 4096  # bytes of a request beside its label
+_SAID = {404: "There is no such page.", 405: "This page is not asked that way."}
 _BYTES = "application/octet-stream"
 
 _Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
@@ -128,15 +130,12 @@ def build(answers: Answers, token: str, port: int, worker: Worker) -> Guard:
         where = ".".join(str(part) for part in first["loc"] if part != "body")
         return _error(422, f"{where[:80]}: {first['msg']}."[:300].lstrip(": "))
 
-    @app.exception_handler(fastapi.HTTPException)
+    # Starlette's, of which FastAPI's is one.
+    @app.exception_handler(http_exceptions.HTTPException)
     async def odd(request, error):
         del request
-        return _error(error.status_code, "The request cannot be read.")
-
-    @app.exception_handler(404)
-    async def missing(request, error):
-        del request, error
-        return _error(404, "There is no such page.")
+        said = _SAID.get(error.status_code, "The request cannot be read.")
+        return _error(error.status_code, said)
 
     app.mount("/", staticfiles.StaticFiles(directory=STATIC, html=True))
     choices = _JSON_BESIDE + 2 * answers.size**2
