@@ -62,6 +62,8 @@ class Studio(NamedTuple):
     # height [B], subject [B, K], detail [B, D] -> f, background; None: single slices
     at: Callable[[Any, Any, Any], tuple[Any, Any]] | None
     noise: tuple[int, int, int]  # K, S, D; K and S are 0 for single slices
+    # background [B, H, W, 1] as MASK has it -> that of the brain itself (D6)
+    shrunk: Callable[[Any], Any]
 
     @property
     def size(self) -> int:
@@ -107,6 +109,13 @@ def load(settings: Settings) -> Studio:
         trained_models.records_of(*of_runs),
         trained_models.fingerprints(*of_runs),
         *(at, noise),
+        # Traced: operation by operation each call would leave some kB behind.
+        tf.function(
+            lambda background: structural_map.resize_background(
+                background, -structural_map.GROWTH
+            ),
+            autograph=False,
+        ),
     )
 
 
@@ -205,9 +214,7 @@ def map_of(studio: Studio, code: Code) -> Map:
         f, background = maps_of(studio, code.subject, code.detail, [code.height])
     f, background = f[0], background[0]
     whole = structural_map.without_islands(background)
-    inner = structural_map.resize_background(
-        tf.constant(whole[None, ..., None]), -structural_map.GROWTH
-    )
+    inner = studio.shrunk(tf.constant(whole[None, ..., None]))
     return Map(
         *(f, background, whole, inner.numpy()[0, ..., 0] < 0.5),
         structural_map.filter_error(f, background),
@@ -228,12 +235,11 @@ def images_of(
         tf.constant(label[None], tf.int32),
         tf.constant(style[None]),
     )
-    if not np.isfinite(made.numpy()).all():
-        return None
-    if studio.settings.mask_images:
-        background = tf.constant(shown.without_islands[None, ..., None])
-        made = synthesis.masked(made, background)
     images = made.numpy()[0, ..., 0].astype(np.float32)
+    if not np.isfinite(images).all():
+        return None
+    if studio.settings.mask_images:  # as synthesis.masked, whose brain is known here
+        images = np.where(shown.inner & (images >= synthesis.FAINT), images, 0)
     return images if (np.ptp(images, axis=(1, 2)) > 0).all() else None
 
 

@@ -293,10 +293,19 @@ def test_the_page_says_where_its_address_is_printed_if_the_token_is_missing(
 
 def test_what_was_stored_by_somebody_else_does_not_break_the_page(browser, address):
     opened = Page(browser, address)
-    for stored in ("", "{", json.dumps({"size": SIZE, "label": "!"})):
+    opened.choose(1)
+    opened.page.fill("#seed", "5")
+    opened.page.locator("#seed").press("Enter")
+    opened.settle()
+    whole = json.loads(opened.page.evaluate("localStorage['brats_gan.work']"))
+    wrong = [{"label": "!"}, {"choices": {}}, {"now": None}, {"size": 8}]
+    wrong += [{"choices": {**whole["choices"], "seed": "x"}}]
+    wrong += [{"choices": {**whole["choices"], "directions": [9e9] * 6}}]
+    for stored in ("", "{", *(json.dumps(whole | each) for each in wrong)):
         opened.page.evaluate(f"localStorage['brats_gan.work'] = {json.dumps(stored)}")
         opened.page.reload()
         opened.settle()
         assert not opened.label.any()
+        assert opened.page.input_value("#seed") == "0"
     opened.context.close()
     assert opened.said == []

@@ -5,10 +5,11 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brats_gan import data, files, painting, recipes, runs, weights
+from brats_gan import data, files, painting, recipes, runs, synthesis, weights
 from brats_gan.recipes import Code, Recipe
 from brats_gan.stages import painted
 
@@ -122,6 +123,19 @@ def test_the_same_code_is_the_same_set_to_the_byte_whatever_was_drawn_between(st
     again = painting.sample(studio, recipe)
     for name in ("structure", "background", "images", "predicted"):
         assert getattr(first, name).tobytes() == getattr(again, name).tobytes()
+
+
+def test_pictures_are_masked_as_those_of_a_data_set_are(studio):
+    recipe = recipe_of(studio)
+    shown = painting.map_of(studio, recipe.code)
+    args = (shown, recipe.label, recipe.code.style)
+    bare = painting.images_of(painting.with_mask(studio, False), *args)
+    masked = synthesis.masked(
+        tf.constant(bare[None, ..., None]),
+        tf.constant(shown.without_islands[None, ..., None]),
+    )
+    made = painting.images_of(studio, *args)
+    assert made.tobytes() == masked.numpy().tobytes() and (bare != made).any()
 
 
 def test_a_code_of_other_models_is_refused_by_its_shape(studio):

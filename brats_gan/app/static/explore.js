@@ -25,7 +25,8 @@ let version = 0; // of what was chosen
 
 // --- What is said -------------------------------------------------------------------
 
-function say(text, kind = "good") {
+function say(text, kind = "good", live = "polite") {
+  by("status").setAttribute("aria-live", live); // not read out after every stroke
   by("status").textContent = text;
   by("status").dataset.kind = kind;
 }
@@ -44,13 +45,26 @@ function keep() {
   } catch { /* no room, or not allowed: the page works without */ }
 }
 
+// Whether the server would take what was stored: others may have written there.
+function isSane({ choices: { seed, height, directions, style }, now: { tool, value, brush, window: wide, level, view } }) {
+  const whole = (n, low, high) => Number.isInteger(n) && n >= low && n <= high;
+  return whole(seed, 0, state.most_seed)
+    && (state.heights ? whole(height, 0, state.heights - 1) : height === null)
+    && directions.length === state.directions
+    && directions.every((n) => n === null || (Number.isFinite(n) && Math.abs(n) <= state.farthest))
+    && (style === null || whole(style, 0, state.most_seed))
+    && ["brush", "eraser", "fill"].includes(tool) && ["four", "beside", "blink"].includes(view)
+    && whole(value, 1, state.labels.length - 1) && whole(brush, 1, MOST_BRUSH) && brush % 2 === 1
+    && whole(wide, 5, 150) && whole(level, 0, 100);
+}
+
 function kept() {
   try {
     const work = JSON.parse(localStorage.getItem(STORED));
     if (!work || work.size !== state.size || String(work.models) !== String(state.models)) return null;
     const data = fromBase64(work.label);
     const fits = data.length === state.size ** 2 && data.every((n) => n < state.labels.length);
-    return fits ? { ...work, label: data } : null;
+    return fits && isSane(work) ? { ...work, label: data } : null;
   } catch {
     return null;
   }
@@ -76,7 +90,7 @@ async function redraw() {
       drawn = answer;
       if (needsPlain()) plain = await askArrays("/api/draw", asked(new Uint8Array(state.size ** 2)), isBusy);
       document.documentElement.dataset.milliseconds = Math.round(performance.now() - begun);
-      say(`Drawn in ${Math.round(performance.now() - begun)} ms`);
+      say(`Drawn in ${Math.round(performance.now() - begun)} ms`, "good", "off");
       paintPictures();
       paintBoard();
       showSliders();
@@ -240,7 +254,7 @@ function end() {
   if (stroke === null) return;
   stroke = null;
   const before = history.before[history.before.length - 1];
-  if (label.equals(before)) history.before.pop(); // nothing was changed
+  if (before && label.equals(before)) history.before.pop(); // nothing was changed
   changed();
 }
 
@@ -282,6 +296,7 @@ function listenToBoard() {
 
 function restore(data) {
   if (!data) return;
+  stroke = null; // one that is under way ends here
   label = new Label(state.size, data);
   paintBoard();
   changed();
