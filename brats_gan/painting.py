@@ -325,8 +325,9 @@ def sample(studio: Studio, recipe: Recipe) -> synthesis.Sample | None:
 def rounded(label: np.ndarray, count: int, height: int, step: float) -> np.ndarray:
     """A label in one slice as a lesion in three dimensions, [S, H, W] uint8.
 
-    Above and below, the outline draws in as that of a ball does whose radius is the
-    deepest pixel's distance to the outline.
+    Above and below, the outline of each class, its holes filled, draws in as that of a
+    ball does whose radius is the deepest pixel's distance to the outline; a class
+    within another ends before it.
 
     Args:
         label: [H, W].
@@ -335,13 +336,19 @@ def rounded(label: np.ndarray, count: int, height: int, step: float) -> np.ndarr
         step: pixels from one slice to the next.
     """
     volume = np.zeros((count, *label.shape), np.uint8)
-    depth = ndimage.distance_transform_edt(label > 0)
-    radius = float(depth.max())
-    for number in range(count):
-        away = abs(number - height) * step
-        if away < radius or number == height:
-            drawn_in = radius - np.sqrt(max(radius**2 - away**2, 0.0))
-            volume[number] = np.where(depth > drawn_in, label, 0)
+    filled = {
+        value: ndimage.binary_fill_holes(label == value)
+        for value in np.unique(label[label > 0])
+    }
+    for value, region in sorted(filled.items(), key=lambda item: -item[1].sum()):
+        depth = ndimage.distance_transform_edt(region)
+        radius = float(depth.max())
+        for number in range(count):
+            away = abs(number - height) * step
+            if away < radius:
+                drawn_in = radius - np.sqrt(radius**2 - away**2)
+                volume[number][depth > drawn_in] = value
+    volume[height] = label
     return volume
 
 
@@ -367,6 +374,8 @@ def volume(
     )
     for height in range(count):
         shown = map_of(studio, code._replace(height=height))
+        if height != code.height:
+            labels[height] *= shown.inner
         made = images_of(studio, shown, labels[height], code.style)
         if made is not None:
             contrasts[:, height] = made

@@ -182,6 +182,9 @@ def test_a_lesion_is_rounded_off_above_and_below():
     assert sizes[3] == sizes[5] == 25 and sizes[2] == sizes[6] == 25
     assert sizes[1] == sizes[7] == 0
     assert {*np.unique(volume)} == {0, 3}
+    label[4, 4] = 1  # 1 from its outline: nowhere but in its own slice
+    volume = painting.rounded(label, 9, 4, 1.0)
+    assert volume[4, 4, 4] == 1 and (volume[[3, 5], 4, 4] == 3).all()
 
 
 # --- On disk --------------------------------------------------------------------------
