@@ -9,9 +9,9 @@ import json
 import numpy as np
 from absl import flags
 
-from brats_gan import common_flags, data, runs, structural_map
+from brats_gan import common_flags, data, painting, runs, structural_map
 from brats_gan.stages import dataset as stage
-from brats_gan.stages import volumes
+from brats_gan.stages import painted, volumes
 
 _DATA = common_flags.data_dir(
     "Real BraTS folder: labels come from it. Not needed with --structural_run="
@@ -112,11 +112,21 @@ flags.DEFINE_bool(
     "Report the nearest training slice of every sample and of every held-out slice; of "
     "volumes, the nearest subjects.",
 )
+_FROM_JSON = common_flags.path(
+    "from_json",
+    "recipe.json of a set that was painted in explore.py: make that set again, to the "
+    "byte, and nothing else. It says seed, code and label; of the flags, only runs, "
+    "thresholds and --output_dir count.",
+)
 flags.mark_flags_as_required(["structural_run", "multimodal_run", "output_dir"])
 
 
 def main(argv):
     del argv  # checked by runs.main
+    if _FROM_JSON.value:
+        chosen = common_flags.chosen(painting.Settings)
+        show_painted(painted.build(chosen, _FROM_JSON.value, _OUTPUT.value))
+        return
     settings = common_flags.chosen(stage.Settings)
     if settings.volumes:
         built = volumes.build(
@@ -135,6 +145,13 @@ def main(argv):
     else:
         registered = "slices of registered training subjects"
         show_samples(built, registered if _DATA.value else "no real slices")
+
+
+def show_painted(row):
+    """Prints what a painted set was found to be."""
+    said = "passes both filters" if row["accepted"] else "does not pass both filters"
+    print(f"error of Algorithm 3: {row['mae']}, index Dice: {row['dice']}: it {said}")
+    print("set: samples.png shows it")
 
 
 def show_samples(built, beside):

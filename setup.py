@@ -23,6 +23,7 @@ SHIPPED = {
             "train_multimodal.py",
             "build_dataset.py",
             "eval_segmentation.py",
+            "explore.py",
         )
     },
     **{
@@ -69,6 +70,8 @@ class BuildWithScripts(build_py):
 OLD = "python_version < '3.12'"
 NEW = "python_version >= '3.12'"
 
+APP = ["fastapi>=0.110", "uvicorn>=0.29"]  # the page of explore.py
+
 setup(
     name="brats_gan",
     version=VERSION,
@@ -78,7 +81,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["brats_gan", "brats_gan.*"]),
-    package_data={"brats_gan": ["py.typed", "pretrained/*", "pretrained/*/*"]},
+    package_data={
+        "brats_gan": ["py.typed", "pretrained/*", "pretrained/*/*"],
+        "brats_gan.app": ["static/*", "static/*/*"],
+    },
     cmdclass={"build_py": BuildWithScripts},
     entry_points={"console_scripts": ["brats-gan = brats_gan.commands:main"]},
     install_requires=[
@@ -104,12 +110,16 @@ setup(
         "jinja2>=3.1",  # reports, and the page of prepare_data.py check --report
     ],
     extras_require={
+        "app": APP,
         "cluster": ["distributed>=2024.1"],  # --workers, --scheduler (docs/cluster.md)
         "demo": ["nilearn>=0.10"],  # ships the MNI152 maps the phantom is made of
         "test": [
+            *APP,
             "distributed>=2024.1",
+            "httpx>=0.27",  # FastAPI's client for tests
             "hypothesis>=6.100",
             "nilearn>=0.10",
+            "playwright>=1.40",  # drives the Chromium of the system
             "pytest>=7.4",
             "pytest-xdist>=3.8",
             "setuptools>=64",  # a test builds the package, without a download

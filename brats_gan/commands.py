@@ -21,6 +21,7 @@ SCRIPTS = {
     "train-multimodal": "train_multimodal.py",
     "build-dataset": "build_dataset.py",
     "eval-segmentation": "eval_segmentation.py",
+    "explore": "explore.py",
 }
 _HELP = ("-h", "--help", "help")
 

@@ -165,7 +165,7 @@ def _is_healthy(slices, number, seed, lesion_free):
 
 
 @tf.function(autograph=False)
-def _fitting(candidates, background, seed):
+def fitting(candidates: tf.Tensor, background: tf.Tensor, seed: tf.Tensor) -> tuple:
     """fusion.place_label, within a brain that MASK has drawn.
 
     MASK learnt a brain grown by p; the label must fit the brain itself (D6). Traced:
@@ -183,7 +183,7 @@ def _place(slices, background, rng, healthy, among):
     rows = rng.choice(among, LABEL_CANDIDATES)
     candidates = slices.labels(rows)
     seed = rng.integers(2**31, size=2, dtype=np.int32)
-    label, tries, fitted = _fitting(candidates[None], background[None, ..., None], seed)
+    label, tries, fitted = fitting(candidates[None], background[None, ..., None], seed)
     row = rows[int(tries[0]) - 1]
     return label[0].numpy(), slices.names[slices.index[row, 0]], bool(fitted[0])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from brats_gan import (
@@ -99,6 +100,32 @@ def load_stacks(run: str) -> tuple[volume_synthesis.Stack, tuple[int, int, int]]
         "a version that drew single slices, of one subject, or with --nocode_fit. "
         "Start its command again, which fits them, or train another"
     )
+
+
+def load_slice_of_stack(run: str) -> tuple[Callable, tuple[int, int, int]] | None:
+    """volume_maps.generate_at as a function of (height, subject, detail), and the shape
+    (K, S, D) of a stack; None where stage 1 was fitted to single slices alone."""
+    folder = weights.folder_of(run, "structural")
+    if folder is None:
+        export, described = runs.load_export(run, "structure", NEEDED["structure"])
+        noise = described.get("volume")
+        if noise is None:
+            return None
+        (subject_dim,), (count, code_dim) = noise["subject"], noise["detail"]
+
+        def exported(height, subject, detail):
+            made = export.generate_at(height, subject, detail)
+            return made["structure"], made["background"]
+
+        return exported, (subject_dim, count, code_dim)
+    stored, nets = read_weights(folder, "structural")
+    found = None if stored.found is None else stored.found.stacks
+    if found is None:
+        return None
+    at = tf.function(
+        lambda *noise: volume_maps.generate_at(nets, found, *noise), autograph=False
+    )
+    return at, (found.subject_dim, *found.mean.shape)
 
 
 def load_images(run: str) -> tuple:

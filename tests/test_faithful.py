@@ -233,7 +233,7 @@ ELSEWHERE = set(
     output_dir
     lesion_free nearest_report table experiment synthetic_dir synthetic_dirs train_on
     enhanced keep_checkpoints results volumes passing lesion_map shard
-    workers scheduler
+    workers scheduler from_json
     """.split()
 )
 

@@ -14,6 +14,7 @@ LONGEST = 400  # lines of a module
 ROWS = """
 lazy files progress shipped
 spec
+recipes
 replicas
 addons layers losses schedules code_bank styles parts
 fusion metrics blocks pages
@@ -63,6 +64,7 @@ weights.networks_file
 weights.beginnings
 weights
 trained_models reports
+painting
 volume_reports
 experiments.tables
 report.curves
@@ -83,9 +85,13 @@ stages.structural stages.multimodal stages.ingredients stages.repeats
 stages.segmentation
 stages.workers
 stages.dataset
-stages.volumes
+stages.volumes stages.painted
 stages.defaults
 stages
+app.worker app.guard app.opened
+app.answers
+app.server app.start
+app
 flag_parsers
 common_flags commands
 report.__main__

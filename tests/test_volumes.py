@@ -1,5 +1,6 @@
 """Stage 3 for whole brains: the folder it leaves, resumed, and read by others."""
 
+import base64
 import csv
 import dataclasses
 import json
@@ -17,14 +18,18 @@ from brats_gan import (
     figures,
     files,
     io,
+    painting,
+    recipes,
     runs,
     spec,
     synthetic_dataset,
     volume_dataset,
     volume_reports,
 )
+from brats_gan.app import start
+from brats_gan.app.answers import Asked
 from brats_gan.data import records
-from brats_gan.stages import dataset, volumes
+from brats_gan.stages import dataset, painted, volumes
 from tests import chains, nifti
 
 SLICES = 12
@@ -409,3 +414,31 @@ def test_the_lesion_that_is_given_is_as_high_as_the_volumes_are(tmp_path):
     place = volumes.placement(given, slices, (2, SLICES))
     placed, _, fits = place(np.ones((SLICES - 2, 32, 32), bool), None)
     assert fits and placed.any((1, 2)).tolist() == [False] * 3 + [True] * 7
+
+
+def test_a_set_is_painted_on_a_brain_of_a_run_as_on_one_of_its_weights(made, tmp_path):
+    of_runs = [str(made / name) for name in ("structural", "multimodal")]
+    answers = start.answers(painting.Settings(*of_runs), source(made))
+    weights = [f"{run}/weights" for run in of_runs]
+    by_weights = painting.load(painting.Settings(*weights))
+    studio, size = answers.studio, answers.size
+    code = painting.code_of(studio, 1, 5, (1.0,), 2)
+    one, other = (painting.map_of(each, code) for each in (studio, by_weights))
+    np.testing.assert_array_equal(one.f, other.f)
+
+    label = np.zeros((size, size), np.uint8)
+    label[12:18, 12:18] = 3
+    recipe = recipes.Recipe(1, code, label, studio.prints)
+    painted.write(studio, recipe, tmp_path / "out")
+    (subject,) = synthetic_dataset.verified_subjects(tmp_path / "out", [])
+    _, labels = io.read_subject(subject, image_size=size)
+    np.testing.assert_array_equal(labels[0], label)
+
+    asked = Asked(1, 5, (), None, base64.b64encode(bytes(size * size)).decode())
+    assert answers.state()["subjects"] == ["s0", "s1", "s2"]
+    assert answers.state()["pool"] and answers.place(asked, 3)
+    volume = nib.Nifti1Image.from_bytes(answers.subject(1, 2))
+    stored = nib.load(made / "data/s1/s1_t1ce.nii.gz")
+    np.testing.assert_array_equal(np.asarray(volume.dataobj), stored.get_fdata())
+    with pytest.raises(LookupError, match="subject"):
+        answers.subject(3, 0)

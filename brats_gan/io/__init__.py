@@ -35,7 +35,7 @@ from brats_gan.io.layouts import (
     images_by_file,
     survey,
 )
-from brats_gan.io.nifti import IMAGE_SLOPE, write_nifti
+from brats_gan.io.nifti import IMAGE_SLOPE, nifti_bytes, write_nifti
 from brats_gan.io.streams import reading
 from brats_gan.io.subjects import (
     load_label,
@@ -74,6 +74,7 @@ __all__ = [
     "load_volume",
     "lps_affine",
     "lps_grid",
+    "nifti_bytes",
     "parse_slices",
     "place_back",
     "read_header",

@@ -102,6 +102,19 @@ def write_nifti(
         affine: [4, 4] in nibabel's axis order, (column, row, slice, 1) -> RAS mm; by
             default 1 mm and the origin of BraTS.
     """
+    content = nifti_bytes(volume_hws, dtype, slope, affine)
+    if Path(path).suffix.lower() == ".gz":
+        content = igzip.compress(content, 1, mtime=0)
+    write_atomically(path, content)
+
+
+def nifti_bytes(
+    volume_hws: np.ndarray,
+    dtype: np.dtype | type[np.generic],
+    slope: float | None = None,
+    affine: np.ndarray | None = None,
+) -> bytes:
+    """What `write_nifti` writes as .nii, of the same arguments."""
     volume = np.asarray(volume_hws)
     dtype = np.dtype(dtype)
     if slope is not None:
@@ -119,7 +132,4 @@ def write_nifti(
     header.set_sform(affine, 1)
     header["magic"], header["vox_offset"] = b"n+1", 352
     voxels = np.ascontiguousarray(volume.transpose(2, 0, 1), dtype)  # x fastest
-    content = header.binaryblock + bytes(4) + voxels.tobytes()
-    if Path(path).suffix.lower() == ".gz":
-        content = igzip.compress(content, 1, mtime=0)
-    write_atomically(path, content)
+    return header.binaryblock + bytes(4) + voxels.tobytes()
