@@ -194,7 +194,7 @@ def command(data_dir, run_dir, *flags):
     return [
         *(sys.executable, "train_multimodal.py", f"--data_dir={data_dir}"),
         *(f"--run_dir={run_dir}", "--slices=1:5", "--image_size=32", "--width=2"),
-        *("--batch_size=2", "--steps=12", "--first_phase=0", "--held_out=0.34"),
+        *("--batch_size=2", "--steps=60", "--first_phase=0", "--held_out=0.34"),
         *("--scheme=single", "--label_loss=squared", "--learning_rate=1e-6"),
         *("--checkpoint_seconds=0", *flags),
     ]
@@ -253,27 +253,43 @@ def wait_for(processes, seconds):
             process.wait()
 
 
+def newest(run_dir):
+    """Step of the newest checkpoint."""
+    found = run_dir.glob("checkpoints/ckpt-*.index")
+    return max((int(path.stem.partition("-")[2]) for path in found), default=0)
+
+
+def end_one(data_dir, run_dir, logs, number):
+    """Starts two workers and sends one a signal after some steps; exit codes."""
+    began = newest(run_dir)
+    workers = start_workers(data_dir, run_dir, logs)
+    try:
+        ends = time.monotonic() + 300
+        while newest(run_dir) < began + 4:
+            assert time.monotonic() < ends, (logs / "0.log").read_text()[-3000:]
+            assert all(each.poll() is None for each in workers)
+            time.sleep(0.05)
+        workers[1].send_signal(number)
+    except BaseException:
+        wait_for(workers, 0)
+        raise
+    return wait_for(workers, 120)
+
+
 @pytest.mark.once
 def test_two_processes_train_as_one_also_where_one_is_killed(data_dir, tmp_path):
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     subprocess.run(command(data_dir, alone), cwd=ROOT, check=True, env=environment())
-    workers = start_workers(data_dir, shared, tmp_path)
-    try:
-        ends = time.monotonic() + 300
-        while not [*shared.glob("checkpoints/ckpt-[4-9].index")]:
-            assert time.monotonic() < ends, (tmp_path / "0.log").read_text()[-3000:]
-            assert all(each.poll() is None for each in workers)
-            time.sleep(0.05)
-        workers[1].send_signal(signal.SIGKILL)
-        killed = time.monotonic()
-    except BaseException:
-        wait_for(workers, 0)
-        raise
-    code = wait_for(workers, 120)[0]
+    codes = end_one(data_dir, shared, tmp_path, signal.SIGKILL)
     said = (tmp_path / "0.log").read_text()
-    assert code == 85, said[-3000:]
+    assert codes == [85, -signal.SIGKILL], said[-3000:]
     assert "worker 0: another worker has ended or cannot be reached" in said
-    assert time.monotonic() - killed < 120
+    # A warning that one of them is sent ends both, at one step.
+    codes = end_one(data_dir, shared, tmp_path, signal.SIGUSR1)
+    said = [(tmp_path / f"{k}.log").read_text() for k in range(2)]
+    assert codes == [85, 85], said[0][-3000:]
+    assert "stopped by SIGUSR1 after step" in said[0]
+    assert said[0].splitlines()[-1] == said[1].splitlines()[-1]
     assert not (shared / "export").exists()
 
     codes = wait_for(start_workers(data_dir, shared, tmp_path), 300)
@@ -288,7 +304,7 @@ def test_two_processes_train_as_one_also_where_one_is_killed(data_dir, tmp_path)
 
 
 @pytest.mark.once
-def test_workers_with_other_flags_are_refused_and_a_signal_ends_all(data_dir, tmp_path):
+def test_workers_with_other_flags_are_refused(data_dir, tmp_path):
     other = ((), ("--seed=1",))
     codes = wait_for(start_workers(data_dir, tmp_path / "run", tmp_path, other), 120)
     said = "".join((tmp_path / f"{k}.log").read_text() for k in range(2))

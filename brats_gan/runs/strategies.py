@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -135,20 +136,23 @@ class Team:
                 "package, and with --data_dir and --run_dir on folders that all see"
             )
 
-    def any(self, here: bool) -> bool:
-        """Whether something is so in one of the processes."""
-        return self._summed(int(here)) > 0 if self.several_processes else here
+    def agreed(self, number: int) -> int:
+        """The largest number of all processes: of a signal, or 0 without one."""
+        if not self.several_processes:
+            return number
+        told = self._summed([float(k == number) for k in range(signal.NSIG)])
+        return max(k for k, times in enumerate(told) if times)
 
     def wait(self) -> None:
         """Until all processes are here."""
-        self.any(False)
+        self.agreed(0)
 
-    def _summed(self, number):
-        """The sum of whole numbers below 2**24 of all processes."""
+    def _summed(self, numbers):
+        """The sums of numbers, exact in float64, over all processes."""
         if self._sum is None:
             self._sum = _sum_over(self.strategy)
         with self.at_work():
-            return round(float(self._sum(tf.constant(number, tf.float64))))
+            return self._sum(tf.constant(numbers, tf.float64)).numpy()
 
     def end(self) -> None:
         """After the last step: waits until the chief has written what a run leaves."""
@@ -182,16 +186,17 @@ class Team:
 
 
 def _sum_over(strategy):
-    """A function that sums a number over replicas; traced, which costs less a call."""
+    """A function that sums numbers over replicas; traced, which costs less a call."""
 
-    def of_one(number):
+    def of_one(numbers):
         context = tf.distribute.get_replica_context()
         # The identity is on the device of the replica; what is given is on none.
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(number))
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(numbers))
 
     @tf.function(autograph=False)
-    def total(number):
-        return strategy.experimental_local_results(strategy.run(of_one, (number,)))[0]
+    def total(numbers):
+        found = strategy.run(of_one, (numbers,))
+        return strategy.experimental_local_results(found)[0]
 
     return total
 

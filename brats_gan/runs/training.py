@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -254,7 +253,7 @@ def loop(
                 with writing(events):
                     tf.summary.image("sheet", picture, step=done)
             due = now - saved_at > checkpoint_seconds
-            stopped = team.any(bool(received))
+            stopped = team.agreed(received[0] if received else 0)
             if due or done == steps or stopped:
                 losses.look()
                 # What the last step's update broke no loss has seen yet.
@@ -266,8 +265,7 @@ def loop(
                 saved_at = time.monotonic()
             if stopped:
                 where = f" after step {done} of {steps}, with a checkpoint"
-                # Another's signal asks this one to end as well, and to begin again.
-                raise Stopped(*(received or [signal.SIGTERM])[:1], where)
+                raise Stopped(stopped, where)
 
 
 @contextlib.contextmanager
