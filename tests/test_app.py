@@ -123,6 +123,13 @@ def test_a_volume_has_the_slices_that_the_page_shows(client):
     assert seg[..., 21].any() and not seg[..., 40].any()
 
 
+def test_weights_in_a_folder_that_is_not_utf8_have_a_page(answers):
+    odd = painting.Settings("models/od\udcffd", "models/plain")
+    studio = answers.studio._replace(settings=odd)
+    state = json.dumps(Answers(studio).state(), ensure_ascii=False)
+    assert '["od?d", "plain"]' in state and state.encode()
+
+
 def test_the_label_of_a_subject_is_numbered_as_the_page_names_it(answers, tmp_path):
     write_subject(tmp_path, "BraTS-GLI-00001-000", layout="brats2023")
     (subject,) = volumes.find_subjects(tmp_path)

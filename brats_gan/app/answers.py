@@ -309,7 +309,9 @@ def _key(code, *more):
 def _named(settings):
     """What the models are called, without the folders that they lie in."""
     runs_ = (settings.structural_run, settings.multimodal_run)
-    return list(dict.fromkeys(Path(str(run)).name for run in runs_))
+    names = dict.fromkeys(Path(str(run)).name for run in runs_)
+    # Names of folders need not be text, JSON must be.
+    return [name.encode(errors="replace").decode() for name in names]
 
 
 class _Last:
