@@ -19,6 +19,8 @@ import pytest
 from brats_gan import data, painting, recipes, runs
 from brats_gan import io as volumes
 from brats_gan.app import guard, opened, start, worker
+from brats_gan.app.answers import Answers
+from tests.nifti import write_subject
 
 server = pytest.importorskip("brats_gan.app.server", reason="needs the extra app")
 testclient = pytest.importorskip("fastapi.testclient", reason="needs httpx")
@@ -119,6 +121,37 @@ def test_a_volume_has_the_slices_that_the_page_shows(client):
     np.testing.assert_allclose(flair[..., 20], shown, atol=3e-5)
     np.testing.assert_array_equal(seg[..., 20], label.T)
     assert seg[..., 21].any() and not seg[..., 40].any()
+
+
+def test_weights_in_a_folder_that_is_not_utf8_have_a_page(answers):
+    odd = painting.Settings("models/od\udcffd", "models/plain")
+    studio = answers.studio._replace(settings=odd)
+    state = json.dumps(Answers(studio).state(), ensure_ascii=False)
+    assert '["od?d", "plain"]' in state and state.encode()
+
+
+def test_the_label_of_a_subject_is_numbered_as_the_page_names_it(answers, tmp_path):
+    write_subject(tmp_path, "BraTS-GLI-00001-000", layout="brats2023")
+    (subject,) = volumes.find_subjects(tmp_path)
+    stored, _ = volumes.load_volume(subject.label)
+    shown = Answers(answers.studio, None, [subject]).subject(0, 4)
+    seg = np.asarray(nib.Nifti1Image.from_bytes(shown).dataobj)
+    enhancing = answers.studio.models.spec.labels.index("enhancing")
+    assert (stored == 3).any() and enhancing == 4
+    np.testing.assert_array_equal(seg == enhancing, (stored == 3).swapaxes(0, 1))
+    assert not (seg == 3).any()
+
+
+def test_a_label_that_cannot_be_numbered_is_a_sentence_without_a_path(
+    answers, tmp_path
+):
+    paths = write_subject(tmp_path, "s0")
+    shape = volumes.load_volume(paths["seg"])[0].shape
+    volumes.write_nifti(paths["seg"], np.full(shape, 9), np.uint8)
+    (subject,) = volumes.find_subjects(tmp_path)
+    with pytest.raises(ValueError, match="the terminal says why") as caught:
+        Answers(answers.studio, None, [subject]).subject(0, 4)
+    assert str(tmp_path) not in str(caught.value)
 
 
 # --- Who may ask ----------------------------------------------------------------------

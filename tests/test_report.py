@@ -378,6 +378,29 @@ def test_what_ended_a_run_is_said_until_it_goes_on(folder):
     assert said not in whole(folder / "report.html").text
 
 
+def test_a_table_that_others_are_still_at_is_not_finished(table_run):
+    told = live.Live(table_run, "eval_segmentation.py", {}, 4, "repeat")
+    told.seen(3)
+    told.finish()
+    assert "Not finished: 3 of 4 repeats" in whole(table_run / "report.html").text
+    told.seen(4)
+    told.finish()
+    assert "Finished: 4 repeats" in whole(table_run / "report.html").text
+
+
+@pytest.mark.parametrize(
+    ("folder_", "text", "left"),
+    [
+        ("/x/run", "/x/run/a.json: bad, see /x/run.", "a.json: bad, see run."),
+        ("a", "data/b: bad. a/c, too", "data/b: bad. c, too"),
+        (".", "a.json: bad. See b/c.", "a.json: bad. See b/c."),
+        ("/x/run", "/x/run-2/a and /x/runs: '/x/run/b'", "/x/run-2/a and /x/runs: 'b'"),
+    ],
+)
+def test_an_error_loses_its_folder_and_no_other_text(folder_, text, left):
+    assert shared.said(ValueError(text), Path(folder_)) == left
+
+
 def test_a_full_disk_is_said_as_of_all_files(folder, monkeypatch):
     def full(*given):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -409,6 +432,18 @@ def test_the_command_writes_the_page_of_a_folder_and_of_several(folder, tmp_path
     page = tmp_path / "pages/x.html"
     page.parent.mkdir()
     assert started(folder, f"--output={page}") == f"report: {page}\n"
+
+
+def test_a_run_is_known_from_within_its_folder(tmp_path):
+    run_dir = tmp_path / "one"
+    run_dir.mkdir()
+    (run_dir / "flags.txt").write_text("# eval_segmentation.py\n--train_on=real\n")
+    line = {"table": None, "experiment": "one", "repeat": 1, "mse": 0.25, "seconds": 1}
+    line |= {"dice_index": 0.8125, "dice_whole": 0.75, "iterations": 40}
+    tables.record(tmp_path / "results.jsonl", line)
+    assert started(".", cwd=run_dir) == "report: report.html\n"
+    text = whole(run_dir / "report.html").text
+    assert "0.8125" in text and "Stage 4: one" in text
 
 
 @pytest.mark.parametrize(
@@ -480,6 +515,19 @@ def test_a_card_that_cannot_be_written_ends_nothing(made, tmp_path, caplog):
         report.finish(path, "build_dataset.py", {})
     assert f"{path / 'README.md'}: could not be written" in caplog.text
     whole(path / "report.html")
+
+
+def test_a_readme_that_somebody_wrote_is_no_card_and_is_left(made, tmp_path, caplog):
+    shutil.copy(made / "set/dataset_description.json", tmp_path)
+    own = tmp_path / "README.md"
+    own.write_text("What I found out.\n")
+    with caplog.at_level("WARNING"):
+        card.write_card(tmp_path)
+    assert own.read_text() == "What I found out.\n"
+    assert f"{own}: was written by somebody else" in caplog.text
+    own.write_text((made / "set/README.md").read_text() + "more\n")
+    card.write_card(tmp_path)
+    assert own.read_text() == (made / "set/README.md").read_text()
 
 
 def test_a_set_with_its_card_and_its_report_is_still_one(made):

@@ -249,22 +249,26 @@ class Answers:
         return packed({}, {**arrays, "label": nifti(label, np.uint8)})
 
     def subject(self, number: int, channel: int) -> bytes:
-        """A modality of a subject of the data folder as NIfTI; its label, if `channel`
-        is as many as there are modalities. LookupError where there is no such one."""
+        """A modality of a subject of the data folder as NIfTI; its label, numbered as
+        `spec.labels` is, if `channel` is as many as there are modalities. LookupError
+        where there is no such one."""
         if not 0 <= number < len(self._subjects):
             raise LookupError("There is no such subject.")
         subject = self._subjects[number]
         modalities = list(subject.images)
-        if channel == len(modalities):
-            if subject.label is None:
-                raise LookupError("This subject has no label.")
-            path, within = subject.label, None
-        elif 0 <= channel < len(modalities):
-            path, within = subject.images[modalities[channel]]
-        else:
+        if not 0 <= channel <= len(modalities):
             raise LookupError("There is no such modality.")
+        is_label = channel == len(modalities)
+        if is_label and subject.label is None:
+            raise LookupError("This subject has no label.")
         try:
-            volume, affine = io.load_volume(path, within)
+            if is_label:
+                grid = io.lps_grid(subject.label, io.read_header(subject.label))
+                label = io.load_label(subject, None, grid)
+                volume, affine = np.moveaxis(label, 0, -1), grid.affine
+            else:
+                path, within = subject.images[modalities[channel]]
+                volume, affine = io.load_volume(path, within)
         except files.DataError as error:  # names a file of this machine
             logging.error("%s", error)
             raise ValueError(
@@ -305,7 +309,9 @@ def _key(code, *more):
 def _named(settings):
     """What the models are called, without the folders that they lie in."""
     runs_ = (settings.structural_run, settings.multimodal_run)
-    return list(dict.fromkeys(Path(str(run)).name for run in runs_))
+    names = dict.fromkeys(Path(str(run)).name for run in runs_)
+    # Names of folders need not be text, JSON must be.
+    return [name.encode(errors="replace").decode() for name in names]
 
 
 class _Last:

@@ -10,11 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 from brats_gan import files, synthetic_dataset
 from brats_gan.report import sections
 from brats_gan.report.blocks import number
 
 CARD = "README.md"
+# By which a card of ours is known.
+_ANEW = (
+    "This card is written anew whenever the command that made the set is started again"
+)
 _SIZES = (
     (1_000, "n<1K"),
     (10_000, "1K<n<10K"),
@@ -26,13 +32,20 @@ _TAGS = ("medical", "mri", "brain", "tumor", "lesion", "synthetic", "nifti", "br
 
 
 def write_card(folder: str | Path) -> None:
-    """Writes README.md of a finished data set.
+    """Writes README.md of a finished data set; one that is no card of ours is left.
 
     Raises:
         RunError, DataError: its description is damaged, or there is no room.
     """
-    said = synthetic_dataset.read_description(folder)
-    files.write_atomically(Path(folder, CARD), card(said).encode())
+    said, path = synthetic_dataset.read_description(folder), Path(folder, CARD)
+    if path.is_file() and _ANEW.encode() not in path.read_bytes():
+        logging.warning(
+            "%s: was written by somebody else and is left as it is; rename it, and "
+            "start the same command again, to have the card of this data set",
+            path,
+        )
+        return
+    files.write_atomically(path, card(said).encode())
 
 
 def card(said: Mapping[str, Any]) -> str:
@@ -69,8 +82,7 @@ def card(said: Mapping[str, Any]) -> str:
         f"- {sections.AUTHORS}: {sections.PAPER}.\n"
         f"- brats_gan {_plain(said['GeneratedBy'][0]['Version'])}, software under "
         "Apache-2.0.\n",
-        "This card is written anew whenever the command that made the set is started "
-        "again; write what you add to it into another file.\n",
+        f"{_ANEW}; write what you add to it into another file.\n",
     ]
     return "\n".join(parts)
 

@@ -102,14 +102,18 @@ class Live:
     def finish(self) -> None:
         """Writes the last one; call it once the run has left all that it leaves.
 
+        A table of which other processes are still at some repeats is not finished: of
+        repeats, those count that were seen.
+
         Raises:
             DataError: there is no room on the disk.
         """
-        self._done = self._total
+        if self._unit == "step":
+            self._done = self._total
 
         def written():
             (self._run_dir / trained.SHEET).unlink(missing_ok=True)
-            self._say(True)
+            self._say(self._done >= self._total)
             write([self._run_dir], self._run_dir / NAME, self._defaults)
 
         _guarded(self._run_dir / NAME, written)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,12 @@ _MOST_PICTURE = 30_000_000  # bytes
 def said(error: BaseException, folder: Path) -> str:
     """What went wrong, without where the folder lies."""
     text = str(getattr(error, "strerror", None) or error or type(error).__name__)
-    return text.replace(f"{folder}/", "").replace(str(folder), folder.name)
+    if folder.name in ("", ".."):  # "." is in every sentence
+        return text
+    # Whole names alone: a folder "a" is not the end of "data".
+    whole = rf"(?<![^\s'\"(=]){re.escape(str(folder))}"
+    text = re.sub(f"{whole}/", "", text)
+    return re.sub(rf"{whole}(?![\w/-])", lambda _: folder.name, text)
 
 
 def problem(error: Exception, folder: Path) -> Text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -43,9 +44,10 @@ def write(
         RunError, DataError: a folder has no report, or what it says is damaged; or the
             page cannot be written.
     """
-    found = [Path(folder) for folder in folders]
-    for folder in found:
-        require_folder(folder)
+    for folder in folders:
+        require_folder(Path(folder))
+    # "." has no name, by which results.jsonl knows a run, and no parent.
+    found = [Path(os.path.abspath(folder)) for folder in folders]
     if len(found) > 1:
         told = several.content(found, defaults)
     else:

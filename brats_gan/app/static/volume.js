@@ -25,19 +25,23 @@ export function volumeView(state, asked, nameOf, say, fail, busy) {
   if (!by("whose").options.length) by("volume").hidden = true;
   let view = null;
 
-  // {image, label, range}: bytes of NIfTI, the label null where there is none, and the
-  // intensities that are shown, where they are known.
+  // {image, label, range, said}: bytes of NIfTI, the label null where there is none and
+  // why, and the intensities that are shown, where they are known.
   async function bytes() {
     const whose = by("whose").value, contrast = Number(by("contrast").value);
     if (whose === "generated") {
       const answer = await askArrays("/api/volume", asked(), busy);
-      return { image: answer[state.modalities[contrast]], label: answer.label, range: { cal_min: 0, cal_max: 1 } };
+      return { image: answer[state.modalities[contrast]], label: answer.label, range: { cal_min: 0, cal_max: 1 }, said: "" };
     }
     const of = async (channel) =>
       new Uint8Array(await (await ask(`/api/subjects/${whose}/${channel}`, undefined, busy)).arrayBuffer());
     const image = await of(contrast);
-    const label = await of(state.modalities.length).catch(() => null);
-    return { image, label, range: {} };
+    let said = "";
+    const label = await of(state.modalities.length).catch((error) => {
+      said = ` without its label: ${error.message}`;
+      return null;
+    });
+    return { image, label, range: {}, said };
   }
 
   function labelColours(image) {
@@ -57,7 +61,7 @@ export function volumeView(state, asked, nameOf, say, fail, busy) {
     by("volume-stage").dataset.shown = "no";
     say("Drawing the volume", "wait");
     try {
-      const [{ Niivue, NVImage }, { image, label, range }] = await Promise.all([loaded(), bytes()]);
+      const [{ Niivue, NVImage }, { image, label, range, said }] = await Promise.all([loaded(), bytes()]);
       by("volume-stage").hidden = false;
       if (!view) {
         view = new Niivue({
@@ -80,7 +84,7 @@ export function volumeView(state, asked, nameOf, say, fail, busy) {
       }
       view.updateGLVolume();
       by("volume-stage").dataset.shown = "yes";
-      say("The volume is shown");
+      say(`The volume is shown${said}`, said ? "wait" : "good");
     } catch (error) {
       fail(error);
     } finally {
