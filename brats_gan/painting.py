@@ -17,6 +17,7 @@ import numpy as np
 from brats_gan import (
     data,
     metrics,
+    recipes,
     runs,
     structural_map,
     synthesis,
@@ -119,9 +120,11 @@ def load(settings: Settings) -> Studio:
     )
 
 
-def with_mask(studio: Studio, mask_images: bool) -> Studio:
-    """The studio with that setting, see synthesis.masked."""
-    settings = dataclasses.replace(studio.settings, mask_images=mask_images)
+def as_asked(studio: Studio, recipe: Recipe) -> Studio:
+    """The studio with what a recipe says of the mask and of both filters."""
+    names = ("mask_images", *recipes.THRESHOLDS)
+    said = {name: getattr(recipe, name) for name in names}
+    settings = dataclasses.replace(studio.settings, **said)
     return studio._replace(settings=settings)
 
 

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from brats_gan import files
+from brats_gan import files, structural_map
 from brats_gan.spec import BRATS, Spec
 
 FORMAT = 1
 MOST_SEED = 2_000_000_000
+THRESHOLDS = ("mae_threshold", "dice_threshold")
 
 
 class Code(NamedTuple):
@@ -40,6 +41,9 @@ class Recipe:
     label: np.ndarray  # [H, W] uint8 0..L-1
     models: Mapping[str, str]  # see trained_models.fingerprints
     mask_images: bool = True  # see synthesis.masked
+    # Of the filters, by which a set says whether it is accepted (Section 2.8).
+    mae_threshold: float = structural_map.MAE_THRESHOLD
+    dice_threshold: float = 0.95
 
     def as_json(self) -> bytes:
         """The recipe as a file has it; the same recipe gives the same bytes."""
@@ -49,6 +53,7 @@ class Recipe:
             "seed": self.seed,
             "models": dict(self.models),
             "mask_images": self.mask_images,
+            "thresholds": {name: float(getattr(self, name)) for name in THRESHOLDS},
             "code": {
                 "subject": _listed(code.subject),
                 "detail": _listed(code.detail),
@@ -117,6 +122,7 @@ def parse(content: Any, size: int, spec: Spec = BRATS) -> Recipe:
         height, side = code["height"], label["size"]
         noise = {name: _array(name, code[name]) for name in _NOISE}
         runs = label["runs"]
+        thresholds = {name: content["thresholds"][name] for name in THRESHOLDS}
     except (KeyError, TypeError) as error:
         raise ValueError(f"it is no recipe: {error} is missing") from error
     if type(seed) is not int or not 0 <= seed <= MOST_SEED:
@@ -127,6 +133,8 @@ def parse(content: Any, size: int, spec: Spec = BRATS) -> Recipe:
         raise ValueError(f"mask_images: {masked!r:.40} is neither true nor false")
     if not isinstance(models, dict) or not all(map(_is_text, models.items())):
         raise ValueError("models: names and fingerprints are due")
+    for name, value in thresholds.items():
+        require_number(name, value, 0, 1)
     if side != size:
         raise ValueError(
             f"it is of slices of {side!r:.40} pixels a side, the models make {size}"
@@ -137,6 +145,7 @@ def parse(content: Any, size: int, spec: Spec = BRATS) -> Recipe:
         label_of_runs(runs, size, spec),
         models,
         masked,
+        **thresholds,
     )
 
 

@@ -14,12 +14,12 @@ LONGEST = 400  # lines of a module
 ROWS = """
 lazy files progress shipped
 spec
-recipes
 replicas
 addons layers losses schedules code_bank styles parts
 fusion metrics blocks pages
 map_networks
 lesion_metrics structural_map figures networks signatures
+recipes
 io.streams
 io.headers io.names io.conventions io.patients
 io.metaimage io.nifti io.bids io.content

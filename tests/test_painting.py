@@ -62,6 +62,8 @@ def whole():
         (lambda c: c.update(seed=-1), "seed: -1"),
         (lambda c: c.update(seed=True), "seed: True"),
         (lambda c: c.update(mask_images=1), "mask_images"),
+        (lambda c: c.pop("thresholds"), "'thresholds' is missing"),
+        (lambda c: c["thresholds"].update(dice_threshold=2), "dice_threshold: 2"),
         (lambda c: c.update(models=["x"]), "models"),
         (lambda c: c["code"].update(height=1.5), "height: 1.5"),
         (lambda c: c["code"].update(subject=["x"]), "code.subject"),
@@ -129,7 +131,8 @@ def test_pictures_are_masked_as_those_of_a_data_set_are(studio):
     recipe = recipe_of(studio)
     shown = painting.map_of(studio, recipe.code)
     args = (shown, recipe.label, recipe.code.style)
-    bare = painting.images_of(painting.with_mask(studio, False), *args)
+    bare = dataclasses.replace(recipe, mask_images=False)
+    bare = painting.images_of(painting.as_asked(studio, bare), *args)
     masked = synthesis.masked(
         tf.constant(bare[None, ..., None]),
         tf.constant(shown.without_islands[None, ..., None]),
@@ -199,6 +202,21 @@ def test_a_set_is_written_once_and_another_is_not_written_over_it(studio, tmp_pa
     other = dataclasses.replace(recipe, seed=4)
     with pytest.raises(runs.RunError, match="not of this recipe"):
         painted.write(studio, other, tmp_path / "set")
+
+
+def test_a_recipe_has_its_thresholds_whatever_those_of_the_command(studio, tmp_path):
+    strict = dataclasses.replace(studio.settings, dice_threshold=1.0, mae_threshold=0.0)
+    made = []
+    for name, each in (
+        ("one", studio),
+        ("other", studio._replace(settings=strict)),
+    ):
+        painted.write(each, recipe_of(studio), tmp_path / name)
+        made.append(
+            {p.name: p.read_bytes() for p in (tmp_path / name).rglob("*.csv")}
+            | {p.name: p.read_bytes() for p in (tmp_path / name).rglob("*.json")}
+        )
+    assert made[0] == made[1] and "manifest.csv" in made[0]
 
 
 def test_a_set_of_other_models_is_refused_before_anything_is_written(studio, tmp_path):

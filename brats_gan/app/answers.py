@@ -197,13 +197,10 @@ class Answers:
 
     def recipe(self, asked: Asked) -> Recipe:
         """What makes the set again."""
-        studio = self.studio
+        studio, chosen = self.studio, self.studio.settings
         return Recipe(
-            asked.seed,
-            self.code(asked),
-            self.label(asked),
-            studio.prints,
-            studio.settings.mask_images,
+            *(asked.seed, self.code(asked), self.label(asked), studio.prints),
+            *(chosen.mask_images, chosen.mae_threshold, chosen.dice_threshold),
         )
 
     def archive(self, asked: Asked) -> bytes:

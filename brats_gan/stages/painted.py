@@ -86,8 +86,7 @@ def sheet(studio: painting.Studio, recipe: Recipe, path: Path) -> None:
 
 
 def _sample(studio, recipe) -> synthesis.Sample:
-    settings = painting.with_mask(studio, recipe.mask_images)
-    sample = painting.sample(settings, recipe)
+    sample = painting.sample(painting.as_asked(studio, recipe), recipe)
     if sample is None:
         raise files.DataError(
             "the set has a slice that is constant or not finite: the generator has "
@@ -121,7 +120,8 @@ def build(settings: painting.Settings, path: str, output_dir: str | Path) -> dic
     """Makes the set of a recipe again.
 
     Args:
-        settings: painting.Settings; its mask_images gives way to that of the recipe.
+        settings: painting.Settings; its mask_images and thresholds give way to those
+            of the recipe.
         path: of recipe.json.
         output_dir: folder of the data set.
 
