@@ -221,7 +221,9 @@ def gather(kind: str, replicas: int | None, batch_size: int) -> Team:
     team = Team(_mirrored(replicas) if kind == "mirrored" else _multi_worker())
     team.require_rows(batch_size)
     logging.info("strategy: %s, %d replicas; %s", kind, team.count, _of(team))
-    return team
+    # A replica alone shares nothing, and Keras 2 would look for others in a step of
+    # float16, where it may not.
+    return team if team.count > 1 else Team()
 
 
 def _of(team):
@@ -265,6 +267,8 @@ def _multi_worker():
         index = int(task["index"])
         whole = task["type"] == "worker" and 0 <= index < len(workers)
         whole = whole and {*told["cluster"]} == {"worker"}
+        whole = whole and isinstance(workers, list) and len({*workers}) == len(workers)
+        whole = whole and all(isinstance(each, str) for each in workers)
     except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:
