@@ -9,7 +9,9 @@ import sys
 import time
 
 import pytest
+import tensorflow as tf
 
+from brats_gan import runs
 from tests import nifti
 from tests.scripts import ROOT
 
@@ -170,6 +172,20 @@ for net in shared[0].values():  # and the copies have stayed alike
         if values is not None and not callable(values):
             np.testing.assert_array_equal(values[0], values[1])
 """
+
+
+def test_a_lost_worker_is_told_of_with_what_tensorflow_says_of_it():
+    team = runs.Team()
+    team.several_processes = True
+    said = (
+        "Graph execution error:\n\nDetected at node 'a' defined at (most recent call "
+        'last):\n  File "b.py", line 1, in c\n\nCollective ops is aborted by: heartbeat'
+    )
+    with (
+        pytest.raises(runs.WorkerLost, match=r"\(Collective ops is aborted by: heart"),
+        team.at_work(),
+    ):
+        raise tf.errors.UnavailableError(None, None, said)
 
 
 def test_a_replica_alone_shares_nothing_and_so_can_learn_in_float16():
