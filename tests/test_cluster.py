@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from brats_gan import cluster, data, files, manifest, runs
-from brats_gan.experiments import tables
+from brats_gan.experiments import runner, tables
 from brats_gan.runs import claims
 from brats_gan.stages import dataset, workers
 from tests import chains
@@ -160,6 +160,46 @@ def test_a_piece_of_a_process_that_was_killed_here_is_free_at_once(tmp_path):
         assert mine.path.name == "a.2"
 
 
+def test_a_claim_is_made_where_a_network_file_system_loses_the_answer(
+    tmp_path, monkeypatch
+):
+    real = os.link
+
+    def asked_twice(*paths):
+        real(*paths)
+        real(*paths)  # FileExistsError: the first one has made it
+
+    monkeypatch.setattr(os, "link", asked_twice)
+    with claims.claimed(tmp_path, "a") as mine:
+        assert mine is not None and mine.is_held()
+        assert not claims._make(mine.path)  # another's is no reason
+
+
+def test_what_a_stopped_process_of_this_machine_is_at_is_left_to_it(
+    tmp_path, monkeypatch, caplog
+):
+    unit = runner.Unit(7, 1, ((2, 7),))
+    mine = claims.take(tmp_path, unit.piece)
+    mine._over.set()  # no more signs, and its process is there
+
+    def waited(seconds):
+        raise TimeoutError
+
+    monkeypatch.setattr(runner.time, "sleep", waited)
+
+    def share_out():
+        runner._share_out(
+            *(None, None, tmp_path, [unit], lambda only: None, lambda done: [unit])
+        )
+
+    with pytest.raises(TimeoutError):  # it may be done soon
+        share_out()
+    silent(mine.path, claims.STALE + 20)
+    with caplog.at_level(logging.WARNING):
+        share_out()
+    assert f"is left to process {os.getpid()}" in caplog.text
+
+
 def test_a_process_that_lost_its_piece_ends_before_it_writes_more(tmp_path):
     code = (
         "import sys, time, pathlib; from brats_gan.runs import claims;"
@@ -208,6 +248,29 @@ def test_lines_that_another_writer_took_away_come_back(tmp_path, monkeypatch):
     before = path.stat().st_mtime_ns
     assert len(tables.gather(path, tmp_path, origin)) == 2
     assert path.stat().st_mtime_ns == before
+
+
+def test_lines_of_other_settings_are_not_put_among_others(tmp_path):
+    path, folder = tmp_path / "results.jsonl", tmp_path / "row-01/repeat-1"
+    of_old = {**line("single", 1), "table": 1, "sets": {"synthetic single": "old"}}
+    tables.keep(folder, of_old)
+    # The test set is another now: the row is scored on it, into a file of its own.
+    origin = tables.Origin({}, frozenset(), "ours", {"synthetic single": "new"}, 1)
+    assert tables.gather(path, tmp_path, origin) == [] and not path.exists()
+    tables.keep(folder, {**of_old, "sets": {"synthetic single": "new"}})
+    assert [x["sets"] for x in tables.gather(path, tmp_path, origin)] == [origin.sets]
+
+
+def test_a_file_that_another_run_has_filled_is_left_as_it_is(tmp_path):
+    path = tmp_path / "results.jsonl"
+    theirs = {**line(7, 1), "made_from": "theirs"}
+    tables.record(path, theirs)
+    before = path.read_bytes()
+    tables.keep(tmp_path / "row-07/repeat-1", line(7, 1))
+    origin = tables.Origin({}, frozenset(), "ours", {}, 1)
+    with pytest.raises(files.DataError, match="other subjects"):
+        tables.gather(path, tmp_path, origin)
+    assert path.read_bytes() == before
 
 
 # --- Real processes -------------------------------------------------------------------

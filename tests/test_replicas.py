@@ -10,7 +10,9 @@ import sys
 import time
 
 import pytest
+import tensorflow as tf
 
+from brats_gan import runs
 from tests import nifti
 from tests.scripts import ROOT
 
@@ -173,6 +175,38 @@ for net in shared[0].values():  # and the copies have stayed alike
 """
 
 
+def test_a_lost_worker_is_told_of_with_what_tensorflow_says_of_it():
+    team = runs.Team()
+    team.several_processes = True
+    said = (
+        "Graph execution error:\n\nDetected at node 'a' defined at (most recent call "
+        'last):\n  File "b.py", line 1, in c\n\nCollective ops is aborted by: heartbeat'
+    )
+    with (
+        pytest.raises(runs.WorkerLost, match=r"\(Collective ops is aborted by: heart"),
+        team.at_work(),
+    ):
+        raise tf.errors.UnavailableError(None, None, said)
+
+
+def test_a_replica_alone_shares_nothing_and_so_can_learn_in_float16():
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c"),
+            """
+from brats_gan import runs
+team = runs.gather("mirrored", None, 3)
+assert team.count == 1 and team.strategy is None and team.is_chief
+assert team.traced(len) is len
+""",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 @pytest.mark.parametrize(
     ("stage", "loss"), [("1", "weighted"), ("2", "squared"), ("4", "weighted")]
 )
@@ -307,8 +341,9 @@ def test_two_processes_train_as_one_also_where_one_is_killed(data_dir, tmp_path)
 
 
 @pytest.mark.once
-def test_workers_with_other_flags_are_refused(data_dir, tmp_path):
-    other = ((), ("--seed=1",))
+@pytest.mark.parametrize("flag", ["--seed=1", "--steps=61"])
+def test_workers_with_other_flags_are_refused(data_dir, tmp_path, flag):
+    other = ((), (flag,))
     codes = wait_for(start_workers(data_dir, tmp_path / "run", tmp_path, other), 120)
     said = "".join((tmp_path / f"{k}.log").read_text() for k in range(2))
     assert "other flags, data, code or checkpoints than the others" in said
@@ -322,6 +357,16 @@ def test_workers_with_other_flags_are_refused(data_dir, tmp_path):
         (["--strategy=multi_worker"], None, "TF_CONFIG must name all workers"),
         (["--strategy=multi_worker"], "{}", "TF_CONFIG must name all workers"),
         (["--strategy=multi_worker"], "[1", "TF_CONFIG must name all workers"),
+        *(
+            (
+                ["--strategy=multi_worker"],
+                json.dumps(
+                    {"cluster": {"worker": x}, "task": {"type": "worker", "index": 0}}
+                ),
+                "TF_CONFIG must name all workers",
+            )
+            for x in ("localhost:1", ["localhost:1"] * 2, [1, 2], {"0": "a:1"})
+        ),
         (["--replicas=2"], None, "--replicas is for --strategy=mirrored alone"),
         (
             ["--strategy=mirrored", "--replicas=3"],

@@ -234,9 +234,7 @@ def fill_tables(
     logging.info("%d of %d repeats are done", total - left, total)
     said = progress.Line("tables", "repeat")
     if elsewhere is not None:
-        for number, (unit, lines) in enumerate(elsewhere(todo), 1):
-            for line in lines:
-                tables.keep(run_dir / unit.folder, line)
+        for number, (unit, _) in enumerate(elsewhere(todo), 1):
             gathered(only={table for table, _ in unit.names})
             said(number, len(todo))
     else:
@@ -267,9 +265,7 @@ def _share_out(made_of, segmentors, run_dir, todo, gathered, open_units):
                     max(len(todo) - number, 1),
                     "" if left is None else f", about {left / 60:.0f} minutes",
                 )
-                for line in run_unit(made_of, segmentors, still[unit.piece], run_dir):
-                    if claim.is_held():
-                        tables.keep(run_dir / unit.folder, line)
+                run_unit(made_of, segmentors, still[unit.piece], run_dir)
                 number += 1
             gathered(only={table for table, _ in unit.names})
         todo = open_units(gathered(only=()))
@@ -278,7 +274,11 @@ def _share_out(made_of, segmentors, run_dir, todo, gathered, open_units):
             continue
         # A claim that is renewed is of a process that lives; others go stale.
         beats = {path: path.stat().st_mtime for path in held}
-        if all(seen.setdefault(path, beat) != beat for path, beat in beats.items()):
+        # So does one that was stopped on this machine: it may go on any time.
+        if all(
+            seen.setdefault(path, beat) != beat or claims.silence(path) > claims.STALE
+            for path, beat in beats.items()
+        ):
             for unit, path in zip(todo, held, strict=True):
                 logging.warning("%s is left to %s", unit, claims.said_by(path))
             return
@@ -317,6 +317,8 @@ def run_unit(
             origin.made_from,
             {each: origin.sets[each] for each in scored if each in origin.sets},
         )
+        # At once: whoever ends before it is gathered, the repeat need not run again.
+        tables.keep(folder, line)
         lines.append(line)
     if unit.row != 1 and not made_of.keep_checkpoints:
         shutil.rmtree(folder / "checkpoints")

@@ -237,7 +237,12 @@ def gather(path: Path, run_dir: Path, origin: Origin) -> list[dict]:
 
     while True:
         found = sorted(Path(run_dir).glob("row-*/repeat-*/table*-*.json"))
-        kept = [files.read_json(each) for each in found]
+        # Those of before, of a test set that is another now for instance, stay apart.
+        kept = [
+            line
+            for line in map(files.read_json, found)
+            if _difference(line, origin) is None
+        ]
         with files.alone_in(path.parent):
             there = read(path)
             known = {
@@ -246,9 +251,9 @@ def gather(path: Path, run_dir: Path, origin: Origin) -> list[dict]:
             new = [line for line in kept if key(line) not in known]
             if not new:
                 return there
+            require_own(path, {line["table"] for line in new}, origin)
             text = "".join(json.dumps(each) + "\n" for each in [*there, *new])
             files.write_atomically(path, text.encode())
-        require_own(path, {line["table"] for line in new}, origin)
 
 
 def require_own(path: Path, asked: Collection[int], origin: Origin) -> None:

@@ -177,12 +177,19 @@ class Team:
         except gone as error:
             if not self.several_processes:
                 raise
-            reason = str(error).strip().splitlines()[0]
             raise WorkerLost(
                 f"{self.name}: another worker has ended or cannot be reached "
-                f"({reason[:200]}). Start the same command again on all workers to go "
-                "on from the last checkpoint"
+                f"({_reason(error)}). Start the same command again on all workers to "
+                "go on from the last checkpoint"
             ) from error
+
+
+def _reason(error):
+    """What TensorFlow says in an error, behind where in a graph it was."""
+    lines = str(error).strip().splitlines()
+    where = ("Graph execution error", "Detected at node", "File ", "<", " ", "\t")
+    said = [line for line in lines if line and not line.startswith(where)]
+    return (said or lines or [type(error).__name__])[0][:200]
 
 
 def _sum_over(strategy):
@@ -221,7 +228,9 @@ def gather(kind: str, replicas: int | None, batch_size: int) -> Team:
     team = Team(_mirrored(replicas) if kind == "mirrored" else _multi_worker())
     team.require_rows(batch_size)
     logging.info("strategy: %s, %d replicas; %s", kind, team.count, _of(team))
-    return team
+    # A replica alone shares nothing, and Keras 2 would look for others in a step of
+    # float16, where it may not.
+    return team if team.count > 1 else Team()
 
 
 def _of(team):
@@ -265,6 +274,8 @@ def _multi_worker():
         index = int(task["index"])
         whole = task["type"] == "worker" and 0 <= index < len(workers)
         whole = whole and {*told["cluster"]} == {"worker"}
+        whole = whole and isinstance(workers, list) and len({*workers}) == len(workers)
+        whole = whole and all(isinstance(each, str) for each in workers)
     except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:
@@ -275,6 +286,7 @@ def _multi_worker():
     options = tf.distribute.experimental.CommunicationOptions(
         implementation=tf.distribute.experimental.CommunicationImplementation.AUTO
     )
+    logging.info("worker %d waits until all are there: %s", index, ", ".join(workers))
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy(
             communication_options=options

@@ -166,6 +166,9 @@ def loop(
         {"seed": seed, **(made_by or {})},
     )
     first = int(step_variable.numpy())
+    # One that made fewer steps, or more in a call, would let the others wait for ever.
+    rhythm = steps, steps_per_call, log_every, sheet is None or sheet_every
+    team.require_alike([first, seed, rhythm, made_by])
     if first >= steps:
         if not phase:
             logging.info("%s: all %d steps are done", run_dir, steps)
