@@ -12,9 +12,11 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,14 +24,19 @@ from typing import Any
 from absl import logging
 
 from brats_gan.lazy import tf
-from brats_gan.runs.process import EXIT_START_AGAIN, RunError
+from brats_gan.runs.process import EXIT_START_AGAIN, STOP_SIGNALS, RunError
 
 NONE = "none"
 STRATEGIES = (NONE, "mirrored", "multi_worker")
 VARIABLE = "TF_CONFIG"
 # Of a run, what a worker beside the chief needs in a folder of its own.
 NEEDED = ("*.json", "*.jsonl", "flags.txt", "checkpoints/*", "weights/*")
-HEALTH_SECONDS = 10.0  # between two looks at whether the other workers are there
+
+
+# What TensorFlow says where the fault is not of this process, whatever the error.
+_OF_OTHERS = re.compile(
+    r"collective|coordination|heartbeat|/task:\d+ |peer|socket|connection", re.I
+)
 
 
 class WorkerLost(RunError):
@@ -167,15 +174,14 @@ class Team:
         gone = (
             tf.errors.UnavailableError,
             tf.errors.AbortedError,
-            tf.errors.CancelledError,
             tf.errors.DeadlineExceededError,
-            tf.errors.InternalError,
-            tf.errors.UnknownError,
         )
         try:
             yield
-        except gone as error:
-            if not self.several_processes:
+        except tf.errors.OpError as error:
+            # Others may be of this machine alone, and would come again.
+            lost = isinstance(error, gone) or _OF_OTHERS.search(str(error))
+            if not (self.several_processes and lost):
                 raise
             raise WorkerLost(
                 f"{self.name}: another worker has ended or cannot be reached "
@@ -263,6 +269,25 @@ def _mirrored(replicas):
     return tf.distribute.MirroredStrategy([f"CPU:{k}" for k in range(wanted)])
 
 
+@contextlib.contextmanager
+def _ended_by_signals():
+    """Signals end the process at once: while TensorFlow waits in its own code, Python
+    would not hear of them, and there is nothing yet to be saved."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {
+        number: signal.signal(number, signal.SIG_DFL)
+        for number in STOP_SIGNALS
+        if signal.getsignal(number) not in (signal.SIG_IGN, None)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _multi_worker():
     example = (
         '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
@@ -288,15 +313,14 @@ def _multi_worker():
     )
     logging.info("worker %d waits until all are there: %s", index, ", ".join(workers))
     try:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(
-            communication_options=options
-        )
+        with _ended_by_signals():
+            strategy = tf.distribute.MultiWorkerMirroredStrategy(
+                communication_options=options
+            )
     except (tf.errors.OpError, RuntimeError) as error:
         raise RunError(
             f"--strategy=multi_worker: worker {index} cannot begin: "
             f"{str(error).strip().splitlines()[0]}. See that {workers[index]} is free "
             "and that all workers of TF_CONFIG are started"
         ) from error
-    # Half a minute by default, and three of them until a worker counts as gone.
-    strategy.extended._check_health_interval = HEALTH_SECONDS
     return strategy

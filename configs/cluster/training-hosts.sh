@@ -4,7 +4,8 @@
 #     bash training-hosts.sh training.flags host1 host2 host3
 #
 # All see the flagfile and what it names by the same paths. Without hosts it starts two
-# workers here, to try it. Starts again what ended with code 85, as a lost worker ends all.
+# workers here, to try it. Starts again what ended with code 85, as a lost worker ends all,
+# twenty times at most.
 set -u
 
 flagfile=$(realpath "$1")
@@ -19,7 +20,7 @@ if [ "${#hosts[@]}" -eq 0 ]; then
 fi
 
 code=85
-while [ "$code" -eq 85 ]; do
+for ((times = 0; times < 20 && code == 85; times++)); do
   started=()
   for ((k = 0; k < ${#hosts[@]}; k++)); do
     config="{\"cluster\": {\"worker\": [${list#,}]}, \"task\": {\"type\": \"worker\", \"index\": $k}}"
