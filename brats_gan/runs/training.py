@@ -205,7 +205,9 @@ def loop(
         _below_the_bar(),
         team.at_work(),
     ):
-        iterator = iter(_on_device(batches(first), team))
+        given = batches(first)
+        # Replicas copy their own rows.
+        iterator = iter(_on_device(given) if team.strategy is None else given)
         done, calls = first, 0
         while done < steps:
             ends = [steps, _next_multiple(done, log_every)]
@@ -286,10 +288,10 @@ def _next_multiple(step, of):
     return (step // of + 1) * of
 
 
-def _on_device(batches, team):
+def _on_device(batches):
     """Copies batches to the GPU, if there is one, while the step before them runs."""
     gpus = tf.config.list_logical_devices("GPU")
-    if not gpus or team.strategy is not None:
+    if not gpus:
         return batches
     copied = tf.data.experimental.prefetch_to_device(gpus[0].name, buffer_size=2)
     return batches.apply(copied)
