@@ -18,6 +18,7 @@ import numpy as np
 from brats_gan import files, structural_map
 from brats_gan.spec import BRATS, Spec
 
+NAME = "recipe.json"  # beside a set
 FORMAT = 1
 MOST_SEED = 2_000_000_000
 THRESHOLDS = ("mae_threshold", "dice_threshold")

@@ -9,7 +9,16 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brats_gan import data, files, painting, recipes, runs, synthesis, weights
+from brats_gan import (
+    data,
+    files,
+    painting,
+    recipes,
+    report,
+    runs,
+    synthesis,
+    weights,
+)
 from brats_gan.recipes import Code, Recipe
 from brats_gan.stages import painted
 
@@ -199,6 +208,11 @@ def test_a_set_is_written_once_and_another_is_not_written_over_it(studio, tmp_pa
     before = {p: p.read_bytes() for p in (tmp_path / "set").rglob("*") if p.is_file()}
     assert painted.write(studio, recipe, tmp_path / "set") == row
     assert before == {p: p.read_bytes() for p in before}
+    page = (tmp_path / "set/report.html").read_text()
+    assert "recipe.json makes it again" in page and "Finished: 1 samples" in page
+    assert "Files" in (tmp_path / "set/README.md").read_text()
+    report.write([tmp_path / "set"], tmp_path / "again.html", {})
+    assert (tmp_path / "again.html").read_text() == page
     other = dataclasses.replace(recipe, seed=4)
     with pytest.raises(runs.RunError, match="not of this recipe"):
         painted.write(studio, other, tmp_path / "set")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from brats_gan import manifest, runs, synthetic_dataset
+from brats_gan import manifest, recipes, runs, synthetic_dataset
 from brats_gan.report import scores
 from brats_gan.report import sections as shared
 from brats_gan.report.blocks import Picture, Section, Table, Text, by_row, number
@@ -63,8 +63,13 @@ def content(
             "label (Section 2.8 of the paper). No voxel of it was measured."
         )
     ]
-    _, lines = runs.read_flags(folder / "flags.txt")
-    flags = shared.of_flags(lines, defaults, {"output_dir", *runs.PLACES})
+    path = folder / "flags.txt"
+    if path.exists():
+        _, lines = runs.read_flags(path)
+        flags = shared.of_flags(lines, defaults, {"output_dir", *runs.PLACES})
+    else:
+        text = f"Painted in explore.py: {recipes.NAME} makes it again (--from_json)."
+        flags = Section("Flags", [Text(text)])
     if not (folder / synthetic_dataset.DESCRIPTION).exists():
         lead.append(Text(unfinished(folder)))
         sections = [flags, shared.of_subjects(folder), *shared.of_use()]

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from brats_gan import files, runs
+from brats_gan import files, recipes, runs, synthetic_dataset
 from brats_gan.report import blocks, made, several, trained
 
 NAME = "report.html"
@@ -21,11 +21,24 @@ def require_folder(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise runs.RunError(f"{folder} is not a folder; name a run or a data set")
-    if not (folder / "flags.txt").is_file():
+    if not (folder / "flags.txt").is_file() and not _is_painted(folder):
         raise runs.RunError(
             f"{folder} is no run and no data set of this project: it has no flags.txt; "
             "name the folder that a --run_dir or an --output_dir was"
         )
+
+
+def _is_painted(folder):
+    """Whether a folder is a painted set, which is of a recipe and not of flags."""
+    return (folder / recipes.NAME).is_file() and (
+        folder / synthetic_dataset.DESCRIPTION
+    ).is_file()
+
+
+def _script_of(folder):
+    if _is_painted(folder):
+        return _DATASET
+    return runs.read_flags(folder / "flags.txt").script
 
 
 def write(
@@ -52,7 +65,7 @@ def write(
         told = several.content(found, defaults)
     else:
         (folder,) = found
-        script = runs.read_flags(folder / "flags.txt").script
+        script = _script_of(folder)
         of_script = defaults.get(script, {})
         if script == _DATASET:
             told = made.content(folder, of_script)

@@ -11,15 +11,15 @@ from brats_gan import (
     manifest,
     painting,
     recipes,
+    report,
     runs,
     synthesis,
     synthetic_dataset,
     weights,
 )
 from brats_gan.recipes import Recipe
-from brats_gan.stages import dataset
+from brats_gan.stages import dataset, ingredients
 
-RECIPE = "recipe.json"
 (VOLUME,) = manifest.volume_ids(1)
 
 
@@ -54,7 +54,7 @@ def write(studio: painting.Studio, recipe: Recipe, folder: str | Path) -> dict:
     folder, content = Path(folder), recipe.as_json()
     _require_free(folder, content)
     sample = _sample(studio, recipe)
-    files.write_atomically(folder / RECIPE, content)
+    files.write_atomically(folder / recipes.NAME, content)
     split = _split(studio)
     data.save_split(folder / "split.json", split)
     spec = studio.models.spec
@@ -70,13 +70,14 @@ def write(studio: painting.Studio, recipe: Recipe, folder: str | Path) -> dict:
         filtered=True,
         flags={},
     )
-    summary["MadeFrom"], summary["Recipe"] = origin, RECIPE
+    summary["MadeFrom"], summary["Recipe"] = origin, recipes.NAME
     of_models = [record for _, record in studio.known]
     if of_models:
         summary["SeenInputs"] = [
             each for n, each in enumerate(of_models) if each not in of_models[:n]
         ]
     synthetic_dataset.write_description(folder, summary)
+    report.finish(folder, ingredients.SCRIPT, {})
     return row
 
 
@@ -98,7 +99,7 @@ def _sample(studio, recipe) -> synthesis.Sample:
 
 def _require_free(folder, content):
     """RunError where a folder has something else than what `write` wrote."""
-    there = folder / RECIPE
+    there = folder / recipes.NAME
     if there.exists() and there.read_bytes() == content:
         return
     if folder.exists() and any(folder.iterdir()):
