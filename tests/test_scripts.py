@@ -370,7 +370,7 @@ def test_every_repeat_is_a_line_with_all_that_was_asked(filled):
     keys = [(x["table"], x["experiment"], x["repeat"]) for x in lines]
     expected = [(2, n, k) for n in (1, 18, 25) for k in (1, 2)]
     expected += [(1, name, k) for name in ("real", "multiple") for k in (1, 2)]
-    # In the order in which they were made, which repeats of several rows share.
+    # In whatever order they were made.
     assert sorted(keys, key=str) == sorted(expected, key=str)
     for line in lines:
         assert line["seed"] == line["repeat"] - 1
