@@ -26,6 +26,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
+from benchmarks import rig
 from brats_gan import cluster, data
 from brats_gan.stages import dataset, ingredients, workers
 
@@ -153,18 +154,6 @@ def script(name, *more):
     return [sys.executable, str(ROOT / name), *more]
 
 
-def children(process):
-    """Workers that a client has started."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            parent = path.joinpath("stat").read_text().rpartition(")")[2].split()[1]
-            command = path.joinpath("cmdline").read_bytes()
-            if int(parent) == process.pid and b"spawn_main" in command:
-                found.append(int(path.name))
-    return sorted(found)
-
-
 def digests(folder):
     left_out = ("flags.txt", "dataset_description.json", ".lock")
     return {
@@ -200,7 +189,7 @@ def faults(folder):
         time.sleep(0.02)
         # In the middle of a unit: files of it are there, its record is not.
         there = len([*(folder / "two").glob("*/*.nii.gz")])
-        alive = children(client)
+        alive = rig.workers_of(client)
         if there == before or not there % 7 or not alive or len(killed) >= 6:
             if there or len(killed) >= 6 or time.monotonic() - began < 25:
                 continue

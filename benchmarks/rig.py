@@ -1,5 +1,6 @@
 """What the timings share: networks and batches without files, rounds, memory."""
 
+import contextlib
 import os
 import pathlib
 import resource
@@ -20,6 +21,18 @@ def resident_mb():
 def peak_mb():
     """The highest resident memory this process had, MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def workers_of(process):
+    """Processes of the workers of Dask that a client has started, in order."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = path.joinpath("stat").read_text().rpartition(")")[2].split()[1]
+            command = path.joinpath("cmdline").read_bytes()
+            if int(parent) == process.pid and b"spawn_main" in command:
+                found.append(int(path.name))
+    return sorted(found)
 
 
 def threads():

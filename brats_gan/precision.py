@@ -77,12 +77,14 @@ def settle(
     run_dir: str | Path,
     deterministic: bool,
     convolution: tuple[Shape, Shape],
+    shared: bool = False,
 ) -> str:
     """The precision of this run.
 
     It is the first that one of these names: the flag; the run in `run_dir`, which goes
     on as it began; the environment variable; float32 for a deterministic run, since a
-    measurement may choose otherwise the next time; the measurement. Call it once the
+    measurement may choose otherwise the next time, and for one that several machines
+    share, on each of which it may; the measurement. Call it once the
     devices are set up and before layers are made.
 
     Args:
@@ -90,6 +92,7 @@ def settle(
         run_dir: folder of the run, which need not exist.
         deterministic: whether the run is to be repeated bit by bit.
         convolution: (images, kernel), see `choose`.
+        shared: whether other processes take part in each step.
 
     Returns:
         One of PRECISIONS.
@@ -102,18 +105,14 @@ def settle(
         found, why = _known(run_dir)
     if found == AUTO and deterministic:
         found, why = "float32", "float32, not measured: the run is deterministic"
+    if found == AUTO and shared:
+        found, why = "float32", "float32, not measured: other machines take part"
     if found == AUTO:
         choice = choose(*convolution)
         found, why = choice.precision, str(choice)
     if why:
         logging.info("precision: %s", why)
     return found
-
-
-def known(run_dir: str | Path) -> str | None:
-    """The precision that a run began with, or that VARIABLE names; None if neither."""
-    found, _ = _known(run_dir)
-    return None if found == AUTO else found
 
 
 def _known(run_dir):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import rig
 from brats_gan import cluster, data, files, manifest, runs
 from brats_gan.experiments import runner, tables
 from brats_gan.runs import claims
@@ -342,18 +343,6 @@ def ended(process):
     return said
 
 
-def workers_of(process):
-    """Processes of the workers that a client has started."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            parent = path.joinpath("stat").read_text().rpartition(")")[2].split()[1]
-            command = path.joinpath("cmdline").read_bytes()
-            if int(parent) == process.pid and b"spawn_main" in command:
-                found.append(int(path.name))
-    return found
-
-
 @pytest.mark.once
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_a_data_set_of_workers_that_are_killed_is_that_of_one_process(made, tmp_path):
@@ -371,7 +360,7 @@ def test_a_data_set_of_workers_that_are_killed_is_that_of_one_process(made, tmp_
     while not list((tmp_path / "two").glob("*/*.gz")):  # a volume is being written
         assert time.monotonic() < limit and client.poll() is None
         time.sleep(0.01)
-    for process in workers_of(client)[:1]:
+    for process in rig.workers_of(client)[:1]:
         os.kill(process, signal.SIGKILL)
     client.send_signal(signal.SIGKILL)
     client.communicate()

@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import re
-import secrets
 import sys
 import threading
 import time
@@ -196,16 +195,12 @@ def _newest(folder, piece):
     return None
 
 
-_TOKEN = secrets.token_hex(8)
-
-
 def _me():
     return {
         "host": platform.node(),
         "process": os.getpid(),
         "system": _system(),
         "begun": _begun(os.getpid()),
-        "token": _TOKEN,
     }
 
 

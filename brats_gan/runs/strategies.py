@@ -308,19 +308,13 @@ def _multi_worker():
             f"--strategy=multi_worker: the variable {VARIABLE} must name all workers "
             f"and which this is, as {example} (docs/cluster.md)"
         )
-    options = tf.distribute.experimental.CommunicationOptions(
-        implementation=tf.distribute.experimental.CommunicationImplementation.AUTO
-    )
     logging.info("worker %d waits until all are there: %s", index, ", ".join(workers))
     try:
         with _ended_by_signals():
-            strategy = tf.distribute.MultiWorkerMirroredStrategy(
-                communication_options=options
-            )
+            return tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError) as error:
         raise RunError(
             f"--strategy=multi_worker: worker {index} cannot begin: "
             f"{str(error).strip().splitlines()[0]}. See that {workers[index]} is free "
             "and that all workers of TF_CONFIG are started"
         ) from error
-    return strategy

@@ -44,10 +44,8 @@ def set_up(
         nonlocal settled, team
         team = runs.gather(settings.strategy, settings.replicas, settings.batch_size)
         asked, deterministic = settings.precision, bool(settings.deterministic)
-        if team.several_processes and asked == precision.AUTO:
-            # What is measured differs from one machine to the next.
-            asked = precision.known(run_dir) or "float32"
-        found = precision.settle(asked, run_dir, deterministic, heaviest)
+        shared = team.several_processes
+        found = precision.settle(asked, run_dir, deterministic, heaviest, shared)
         settled = dataclasses.replace(settings, precision=found)
         return found
 
@@ -79,15 +77,12 @@ def require_startable(
     runs.require_startable(run_dir, free, by, share)
 
 
-def require_alike(
-    team: runs.Team, by: runs.Command, fixed: dict, run_dir: Path
-) -> None:
-    """RunError unless all processes of a team have the same flags, data and checkpoint.
+def require_alike(team: runs.Team, by: runs.Command, fixed: dict) -> None:
+    """RunError unless all processes of a team have the same flags, data and version.
 
-    `fixed` is of inputs.fix.
+    `fixed` is of inputs.fix. Of checkpoints, `runs.loop` sees to it.
     """
-    found = runs.newest_checkpoint(run_dir)
-    team.require_alike([runs.lasting(by), fixed, found and found[1], __version__])
+    team.require_alike([runs.lasting(by), fixed, __version__])
 
 
 def start(

@@ -160,7 +160,7 @@ def train(
         image_size=settings.image_size,
     )
     steps, first_steps = lengths(settings, run_dir, len(slices))
-    beginning.require_alike(team, by, fixed, run_dir)
+    beginning.require_alike(team, by, fixed)
     with team.scope():
         nets = multimodal.build(**settings.build(), spec=source.spec)
         begun = weights.begin(

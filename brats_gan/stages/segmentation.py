@@ -336,7 +336,7 @@ def single_run(
     items = np.stack([np.arange(len(slices)), np.zeros(len(slices), int)], 1)
     plan = [mixing.Phase((train_on,), items, iterations)]
     training = settings.training(source.spec)
-    beginning.require_alike(team, by, fixed, run_dir)
+    beginning.require_alike(team, by, fixed)
     networks = segmentors.Segmentors(training, iterations, settings.enhanced, team)
     of_run = inputs.of_run(fixed, source, sides)
     if settings.init_from and not runs.has_begun(run_dir):

@@ -176,7 +176,7 @@ def train(
         settings.final_rate,
     )
 
-    beginning.require_alike(team, by, fixed, run_dir)
+    beginning.require_alike(team, by, fixed)
     with team.scope():
         nets = structural.build(**settings.build())
         begun = weights.begin(
