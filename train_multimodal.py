@@ -48,6 +48,7 @@ flags.DEFINE_enum(
 common_flags.beta()
 common_flags.learning_rate()
 common_flags.final_rate(beginning.FINAL_RATE)
+common_flags.ema(beginning.EMA)
 common_flags.precision()
 common_flags.seed()
 _DETERMINISTIC = common_flags.deterministic()

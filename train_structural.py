@@ -73,6 +73,7 @@ common_flags.input_noise(
 )
 common_flags.learning_rate()
 common_flags.final_rate(beginning.FINAL_RATE)
+common_flags.ema(beginning.EMA)
 common_flags.precision()
 common_flags.seed()
 common_flags.deterministic()

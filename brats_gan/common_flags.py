@@ -220,14 +220,16 @@ def input_noise(default: float, help: str) -> flags.FlagHolder[float]:
 
 
 def final_rate(default: float) -> flags.FlagHolder[float]:
-    return number(
-        "final_rate",
-        default,
+    help = (
         "Share of the learning rate at the last step; it falls over the second half of "
-        "the steps. 1 keeps it constant, as the paper (D39).",
-        0,
-        1,
+        "the steps. 1 keeps it constant, as the paper (D39)."
     )
+    return number("final_rate", default, help, 0, 1)
+
+
+def ema(default: float) -> flags.FlagHolder[float]:
+    help = "Share of the steps over which exported weights are averaged (D51)."
+    return number("ema", default, help, 0, 1)
 
 
 def of_layers() -> None:

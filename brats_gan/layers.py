@@ -121,12 +121,29 @@ class Adam(tf.keras.optimizers.Adam):
     Equal numbers (tests/test_addons.py); the graph of a stage-2 step has a third fewer
     operations and is there in half the time (docs/performance.md). For gradients that
     are dense, without amsgrad.
+
+    With use_ema it keeps Keras' moving averages of the variables, from their values at
+    `build` on in both versions of Keras, each beside the update of its variable: a
+    variable without a gradient in a step would shift Keras 3's list of averages.
     """
 
+    def build(self, variables: Sequence[tf.Variable]) -> None:
+        super().build(variables)
+        if self.use_ema and not hasattr(self, "_index_dict"):  # Keras 3: at 0
+            averages = self._model_variables_moving_average
+            for variable, average in zip(variables, averages, strict=True):
+                average.assign(variable)
+
     def restart(self) -> None:
-        """Back to the state of the first step, in the same variables."""
+        """Back to the state of the first step, in the same variables.
+
+        Of an optimizer without averages.
+        """
         for variable in (self.iterations, *self._momentums, *self._velocities):
             variable.assign(0 * variable)
+
+    def _update_model_variables_moving_average(self, variables):
+        """Nothing: `update_step` has done it."""
 
     def apply_gradients(
         self, grads_and_vars: Iterable[tuple[tf.Tensor, tf.Variable]], **kwargs: Any
@@ -177,6 +194,9 @@ class Adam(tf.keras.optimizers.Adam):
             grad=gradient,
             **self._shared,
         )
+        if self.use_ema:
+            average = replicas.own_copy(self._model_variables_moving_average[index])
+            average.assign_sub((1.0 - self.ema_momentum) * (average - var))
 
 
 class LossScaledAdam(Adam):

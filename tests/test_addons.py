@@ -79,6 +79,27 @@ def test_adam_takes_the_steps_of_keras_adam(beta_1):
         np.testing.assert_allclose(one, other, rtol=1e-4)
 
 
+def test_adam_keeps_the_exponential_mean_of_every_variable_from_its_start_on():
+    weights = [tf.Variable([1.0, -2.0]), tf.Variable([4.0])]
+    adam = layers.Adam(0.1, use_ema=True, ema_momentum=0.75)
+    adam.build(weights)
+    expected = [each.numpy() for each in weights]
+    for number in range(4):
+        # The second has no gradient in one of the steps: neither moves.
+        gradients = [tf.ones([2]) * (number - 1), None if number == 2 else tf.ones([1])]
+        adam.apply_gradients(
+            [(g, v) for g, v in zip(gradients, weights, strict=True) if g is not None]
+        )
+        for index, each in enumerate(weights):
+            if gradients[index] is not None:
+                expected[index] = 0.75 * expected[index] + 0.25 * each.numpy()
+    last = [each.numpy() for each in weights]
+    adam.finalize_variable_values(weights)
+    for mean, each, before in zip(expected, weights, last, strict=True):
+        np.testing.assert_allclose(each, mean, rtol=1e-6)
+        assert np.abs(mean - before).min() > 0.01
+
+
 def test_gradients_of_the_norms_are_those_that_tensorflow_derives(images):
     target = tf.random.stateless_normal(images.shape, [1, 2])
     gain = 1.0 + 0.3 * tf.random.stateless_normal([3, 4], [5, 6])

@@ -105,6 +105,7 @@ FLAGS = {
         ("multimodal", "guidance_blur", False),
     ],
     "D44": [("multimodal", "move_labels", False)],
+    "D51": in_all(TRAINED, ("ema", 0.0)),
 }
 
 # Departures that no flag undoes, and why there is none.

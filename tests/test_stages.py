@@ -108,6 +108,33 @@ def test_exports_name_the_script_and_the_settings_of_a_call(called):
     assert line["flags"]["scheme"] == "--scheme=four_channel"
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+@pytest.mark.parametrize("name", ["structural", "multimodal"])
+def test_generators_are_exported_as_averages_and_go_on_from_their_last_weights(
+    called, tmp_path, name, share
+):
+    root, _ = called
+    tiny = {"image_size": 32, "width": 2, "batch_size": 2, "precision": "float32"}
+    settings = {
+        "structural": structural.Settings(**tiny, steps=4, ema=share),
+        "multimodal": multimodal.Settings(
+            **tiny, steps=4, ema=share, first_phase=0.5, scheme="single"
+        ),
+    }[name]
+    source = data.Source(str(root / "data"), slices=(1, 5))
+    run = STAGES[f"train_{name}"].train(settings, source, tmp_path / "run")
+    exported = weights.find(run, name).arrays
+    shutil.rmtree(run / "weights")
+    last = weights.find(run, name).arrays  # of the checkpoint
+    averaged = {
+        net
+        for net in exported
+        if any((exported[net][k] != last[net][k]).any() for k in exported[net])
+    }
+    of_generator = STAGES[f"train_{name}"].__dict__[name].GENERATOR_SIDE
+    assert averaged == (set(of_generator) if share else set())
+
+
 def test_every_stage_fixes_what_it_is_made_from_and_says_so_in_what_it_leaves(called):
     root, _ = called
     for name, path, key in (

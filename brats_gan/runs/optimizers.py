@@ -16,19 +16,25 @@ def adam(
     final: float = 0.05,
     first_steps: int = 0,
     first_final: float = 1.0,
+    averaged: float = 0.0,
 ) -> layers.Adam:
     """Adam (Section 3.4) with its slots made at once, so that a restore finds them.
 
     `final` is the share of the peak rate at the last step; 1 keeps it constant.
-    `first_steps` and `first_final`: see ConstantThenLinear. Where layers compute in
-    float16 it scales its loss, see `update`.
+    `first_steps` and `first_final`: see ConstantThenLinear. `averaged`: over so many of
+    the last steps, in the exponential mean, finalize_variable_values sets a variable to
+    its average (D51); 1 or less: it leaves them. Where layers compute in float16 it
+    scales its loss, see `update`.
     """
     rate = schedules.ConstantThenLinear(
         peak, steps, final=final, first_steps=first_steps, first_final=first_final
     )
     half = tf.keras.mixed_precision.global_policy().compute_dtype == "float16"
     kind = layers.LossScaledAdam if half else layers.Adam
-    optimizer = kind(rate, beta_1=beta_1)
+    average = (
+        {"use_ema": True, "ema_momentum": 1.0 - 1.0 / averaged} if averaged > 1 else {}
+    )
+    optimizer = kind(rate, beta_1=beta_1, **average)
     optimizer.build(variables)
     return optimizer
 

@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 LEAST_CODE = 16  # numbers of a dense code: FD_f halves its side, and norms what is left
 FINAL_RATE = 0.05  # share of the peak rate at the last step of stages 1 and 2 (D39)
+EMA = 0.02  # share of the steps over which what they export is averaged (D51)
 
 # Settings as they were settled -> what flags.txt and exports name.
 Record = Callable[[Any], runs.Command]

@@ -53,6 +53,7 @@ class Settings:
     strategy: str = runs.NONE
     replicas: int | None = None
     final_rate: float = beginning.FINAL_RATE
+    ema: float = beginning.EMA
     all_pairs: bool = False
     image_norm: str = "absolute"
     image_class_weights: bool = True
@@ -248,10 +249,14 @@ def train_networks(
     live: report.Live,
     team: runs.Team,
 ) -> None:
-    """Both phases, from the newest checkpoint; `shown` is the batch of the sheets."""
+    """Both phases, from the newest checkpoint; `shown` is the batch of the sheets.
+
+    Leaves the generator's averages in its networks (D51); the checkpoint has the last
+    weights, to go on from.
+    """
     # Discriminators take part after the first phase.
     begins = {"generator": 0, "discriminator": first_steps, "lesion_component": 0}
-    peak = settings.learning_rate
+    peak, variables = settings.learning_rate, multimodal.variables(nets)
     with team.scope():
         optimizers = {
             side: runs.adam(
@@ -261,8 +266,9 @@ def train_networks(
                 final=settings.final_rate,
                 first_steps=first_steps - begins[side],
                 first_final=multimodal.FULL_RATE,
+                averaged=settings.ema * steps if side == "generator" else 0.0,
             )
-            for side, of_side in multimodal.variables(nets).items()
+            for side, of_side in variables.items()
         }
     options = settings.options(slices.spec)
     first_step = multimodal.make_first_step(nets, optimizers, settings.weights, options)
@@ -315,6 +321,7 @@ def train_networks(
             made_by=begun,
             team=team,
         )
+    optimizers["generator"].finalize_variable_values(variables["generator"])
 
 
 def export(

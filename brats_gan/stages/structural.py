@@ -57,6 +57,7 @@ class Settings:
     input_noise: float = structural.Options().input_noise
     learning_rate: float = 5e-4
     final_rate: float = beginning.FINAL_RATE
+    ema: float = beginning.EMA
     precision: str = precision.AUTO
     seed: int = 0
     deterministic: bool | None = None  # None: no, as a flag that is not given
@@ -209,6 +210,7 @@ def train(
                 settings.learning_rate,
                 steps,
                 final=settings.final_rate,
+                averaged=settings.ema * steps if side == "generator" else 0.0,
             )
             for side, names in sides.items()
         }
@@ -254,6 +256,9 @@ def train(
             made_by=begun,
             team=team,
         )
+    # The checkpoint has the last weights, to go on from; what follows, averages (D51).
+    of_generator = structural.variables(nets, structural.GENERATOR_SIDE)
+    optimizers["generator"].finalize_variable_values(of_generator)
     if not team.is_chief:
         team.end()
         return whole
