@@ -28,6 +28,7 @@ from brats_gan import files, runs
 
 # Workers that a unit may lose before the command ends: that many do not die by chance.
 MOST_LOST = 20
+MOST_STARTS = 3  # of workers here
 _LOGS = ("distributed", "tornado")
 _LOGS += tuple(f"distributed.{name}" for name in ("client", "nanny", "worker"))
 _INSTALL = 'pip install "brats_gan[cluster]"'
@@ -350,21 +351,7 @@ def _connected(place, count, variables):
             # is at another.
             saturation = {"distributed.scheduler.worker-saturation": 1.0}
             stack.enter_context(dask.config.set(saturation))
-            address = stack.enter_context(
-                LocalCluster(
-                    n_workers=number,
-                    threads_per_worker=1,
-                    processes=True,
-                    memory_limit=None,  # TensorFlow's is not Dask's to judge
-                    dashboard_address="127.0.0.1:0",  # 8787 may be in use
-                    silence_logs=standard_logging.CRITICAL,
-                    env={
-                        "TF_CPP_MIN_LOG_LEVEL": "3",
-                        **runs.threads_of_share(number),
-                        **variables,
-                    },
-                )
-            )
+            address = stack.enter_context(_started(LocalCluster, number, variables))
         try:
             client = stack.enter_context(Client(address, timeout="30s"))
         except (OSError, ValueError) as error:
@@ -378,3 +365,30 @@ def _connected(place, count, variables):
                 *(place.scheduler, place.scheduler),
             )
         yield client
+
+
+def _started(local_cluster, number, variables):
+    """Workers here. One that dies while it starts takes Dask's cluster down with it,
+    which is begun again."""
+    for left in reversed(range(MOST_STARTS)):
+        try:
+            return local_cluster(
+                n_workers=number,
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=None,  # TensorFlow's is not Dask's to judge
+                dashboard_address="127.0.0.1:0",  # 8787 may be in use
+                silence_logs=standard_logging.CRITICAL,
+                env={
+                    "TF_CPP_MIN_LOG_LEVEL": "3",
+                    **runs.threads_of_share(number),
+                    **variables,
+                },
+            )
+        except RuntimeError as error:
+            if not left:
+                raise runs.RunError(
+                    f"--workers: {MOST_STARTS} times a worker died while it started "
+                    f"({error}); see whether the machine lacks memory, or give fewer"
+                ) from error
+            logging.warning("a worker died while it started; starting them again")

@@ -112,6 +112,27 @@ def test_workers_share_the_cores_of_a_machine_and_none_is_left_without():
     assert runs.cores_of(0, 1, four) == four
 
 
+def test_workers_of_which_one_died_while_it_started_are_started_again():
+    tries = []
+
+    def local(**given):
+        tries.append(given)
+        if len(tries) < cluster.MOST_STARTS:
+            raise RuntimeError("Nanny failed to start.")
+        return "workers"
+
+    assert cluster._started(local, 2, {}) == "workers"
+    tries.clear()
+
+    def never(**given):
+        tries.append(given)
+        raise RuntimeError("Nanny failed to start.")
+
+    with pytest.raises(runs.RunError, match="3 times a worker died while it started"):
+        cluster._started(never, 2, {})
+    assert len(tries) == cluster.MOST_STARTS
+
+
 # --- Claims ---------------------------------------------------------------------------
 
 
