@@ -52,11 +52,32 @@ def nothing(task, unit, folder):
 
 
 def timed(count, make, task, units, folder):
-    """Seconds after the start at which units were done, on `count` workers."""
-    began, ends = time.perf_counter(), []
-    for _ in cluster.spread(cluster.Place(count), make, task, units, folder):
-        ends.append(time.perf_counter() - began)
-    return ends
+    """(seconds after the start at which a unit was done, its result), on `count`
+    workers."""
+    began = time.perf_counter()
+    for _, result in cluster.spread(cluster.Place(count), make, task, units, folder):
+        yield time.perf_counter() - began, result
+
+
+def clocked(task, unit, folder):
+    """A unit of a data set: (process, when it began, ended, seconds of processor)."""
+    began, used = time.time(), time.process_time()
+    dataset.make_unit(task, unit, folder)
+    return os.getpid(), began, time.time(), time.process_time() - used
+
+
+@contextlib.contextmanager
+def on_cores(count):
+    """As many workers as cores: those that are started have no more."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def task_of(folder, samples):
@@ -69,20 +90,36 @@ def task_of(folder, samples):
 
 
 def efficiency(folder):
-    rates = {}
+    """Of each worker from the end of its first unit, which loads and traces, to that of
+    its last; so neither starts count nor that one ends before the other."""
+    found = {}
     os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
     for count in (1, 2):
         units = [*range(count * (1 + _ROUNDS.value))]
         out = folder / f"efficiency-{count}"
         task = task_of(out, 50 * len(units))
-        ends = timed(count, dataset.make_unit, task, units, out)
-        # The first unit of each worker loads models and traces.
-        rates[count] = 50 * (len(units) - count) / (ends[-1] - ends[count - 1])
-    return {
-        "samples_per_second": {k: round(v, 3) for k, v in rates.items()},
-        "ratio": round(rates[2] / rates[1], 3),
-        "unit_seconds": round(50 / rates[1], 1),
-    }
+        of, began = {}, time.time()
+        with on_cores(count):
+            for _, (process, *clock) in timed(count, clocked, task, units, out):
+                of.setdefault(process, []).append(clock)
+        of = {process: sorted(clocks) for process, clocks in of.items()}
+        later = [clock for clocks in of.values() for clock in clocks[1:]]
+        found[count] = {
+            "samples_per_second": round(
+                sum(
+                    50 * (len(clocks) - 1) / (clocks[-1][1] - clocks[0][1])
+                    for clocks in of.values()
+                ),
+                3,
+            ),
+            "units": [len(clocks) for clocks in of.values()],
+            "first_unit_done": round(max(x[0][1] for x in of.values()) - began, 1),
+            "unit_seconds": [round(ended - start, 1) for start, ended, _ in later],
+            # Of which: what is beyond them, a worker waited for the core.
+            "processor_seconds": [round(used, 1) for *_, used in later],
+        }
+    one, two = (found[count]["samples_per_second"] for count in (1, 2))
+    return {"workers": found, "ratio": round(two / one, 3)}
 
 
 def tables_per_hour(folder):
@@ -94,7 +131,12 @@ def tables_per_hour(folder):
         command = script("eval_segmentation.py", f"--run_dir={out}", "--experiment=1")
         command += [f"--data_dir={_DATA.value}", f"--workers={count}", *_FLAGS.value]
         repeats = _REPEATS.value * count
-        subprocess.run([*command, f"--repeats={repeats}"], check=True)
+        with on_cores(count):
+            subprocess.run(
+                [*command, f"--repeats={repeats}"],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
         kept = sorted(p.stat().st_mtime for p in out.glob("row-*/*/table*.json"))
         rates[count] = 3600 * (repeats - count) / (kept[-1] - kept[count - 1])
     return {
@@ -105,7 +147,7 @@ def tables_per_hour(folder):
 
 def overhead(folder):
     units = [*range(1000)]
-    ends = timed(1, nothing, {}, units, folder / "overhead")
+    ends = [end for end, _ in timed(1, nothing, {}, units, folder / "overhead")]
     return {"milliseconds_a_unit": round(1e3 * (ends[-1] - ends[99]) / 900, 3)}
 
 
@@ -197,12 +239,12 @@ def faults(folder):
         if len(killed) == 2:
             client.send_signal(signal.SIGKILL)
             client.wait()
-            killed.append("client")
+            killed.append(f"client, {there} files there")
             client = start()
         elif alive:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(alive[0], signal.SIGKILL)
-                killed.append("worker")
+                os.kill(alive[len(killed) % len(alive)], signal.SIGKILL)
+                killed.append(f"worker, {there} files there")
     one, two = digests(folder / "one"), digests(folder / "two")
     said = (folder / "two.log").read_text()
     return {

@@ -8,6 +8,7 @@ with its result, and the client writes them. Knows nothing of the method.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import logging as standard_logging
 import os
@@ -27,8 +28,19 @@ from brats_gan import files, runs
 
 # Workers that a unit may lose before the command ends: that many do not die by chance.
 MOST_LOST = 20
-_LOGS = ("distributed", "distributed.worker", "distributed.nanny", "tornado")
+MOST_STARTS = 3  # of workers here
+_LOGS = ("distributed", "tornado")
+_LOGS += tuple(f"distributed.{name}" for name in ("client", "nanny", "worker"))
 _INSTALL = 'pip install "brats_gan[cluster]"'
+
+
+class SchedulerLost(runs.RunError):
+    """The scheduler is gone; what was made is whole.
+
+    Its exit code asks for a new start, as that of a job whose time is up.
+    """
+
+    exit_code = runs.EXIT_START_AGAIN
 
 
 class Place(NamedTuple):
@@ -63,6 +75,8 @@ class Job(NamedTuple):
         token: path of a file there, by which a worker finds out whether it sees it.
         said: what is in that file.
         about: what the client says of itself, see `about`.
+        sharing: how many workers share the cores of this machine; 0: they are not
+            started here, and have what they have.
     """
 
     make: Callable[[Any, Hashable, Path], Any]
@@ -71,6 +85,7 @@ class Job(NamedTuple):
     token: str
     said: str
     about: dict[str, str | None]
+    sharing: int = 0
 
 
 class _Made(NamedTuple):
@@ -130,12 +145,22 @@ def run_unit(job: Job, unit: Hashable) -> _Made:
             refused = _difference(ours, job.about, where)
             if refused:
                 raise runs.RunError(refused)
+            if job.sharing:
+                _hold_to_cores(job.sharing)
             with contextlib.redirect_stdout(nowhere):
                 result, contents = _made_here(job, unit)
         except Exception as error:
             told = type(error).__name__, str(error), traceback.format_exc()
             return _Made(None, {}, told, where, ours["processor"])
     return _Made(result, contents, None, where, ours["processor"])
+
+
+@functools.cache  # once in a process, which has fewer cores then
+def _hold_to_cores(workers):
+    """Before TensorFlow's threads begin, which have the cores of who begins them."""
+    from distributed import get_worker
+
+    runs.hold_to_cores(int(get_worker().name), workers)
 
 
 def _made_here(job, unit):
@@ -201,10 +226,18 @@ def spread(
     folder = Path(folder).absolute()
     said, token = secrets.token_hex(16), files.temporary_beside(folder / "cluster")
     files.write_atomically(token, said.encode())
-    job = Job(make, task, str(folder), str(token), said, about())
+    sharing = min(place.workers or 0, len(units))
+    job = Job(make, task, str(folder), str(token), said, about(), sharing)
     try:
         with _connected(place, len(units), variables or {}) as client:
             yield from _gathered(client, job, units)
+    except SchedulerLost as error:
+        where = f"the scheduler {place.scheduler}" if place.scheduler else "its own"
+        raise SchedulerLost(
+            f"{where} has ended or cannot be reached any more ({error}). What was made "
+            f"is in {folder}; see that a scheduler and its workers are there, then "
+            "start the same command again"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             token.unlink(missing_ok=True)
@@ -216,15 +249,18 @@ def _gathered(client, job, units):
     lost, warned = dict.fromkeys(units, 0), set()
     _require_alike(client, job)
 
-    def submitted(unit):
-        return client.submit(run_unit, job, unit, pure=False)
+    def submitted(these):
+        # All at once: the scheduler then hands each out as a worker is free for it.
+        return client.map(run_unit, [job] * len(these), these, pure=False)
 
-    of = {submitted(unit): unit for unit in units}
+    of = dict(zip(submitted(units), units, strict=True))
     # Results are fetched beside each other: one after the other each takes a round
     # trip of some 10 ms, and 1000 workers would wait for them.
     running = as_completed(list(of), with_results=True, raise_errors=False)
     for future, made in running:
         unit = of.pop(future)
+        if future.cancelled():  # this command cancels none
+            raise SchedulerLost(f"while {1 + len(of)} of its units were to be made")
         error = None if isinstance(made, _Made) else future.exception()
         if isinstance(error, KilledWorker):
             lost[unit] += 1
@@ -233,7 +269,7 @@ def _gathered(client, job, units):
                     f"{unit}: {MOST_LOST} times all workers that began it have died; "
                     "see in their logs why, whether they lack memory for instance"
                 ) from error
-            again = submitted(unit)
+            (again,) = submitted([unit])
             of[again] = unit
             running.add(again)
             continue
@@ -276,7 +312,11 @@ def _warn_of(where, processor, job):
 def _require_alike(client, job):
     """Refuses workers of other versions that are there already: before anything is
     made. Those that come later are told by their first unit."""
-    for where, theirs in client.run(about, on_error="return").items():
+    try:
+        answers = client.run(about, on_error="return")
+    except OSError as error:
+        raise SchedulerLost(str(error) or type(error).__name__) from error
+    for where, theirs in answers.items():
         if isinstance(theirs, Exception):
             raise runs.RunError(
                 f"the worker {where} cannot be asked for its version "
@@ -294,6 +334,7 @@ def _connected(place, count, variables):
     # Workers inherit it: before distributed is imported.
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
     try:
+        import dask
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise runs.RunError(
@@ -306,21 +347,11 @@ def _connected(place, count, variables):
         if not address:
             number = min(place.workers, count)
             logging.info("starting %d workers", number)
-            address = stack.enter_context(
-                LocalCluster(
-                    n_workers=number,
-                    threads_per_worker=1,
-                    processes=True,
-                    memory_limit=None,  # TensorFlow's is not Dask's to judge
-                    dashboard_address="127.0.0.1:0",  # 8787 may be in use
-                    silence_logs=standard_logging.CRITICAL,
-                    env={
-                        "TF_CPP_MIN_LOG_LEVEL": "3",
-                        **shared_cores(number),
-                        **variables,
-                    },
-                )
-            )
+            # A unit takes longer than it is on its way: none waits for a worker that
+            # is at another.
+            saturation = {"distributed.scheduler.worker-saturation": 1.0}
+            stack.enter_context(dask.config.set(saturation))
+            address = stack.enter_context(_started(LocalCluster, number, variables))
         try:
             client = stack.enter_context(Client(address, timeout="30s"))
         except (OSError, ValueError) as error:
@@ -336,9 +367,28 @@ def _connected(place, count, variables):
         yield client
 
 
-def shared_cores(workers: int) -> dict[str, str]:
-    """The environment by which so many workers share the cores of this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    each = str(max((cores or os.cpu_count() or 1) // workers, 1))
-    own = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-    return {name: os.environ.get(name, each) for name in own}
+def _started(local_cluster, number, variables):
+    """Workers here. One that dies while it starts takes Dask's cluster down with it,
+    which is begun again."""
+    for left in reversed(range(MOST_STARTS)):
+        try:
+            return local_cluster(
+                n_workers=number,
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=None,  # TensorFlow's is not Dask's to judge
+                dashboard_address="127.0.0.1:0",  # 8787 may be in use
+                silence_logs=standard_logging.CRITICAL,
+                env={
+                    "TF_CPP_MIN_LOG_LEVEL": "3",
+                    **runs.threads_of_share(number),
+                    **variables,
+                },
+            )
+        except RuntimeError as error:
+            if not left:
+                raise runs.RunError(
+                    f"--workers: {MOST_STARTS} times a worker died while it started "
+                    f"({error}); see whether the machine lacks memory, or give fewer"
+                ) from error
+            logging.warning("a worker died while it started; starting them again")

@@ -104,6 +104,35 @@ def test_one_place_is_asked_for():
         cluster.place_of(2, "tcp://a:1")
 
 
+def test_workers_share_the_cores_of_a_machine_and_none_is_left_without():
+    four = [0, 2, 3, 5]
+    assert [runs.cores_of(k, 2, four) for k in range(2)] == [[0, 2], [3, 5]]
+    assert [runs.cores_of(k, 3, four) for k in range(3)] == [[0], [2], [3]]
+    assert [runs.cores_of(k, 6, four) for k in range(6)] == [[n] for n in four + [0, 2]]
+    assert runs.cores_of(0, 1, four) == four
+
+
+def test_workers_of_which_one_died_while_it_started_are_started_again():
+    tries = []
+
+    def local(**given):
+        tries.append(given)
+        if len(tries) < cluster.MOST_STARTS:
+            raise RuntimeError("Nanny failed to start.")
+        return "workers"
+
+    assert cluster._started(local, 2, {}) == "workers"
+    tries.clear()
+
+    def never(**given):
+        tries.append(given)
+        raise RuntimeError("Nanny failed to start.")
+
+    with pytest.raises(runs.RunError, match="3 times a worker died while it started"):
+        cluster._started(never, 2, {})
+    assert len(tries) == cluster.MOST_STARTS
+
+
 # --- Claims ---------------------------------------------------------------------------
 
 
@@ -367,6 +396,79 @@ def test_a_data_set_of_workers_that_are_killed_is_that_of_one_process(made, tmp_
     said = ended(command("two", "--workers=2"))
     assert "Traceback" not in said and "distributed" not in said
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+@pytest.mark.once
+def test_whole_brains_of_workers_are_those_of_one_process(made, tmp_path):
+    def command(name, *more):
+        return started(
+            "build_dataset.py",
+            *(f"--{x}_run={made / x}" for x in ("structural", "multimodal")),
+            *(f"--data_dir={made / 'data'}", f"--cache_dir={made / 'cache'}"),
+            *("--volumes=3", "--nofilter", f"--output_dir={tmp_path / name}", *more),
+        )
+
+    ended(command("one"))
+    ended(command("two", "--workers=2"))
+    one = contents(tmp_path / "one")
+    assert contents(tmp_path / "two") == one
+    assert sum(name.endswith(".nii.gz") for name in one) == 3 * 7
+
+
+@pytest.mark.once
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity")
+def test_workers_that_are_started_here_have_a_core_each(tmp_path):
+    def cores(task, unit, folder):
+        import os
+        import time
+
+        time.sleep(0.5)  # so that both get some
+        return os.getpid(), sorted(os.sched_getaffinity(0))
+
+    found = cluster.spread(cluster.Place(2), cores, None, range(6), tmp_path)
+    of = dict(result for _, result in found)
+    mine = sorted(os.sched_getaffinity(0))
+    assert [*sorted(of.values())] == [runs.cores_of(k, 2, mine) for k in range(2)]
+
+
+@pytest.mark.once
+def test_a_scheduler_that_is_killed_ends_the_command_which_may_be_started_again(
+    tmp_path,
+):
+    def slow(task, unit, folder):
+        import time
+
+        time.sleep(1)
+
+    def dask(name, *more):
+        return subprocess.Popen(
+            [sys.executable, "-m", f"distributed.cli.dask_{name}", *more],
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+        )
+
+    said = tmp_path / "scheduler.json"
+    local = "--host=127.0.0.1", "--port=0", "--dashboard-address=127.0.0.1:0"
+    scheduler = dask("scheduler", *local, f"--scheduler-file={said}")
+    limit = time.monotonic() + 60
+    while not said.exists() or not said.read_text().endswith("}"):
+        assert time.monotonic() < limit
+        time.sleep(0.1)
+    address = json.loads(said.read_text())["address"]
+    worker = dask("worker", address, "--nthreads=1", "--no-nanny", "--no-dashboard")
+    try:
+        units = cluster.spread(
+            cluster.Place(None, address), slow, None, range(60), tmp_path / "out"
+        )
+        next(units)
+        scheduler.kill()
+        with pytest.raises(cluster.SchedulerLost, match=f"{address} has ended") as lost:
+            list(units)
+        assert lost.value.exit_code == runs.EXIT_START_AGAIN
+    finally:
+        for process in (scheduler, worker):
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.once

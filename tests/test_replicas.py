@@ -344,6 +344,47 @@ def test_two_processes_train_as_one_also_where_one_is_killed(data_dir, tmp_path)
 
 
 @pytest.mark.once
+def test_a_run_of_two_replicas_goes_on_with_one_and_with_none(data_dir, tmp_path):
+    """Stopped by a signal at each change, to the losses of an uninterrupted run."""
+    # A rate at which rounding stays rounding, and steps enough to be stopped twice.
+    run, alone = tmp_path / "run", tmp_path / "alone"
+    subprocess.run(command(data_dir, alone), cwd=ROOT, check=True, env=environment())
+    mirrored = "--strategy=mirrored"
+    for flags in ((mirrored, "--replicas=2"), (mirrored, "--replicas=1")):
+        began, ends = newest(run), time.monotonic() + 300
+        log = tmp_path / "log"
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                command(data_dir, run, *flags),
+                cwd=ROOT,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment(),
+            )
+        try:
+            while newest(run) < began + 4:
+                assert time.monotonic() < ends, log.read_text()[-3000:]
+                assert process.poll() is None, log.read_text()[-3000:]
+                time.sleep(0.05)
+            process.send_signal(signal.SIGUSR1)
+        except BaseException:
+            wait_for([process], 0)
+            raise
+        assert wait_for([process], 120) == [85], log.read_text()[-3000:]
+        assert f"{flags[1][-1]} replicas; one process" in log.read_text()
+    done = subprocess.run(
+        command(data_dir, run), cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "going on at step" in done.stderr
+    one, other = losses(alone), losses(run)
+    assert {*one} == {*other}
+    for name, value in one.items():
+        rounding = 1e-3 if name == "structure" else 1e-6
+        assert abs(value - other[name]) <= 1e-4 * abs(value) + rounding, name
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("flag", ["--seed=1", "--steps=61"])
 def test_workers_with_other_flags_are_refused(data_dir, tmp_path, flag):
     other = ((), (flag,))

@@ -320,3 +320,33 @@ def share_cores() -> None:
     if "TF_NUM_INTRAOP_THREADS" not in os.environ:
         half = max((os.cpu_count() or 2) // 2, 1)
         tf.config.threading.set_intra_op_parallelism_threads(half)
+
+
+def threads_of_share(workers: int) -> dict[str, str]:
+    """The environment by which so many processes share the cores of this machine."""
+    each = str(max(len(_cores()) // workers, 1))
+    own = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+    return {name: os.environ.get(name, each) for name in own}
+
+
+def _cores():
+    """Numbers of the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return [*range(os.cpu_count() or 1)]
+
+
+def cores_of(worker: int, workers: int, cores: list[int]) -> list[int]:
+    """Those of `cores` that number `worker` of so many processes is to have."""
+    if workers >= len(cores):
+        return [cores[worker % len(cores)]]
+    each = len(cores) // workers
+    return cores[worker * each : (worker + 1) * each]
+
+
+def hold_to_cores(worker: int, workers: int) -> None:
+    """Leaves this thread, and those that it begins, with `cores_of`; nothing where the
+    system cannot."""
+    if hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(OSError):  # cores may be taken away meanwhile
+            os.sched_setaffinity(0, cores_of(worker, workers, _cores()))
