@@ -59,6 +59,15 @@ flags.DEFINE_bool(
     "Maps are of codes as training maps have, and as dense as these; off, of z itself, "
     "with an edge above one half, as in the paper (D25).",
 )
+common_flags.count(
+    "flow_steps",
+    None,
+    "Steps of CF_f, which carries drawn codes to where codes of maps lie, after all "
+    f"others; as many as these, but {stage.FLOW_STEPS} at most, if unset; 0: there is "
+    "none, as with --nocode_fit or --code_dim (D52).",
+    10**7,
+    0,
+)
 flags.DEFINE_bool(
     "judge_rebuilt", True, "D_f judges reconstructed maps beside generated ones (D30)."
 )

@@ -33,7 +33,7 @@ from brats_gan import (
 from brats_gan.data import cache, records
 from brats_gan.data.slices import content_key
 from brats_gan.spec import of_description
-from brats_gan.stages import dataset
+from brats_gan.stages import dataset, flows
 from brats_gan.stages import structural as stage_1
 
 MADE_ANEW = 3  # samples of a data set
@@ -136,7 +136,7 @@ def _codes(folder, slices, line):
         yield line(OK if is_plain else LEAK, "codes", detail)
         return
     beta = float(stored.description["beta"])
-    found = structural.fit(nets, stage_1.known_maps(slices, beta, stage_1.FITTED))
+    found = structural.fit(nets, flows.known_maps(slices, beta, stage_1.FITTED))
     theirs = stored.found
     if theirs.mean.shape != found.mean.shape:
         yield line(LEAK, "codes", "the fit is of other networks")

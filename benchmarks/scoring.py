@@ -129,7 +129,7 @@ def score_maps(table, run_dir, export, made, real, known):
     _, description = export
     code_dim = description["code_dim"]
     stored = weights.find(run_dir, "structural")
-    nets = weights.networks(stored, structural.GENERATOR_SIDE)
+    nets = weights.networks(stored, structural.drawing)
     untrained = structural.build(**stored.description["build"])
 
     fitted = structural.unfitted(code_dim)

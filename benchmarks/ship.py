@@ -61,7 +61,7 @@ def public(stored):
 
 def with_stacks(maps, subjects):
     """Stored of stage 1, also fitted to the volumes of its training subjects."""
-    said, nets = maps.description, weights.networks(maps, structural.GENERATOR_SIDE)
+    said, nets = maps.description, weights.networks(maps, structural.drawing)
     read = said["image_size"], tuple(said["slices"])
     slices = data.Slices(subjects, *read, cache_dir=_CACHE.value)
     found = structural_stage.with_stacks(maps.found, nets, slices, said["beta"])
@@ -89,7 +89,7 @@ def expected(folder):
     """
     maps = weights.read(weights.folder_of(folder, "structural"))
     slices = weights.read(weights.folder_of(folder, "multimodal"))
-    nets = weights.networks(maps, structural.GENERATOR_SIDE)
+    nets = weights.networks(maps, structural.drawing)
     rng = np.random.default_rng(0)
     code = rng.standard_normal([SAMPLES, len(maps.found.mean)], np.float32)
     moved = structural.moved(code, maps.found)

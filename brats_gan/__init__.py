@@ -10,6 +10,7 @@ lazy.load(
     "addons",
     "blocks",
     "code_bank",
+    "code_flow",
     "figures",
     "layers",
     "map_networks",

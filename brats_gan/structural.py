@@ -9,6 +9,7 @@ import numpy as np
 
 from brats_gan import (
     code_bank,
+    code_flow,
     fusion,
     losses,
     networks,
@@ -39,6 +40,7 @@ CODE_GAME = ("code_adversarial", "code_discriminator")  # terms of FD_f (D36)
 
 GENERATOR_SIDE = ("EC_f", "DC_f", "MASK")
 DISCRIMINATOR_SIDE = ("D_f", "FD_f")
+FLOW = "CF_f"  # trained by itself once the others are (D52)
 
 
 class Options(NamedTuple):
@@ -64,13 +66,15 @@ def build(
     output_norm: bool = False,
     initialization: str = "he_normal",
     leaky_relu: bool = True,
+    flow: bool = False,
 ) -> dict:
     """The networks of the stage, by the paper's names.
 
     mask_width is MASK's own width: an outline is easily learnt, and MASK works on twice
     the images at full size, so a narrow one saves much of the step. None: as `width`.
     spectral is D31; code_game has FD_f too (D36). code_dim is D26, code_norm of DC_f
-    and FD_f D17; the rest is D11, see blocks.Make.
+    and FD_f D17; flow has CF_f too, of a code that is a grid (D52); the rest is D11,
+    see blocks.Make.
     """
     make = networks.Make(output_norm, initialization, leaky_relu)
     of_code = {"code_channels": code_channels, "code_dim": code_dim, "make": make}
@@ -86,6 +90,9 @@ def build(
         nets["FD_f"] = networks.build_map_code_discriminator(
             image_size, width, code_norm=code_norm, **of_code
         )
+    if flow:
+        side = image_size // networks.CODE_STRIDE
+        nets[FLOW] = code_flow.build(side, code_channels)
     return nets
 
 
@@ -103,6 +110,11 @@ def heaviest_convolution(
 def variables(nets: dict, side: tuple[str, ...]) -> list[tf.Variable]:
     """Trainable variables of the networks named in `side`, of those that there are."""
     return [v for n in side if n in nets for v in nets[n].trainable_variables]
+
+
+def drawing(nets: dict) -> list[str]:
+    """Names of the networks, of all of `build`, that make maps: no discriminators."""
+    return [name for name in nets if name not in DISCRIMINATOR_SIDE]
 
 
 def extract(
@@ -256,6 +268,7 @@ class Fit(NamedTuple):
     factor: np.ndarray
     threshold: float  # of DC_f's probability
     stacks: Stacks | None = None  # of whole volumes; None: single slices alone
+    flow: bool = False  # D52: CF_f carries codes on, from that Gaussian
 
 
 def unfitted(code_dim: int) -> Fit:
@@ -276,21 +289,34 @@ def fit(nets: dict, f: np.ndarray, seed: int = 0) -> Fit:
         f: [N, H, W, 1] in {0, 1}, maps of training slices; some hundreds do.
         seed: of the codes the threshold is chosen on.
     """
-    means, variances = [], []
+    means, sds = encode(nets, f)
+    means = means.astype(np.float64)
+    covariance = np.atleast_2d(np.cov(means, rowvar=False))
+    covariance += np.diag(np.square(sds).mean(0) + 1e-6)
+    factor = np.linalg.cholesky(covariance).astype(np.float32)
+    found = Fit(means.mean(0).astype(np.float32), factor, 0.5)
+    return found._replace(threshold=threshold(nets, found, float(np.mean(f)), seed))
+
+
+def encode(nets: dict, f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means and sds of the codes of maps: [N, H, W, 1] -> two of [N, code_dim]."""
+    means, sds = [], []
     for start in range(0, len(f), 50):
         mean, logvar = nets["EC_f"](f[start : start + 50], training=False)
         means.append(mean.numpy())
-        variances.append(np.exp(logvar.numpy()))
-    means = np.concatenate(means).astype(np.float64)
-    covariance = np.atleast_2d(np.cov(means, rowvar=False))
-    covariance += np.diag(np.concatenate(variances).mean(0) + 1e-6)
-    factor = np.linalg.cholesky(covariance).astype(np.float32)
-    found = Fit(means.mean(0).astype(np.float32), factor, 0.5)
-    code = np.random.default_rng(seed).standard_normal((200, len(factor)), np.float32)
+        sds.append(np.exp(0.5 * logvar.numpy()))
+    return np.concatenate(means), np.concatenate(sds)
+
+
+def threshold(nets: dict, found: Fit, density: float, seed: int = 0) -> float:
+    """The probability above which 200 drawn maps have this share of edges."""
+    code = np.random.default_rng(seed).standard_normal(
+        (200, len(found.mean)), np.float32
+    )
     drawn = [_decode(nets, code[i : i + 50], found).numpy() for i in range(0, 200, 50)]
-    threshold = float(np.quantile(np.concatenate(drawn), 1.0 - np.mean(f)))
+    between = float(np.quantile(np.concatenate(drawn), 1.0 - density))
     # Not 0 or 1, where a decoder that has learnt nothing is the same everywhere.
-    return found._replace(threshold=min(max(threshold, 0.01), 0.99))
+    return min(max(between, 0.01), 0.99)
 
 
 def moved(code: tf.Tensor, found: Fit) -> tf.Tensor:
@@ -300,9 +326,19 @@ def moved(code: tf.Tensor, found: Fit) -> tf.Tensor:
     return found.mean + tf.matmul(code, found.factor, transpose_b=True)
 
 
+def carried(nets: dict, code: tf.Tensor, found: Fit) -> tf.Tensor:
+    """Codes of the Gaussian to where codes of maps lie (D52), [B, code_dim]; as they
+    are without CF_f. They may be correlated, as those of a volume are."""
+    if not found.flow:
+        return code
+    scale = code_flow.scale(found.factor)
+    return found.mean + scale * code_flow.carry(nets[FLOW], (code - found.mean) / scale)
+
+
 def _decode(nets, code, found):
     """Noise [B, code_dim] -> probability of an edge [B, H, W, 1]."""
-    return tf.sigmoid(nets["DC_f"](moved(code, found), training=False))
+    code = carried(nets, moved(code, found), found)
+    return tf.sigmoid(nets["DC_f"](code, training=False))
 
 
 def generate(nets: dict, code: tf.Tensor, found: Fit) -> tuple[tf.Tensor, tf.Tensor]:

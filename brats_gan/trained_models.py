@@ -93,7 +93,7 @@ def load_stacks(run: str) -> tuple[volume_synthesis.Stack, tuple[int, int, int]]
         stored, nets = read_weights(folder, "structural")
         found = None if stored.found is None else stored.found.stacks
         if found is not None:
-            stack = volume_maps.by_weights(nets, found)
+            stack = volume_maps.by_weights(nets, stored.found)
             return stack, (found.subject_dim, *found.mean.shape)
     raise runs.RunError(
         f"{run} does not say how noise becomes the maps of a volume: it was trained by "
@@ -123,7 +123,8 @@ def load_slice_of_stack(run: str) -> tuple[Callable, tuple[int, int, int]] | Non
     if found is None:
         return None
     at = tf.function(
-        lambda *noise: volume_maps.generate_at(nets, found, *noise), autograph=False
+        lambda *noise: volume_maps.generate_at(nets, stored.found, *noise),
+        autograph=False,
     )
     return at, (found.subject_dim, *found.mean.shape)
 

@@ -60,9 +60,14 @@ def encode(
 
 
 def fit(
-    nets: dict, slices: data.Slices, beta: float, density: float, seed: int = 0
-) -> stacks.Stacks:
-    """Fits stacks.Stacks to the training volumes.
+    nets: dict,
+    found: structural.Fit,
+    slices: data.Slices,
+    beta: float,
+    density: float,
+    seed: int = 0,
+) -> structural.Fit:
+    """The fit to slices, with stacks.Stacks of the training volumes (D49).
 
     Drawn slices are decoded each from its own code, and lines flicker from one to the
     next more than in a brain: DC_f's probability is smoothed between slices until
@@ -70,14 +75,16 @@ def fit(
 
     Args:
         nets, slices, beta: as of `encode`; of two subjects or more.
+        found: of structural.fit.
         density: mean of f over the training maps, which drawn stacks shall have.
         seed: of the stacks that the threshold is chosen on.
     """
     codes, subjects, real = encode(nets, slices, beta)
-    found = stacks.fit(codes, subjects)
+    of_volumes = stacks.fit(codes, subjects)
+    found = found._replace(stacks=of_volumes)
     rng = np.random.default_rng(seed)
-    subject = rng.standard_normal((DRAWN, found.subject_dim), np.float32)
-    detail = rng.standard_normal((DRAWN, *found.mean.shape), np.float32)
+    subject = rng.standard_normal((DRAWN, of_volumes.subject_dim), np.float32)
+    detail = rng.standard_normal((DRAWN, *of_volumes.mean.shape), np.float32)
     edge, tried = _decode(nets, found, subject, detail), []
     for sd in SMOOTHINGS:
         drawn = _smoothed(edge, float(sd)).numpy()[..., 0]
@@ -91,15 +98,17 @@ def fit(
             )
         )
     _, smoothing, threshold = min(tried)
-    return found._replace(threshold=threshold, smoothing=smoothing)
+    return found._replace(
+        stacks=of_volumes._replace(threshold=threshold, smoothing=smoothing)
+    )
 
 
 def _decode(nets, found, subject, detail):
     """[B, K], [B, S, D] -> probability of an edge [B, S, H, W, 1]."""
-    codes = stacks.codes_of(found, subject, detail)
-    flat = tf.reshape(codes, [-1, codes.shape[-1]])
+    codes = stacks.codes_of(found.stacks, subject, detail)
+    flat = structural.carried(nets, tf.reshape(codes, [-1, codes.shape[-1]]), found)
     edge = tf.sigmoid(tf.cast(nets["DC_f"](flat, training=False), tf.float32))
-    return tf.reshape(edge, [-1, len(found.mean), *edge.shape[1:]])
+    return tf.reshape(edge, [-1, codes.shape[1], *edge.shape[1:]])
 
 
 def _smoothed(edge, sd):
@@ -108,7 +117,7 @@ def _smoothed(edge, sd):
 
 
 def generate(
-    nets: dict, found: stacks.Stacks, subject: tf.Tensor, detail: tf.Tensor
+    nets: dict, found: structural.Fit, subject: tf.Tensor, detail: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """f_g and its background of all slices of volumes, as hard maps.
 
@@ -121,15 +130,16 @@ def generate(
     Returns:
         Two of [B, S, H, W, 1] in {0, 1}.
     """
-    edge = _smoothed(_decode(nets, found, subject, detail), found.smoothing)
-    f = tf.cast(edge > found.threshold, tf.float32)
+    drawn = found.stacks
+    edge = _smoothed(_decode(nets, found, subject, detail), drawn.smoothing)
+    f = tf.cast(edge > drawn.threshold, tf.float32)
     background = _background(nets, tf.reshape(f, [-1, *f.shape[2:]]))
     return f, tf.reshape(background, tf.shape(f))
 
 
 def generate_at(
     nets: dict,
-    found: stacks.Stacks,
+    found: structural.Fit,
     height: tf.Tensor,
     subject: tf.Tensor,
     detail: tf.Tensor,
@@ -146,9 +156,10 @@ def generate_at(
     Returns:
         Two of [B, H, W, 1] in {0, 1}.
     """
-    codes = stacks.codes_at(found, height, subject, detail)
+    codes = stacks.codes_at(found.stacks, height, subject, detail)
+    codes = structural.carried(nets, codes, found)
     edge = tf.sigmoid(tf.cast(nets["DC_f"](codes, training=False), tf.float32))
-    f = tf.cast(edge > found.threshold, tf.float32)
+    f = tf.cast(edge > found.stacks.threshold, tf.float32)
     return f, _background(nets, f)
 
 
@@ -166,8 +177,8 @@ def by_export(export: object) -> Callable:
     return stack
 
 
-def by_weights(nets: dict, found: stacks.Stacks) -> Callable:
-    """volume_synthesis.Stack of the networks of stage 1 and their stacks.Stacks."""
+def by_weights(nets: dict, found: structural.Fit) -> Callable:
+    """volume_synthesis.Stack of the networks of stage 1 and their structural.Fit."""
 
     @tf.function(autograph=False)
     def stack(subject, detail):

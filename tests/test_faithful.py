@@ -106,6 +106,7 @@ FLAGS = {
     ],
     "D44": [("multimodal", "move_labels", False)],
     "D51": in_all(TRAINED, ("ema", 0.0)),
+    "D52": [("structural", "flow_steps", 0)],
 }
 
 # Departures that no flag undoes, and why there is none.

@@ -47,7 +47,7 @@ runs.folder runs.training
 runs.lengths
 runs.exports
 runs
-cluster
+cluster code_flow
 registration privacy precision lesion_components stacks neighbours volume_lesions
 multimodal.settings
 multimodal.nets multimodal.passes
@@ -80,7 +80,7 @@ experiments.mixing
 experiments.segmentors
 experiments.runner
 experiments
-stages.beginning stages.inputs stages.sheets
+stages.beginning stages.inputs stages.sheets stages.flows
 stages.structural stages.multimodal stages.ingredients stages.repeats
 stages.segmentation
 stages.workers

@@ -29,6 +29,7 @@ from brats_gan import (
     weights,
 )
 from brats_gan.experiments import tables
+from brats_gan.stages import flows
 from brats_gan.stages import structural as stage_1
 from tests import nifti
 
@@ -174,7 +175,8 @@ def restored(run_dir, nets):
 
 def test_the_structure_export_gives_the_numbers_of_the_live_model(chain, tmp_path):
     root, _ = chain
-    nets = restored(root / "structural", structural.build(32, 4, code_channels=1))
+    stored = weights.find(root / "structural", "structural")
+    nets = weights.networks(stored, structural.drawing)
     code = np.random.default_rng(0).standard_normal([3, 16]).astype(np.float32)
     made = load_elsewhere(
         tmp_path, root / "structural/export/structure", "generate", code=code
@@ -182,9 +184,12 @@ def test_the_structure_export_gives_the_numbers_of_the_live_model(chain, tmp_pat
     split = data.load_split(root / "structural/split.json")
     subjects = {s.name: s for s in io.find_subjects(root / "brats2015")}
     slices = data.Slices([subjects[name] for name in split["train"]], 32, (1, 5))
-    known = stage_1.known_maps(slices, structural_map.BETA, stage_1.FITTED)
+    known = flows.known_maps(slices, structural_map.BETA, stage_1.FITTED)
     found = structural.fit(nets, known)
-    f, background = structural.generate(nets, tf.constant(code), found)
+    np.testing.assert_array_equal(stored.found.mean, found.mean)
+    np.testing.assert_array_equal(stored.found.factor, found.factor)
+    assert stored.found.flow  # D52
+    f, background = structural.generate(nets, tf.constant(code), stored.found)
     np.testing.assert_array_equal(made["structure"], f)
     np.testing.assert_array_equal(made["background"], background)
 

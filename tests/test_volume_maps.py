@@ -38,7 +38,12 @@ def nets():
 
 @pytest.fixture(scope="module")
 def found(nets, slices):
-    return volume_maps.fit(nets, slices, BETA, 0.2)
+    return volume_maps.fit(nets, structural.unfitted(16), slices, BETA, 0.2).stacks
+
+
+def whole(found):
+    """structural.Fit of codes that are drawn as they are, with these stacks."""
+    return structural.unfitted(16)._replace(stacks=found)
 
 
 def noise(found, count=2):
@@ -60,7 +65,7 @@ def test_a_stack_is_the_codes_of_the_slices_of_a_subject_in_one_contrast(nets, s
 
 
 def test_drawn_volumes_are_as_dense_as_is_asked_for(nets, found):
-    f, background = volume_maps.generate(nets, found, *noise(found, 4))
+    f, background = volume_maps.generate(nets, whole(found), *noise(found, 4))
     assert f.shape == background.shape == (4, SLICES, SIZE, SIZE, 1)
     assert set(np.unique(f)) == {0, 1}
     assert 0.1 < float(tf.reduce_mean(f)) < 0.4
@@ -80,7 +85,7 @@ def test_smoothing_is_that_by_which_drawn_maps_overlap_as_real_ones(
 
     def drawn(sd):
         f, _ = volume_maps.generate(
-            nets, found._replace(smoothing=sd), *noise(found, 4)
+            nets, whole(found._replace(smoothing=sd)), *noise(found, 4)
         )
         return neighbours.map_overlap(f.numpy()[..., 0])
 
@@ -94,14 +99,14 @@ def test_smoothing_is_that_by_which_drawn_maps_overlap_as_real_ones(
 def test_all_slices_of_a_volume_are_decoded_as_one_alone(nets, found):
     found = found._replace(smoothing=0.0)
     subject, detail = noise(found)
-    f, _ = volume_maps.generate(nets, found, subject, detail)
+    f, _ = volume_maps.generate(nets, whole(found), subject, detail)
     code = stacks.codes_of(found, subject, detail)[1, 2][None]
     edge = tf.sigmoid(nets["DC_f"](code, training=False))[0]
     np.testing.assert_array_equal(f[1, 2], tf.cast(edge > found.threshold, tf.float32))
 
 
 def kept(nets, found):
-    of_slices = structural.unfitted(16)._replace(stacks=found)
+    of_slices = whole(found)
     build = {"image_size": SIZE, "width": 2, "code_channels": 1}
     description = {"stage": "structural", "build": build, "steps": 1}
     arrays = weights.arrays_of(nets)
@@ -124,14 +129,13 @@ def test_stacks_without_their_numbers_are_refused(nets, found, tmp_path, monkeyp
 
 
 def test_the_export_draws_the_volumes_of_the_networks(nets, found, tmp_path):
-    of_slices = structural.unfitted(16)._replace(stacks=found)
-    stage.export(tmp_path, nets, of_slices, {})
+    stage.export(tmp_path, nets, whole(found), {})
     export, description = runs.load_export(tmp_path, "structure")
     count = found.subject_dim
     assert description["volume"] == {"subject": [count], "detail": [SLICES, 16]}
     subject, detail = noise(found)
     made = export.volume(tf.constant(subject), tf.constant(detail))
-    f, background = volume_maps.generate(nets, found, subject, detail)
+    f, background = volume_maps.generate(nets, whole(found), subject, detail)
     assert np.mean(made["structure"] != f) < 0.01  # last bits about a threshold
     assert made["background"].shape == background.shape
 
@@ -139,20 +143,21 @@ def test_the_export_draws_the_volumes_of_the_networks(nets, found, tmp_path):
 def test_a_slice_at_a_height_is_that_of_the_volume_without_smoothing(nets, found):
     found = found._replace(smoothing=0.0)
     subject, detail = noise(found)
-    f, background = volume_maps.generate(nets, found, subject, 0 * detail)
-    alone = volume_maps.generate_at(nets, found, [2, 0], subject, 0 * detail[:, 0])
+    f, background = volume_maps.generate(nets, whole(found), subject, 0 * detail)
+    alone = volume_maps.generate_at(
+        nets, whole(found), [2, 0], subject, 0 * detail[:, 0]
+    )
     np.testing.assert_array_equal(alone[0], f.numpy()[[0, 1], [2, 0]])
     np.testing.assert_array_equal(alone[1], background.numpy()[[0, 1], [2, 0]])
 
 
 def test_the_export_draws_slices_at_heights_that_there_are(nets, found, tmp_path):
-    of_slices = structural.unfitted(16)._replace(stacks=found)
-    stage.export(tmp_path, nets, of_slices, {})
+    stage.export(tmp_path, nets, whole(found), {})
     export, _ = runs.load_export(tmp_path, "structure")
     subject, detail = noise(found)
     given = tf.constant(subject), tf.constant(detail[:, 0])
     made = export.generate_at(tf.constant([3, 1]), *given)
-    f, _ = volume_maps.generate_at(nets, found, [3, 1], subject, detail[:, 0])
+    f, _ = volume_maps.generate_at(nets, whole(found), [3, 1], subject, detail[:, 0])
     assert np.mean(made["structure"] != f) < 0.01  # last bits about a threshold
     for height in (-1, SLICES):
         with pytest.raises(tf.errors.InvalidArgumentError, match="must be 0 to 3"):

@@ -22,12 +22,13 @@ from brats_gan import (
     weights,
 )
 from brats_gan.lazy import tf
-from brats_gan.stages import beginning, inputs
+from brats_gan.stages import beginning, flows, inputs
 
 SCRIPT = "train_structural.py"
 SHOWN = 8  # rows of a sheet
 # How many real maps the Gaussian of codes is fitted to: for a sheet, at the end.
 FITTED_SHEET, FITTED = 400, 2000
+FLOW_STEPS = 2000  # of CF_f, unless the run is shorter or asks for others
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Settings:
     initialization: str = "he_normal"
     leaky_relu: bool = True
     code_fit: bool = True
+    flow_steps: int | None = None  # as `steps`, but FLOW_STEPS at most
     judge_rebuilt: bool = True
     code_game: bool = False
     input_noise: float = structural.Options().input_noise
@@ -76,6 +78,11 @@ class Settings:
         object.__setattr__(self, "weights", whole)
         object.__setattr__(self, "deterministic", self.deterministic or None)
 
+    @property
+    def flow(self) -> bool:
+        """Whether there is CF_f (D52)."""
+        return self.flow_steps != 0 and self.code_fit and self.code_dim is None
+
     def build(self) -> dict:
         """Arguments of structural.build."""
         return {
@@ -90,6 +97,7 @@ class Settings:
             "output_norm": self.output_norm,
             "initialization": self.initialization,
             "leaky_relu": self.leaky_relu,
+            "flow": self.flow,
         }
 
     def options(self) -> structural.Options:
@@ -102,12 +110,6 @@ class Settings:
             judge_rebuilt=self.judge_rebuilt,
             code_fit=self.code_fit,
         )
-
-
-def known_maps(slices: data.Slices, beta: float, count: int) -> np.ndarray:
-    """`count` maps of training slices, [N, H, W, 1], for structural.fit."""
-    some = data.structural_batches(slices, 50, seed=2).take(count // 50)
-    return np.concatenate([structural.extract(batch, beta)[0] for batch in some])
 
 
 def draw_sheet(
@@ -228,7 +230,7 @@ def train(
     def fitted(count):
         if not settings.code_fit:
             return structural.unfitted(code_dim)
-        return structural.fit(nets, known_maps(slices, settings.beta, count))
+        return structural.fit(nets, flows.known_maps(slices, settings.beta, count))
 
     def sheet(step):
         del step
@@ -256,16 +258,29 @@ def train(
             made_by=begun,
             team=team,
         )
-    # The checkpoint has the last weights, to go on from; what follows, averages (D51).
-    of_generator = structural.variables(nets, structural.GENERATOR_SIDE)
-    optimizers["generator"].finalize_variable_values(of_generator)
-    if not team.is_chief:
-        team.end()
-        return whole
+        # The checkpoint has the last weights, to go on from; what follows, averages
+        # (D51).
+        of_generator = structural.variables(nets, structural.GENERATOR_SIDE)
+        optimizers["generator"].finalize_variable_values(of_generator)
+        if not team.is_chief:
+            team.end()
+            return whole
 
-    found = fitted(FITTED)
-    if settings.code_fit and len(slices.names) > 1:
-        found = with_stacks(found, nets, slices, settings.beta)
+        found = fitted(FITTED)
+        if settings.flow:
+            found = flows.train(
+                run_dir,
+                nets,
+                found,
+                slices,
+                settings.beta,
+                settings.flow_steps or min(steps, FLOW_STEPS),
+                settings.seed,
+                settings.checkpoint_seconds,
+                begun,
+            )
+        if settings.code_fit and len(slices.names) > 1:
+            found = with_stacks(found, nets, slices, settings.beta)
     draw_sheet(nets, found, real, run_dir / "maps.png")
     figures.loss_curves(run_dir / "losses.jsonl", run_dir / "losses.png")
     description = {
@@ -291,8 +306,8 @@ def with_stacks(
 ) -> structural.Fit:
     """The fit, also to the volumes of training subjects, of whom there are two or more
     (D49)."""
-    density = float(np.mean(known_maps(slices, beta, FITTED_SHEET)))
-    return found._replace(stacks=volume_maps.fit(nets, slices, beta, density))
+    density = float(np.mean(flows.known_maps(slices, beta, FITTED_SHEET)))
+    return volume_maps.fit(nets, found, slices, beta, density)
 
 
 def export(run_dir: Path, nets: dict, found: structural.Fit, description: dict) -> None:
@@ -307,16 +322,14 @@ def export(run_dir: Path, nets: dict, found: structural.Fit, description: dict) 
     def volume(subject, detail):
         subject = signatures.finite(subject, "subject")
         detail = signatures.finite(detail, "detail")
-        f, background = volume_maps.generate(nets, found.stacks, subject, detail)
+        f, background = volume_maps.generate(nets, found, subject, detail)
         return {"structure": f, "background": background}
 
     def generate_at(height, subject, detail):
         height = signatures.within(height, len(found.stacks.mean), "height")
         subject = signatures.finite(subject, "subject")
         detail = signatures.finite(detail, "detail")
-        f, background = volume_maps.generate_at(
-            nets, found.stacks, height, subject, detail
-        )
+        f, background = volume_maps.generate_at(nets, found, height, subject, detail)
         return {"structure": f, "background": background}
 
     code = tf.TensorSpec([None, len(found.mean)], tf.float32, name="code")
@@ -346,7 +359,7 @@ def export(run_dir: Path, nets: dict, found: structural.Fit, description: dict) 
     runs.export(
         run_dir,
         "structure",
-        [nets["DC_f"], nets["MASK"]],
+        [nets[name] for name in ("DC_f", "MASK", structural.FLOW) if name in nets],
         endpoints,
         description,
     )

@@ -52,6 +52,8 @@ def write(folder: Path, stored: Stored, dtype: type[np.floating] = np.float32) -
     if stored.found is not None:
         parts["fit"] = {"mean": stored.found.mean, "factor": stored.found.factor}
         description["edge_threshold"] = float(stored.found.threshold)
+        if stored.found.flow:
+            description["flow"] = True
         if stored.found.stacks is not None:
             arrays = stored.found.stacks._asdict()
             numbers = {name: arrays.pop(name) for name in _STACKS}
@@ -131,7 +133,13 @@ def read(folder: str | Path) -> Stored:
         fit, threshold = arrays.pop("fit"), description.get("edge_threshold")
         if fit.keys() != {"mean", "factor"} or not isinstance(threshold, float):
             raise runs.RunError(f"{path} and fit.npz hold no fit; {_COPY_AGAIN}")
-        found = structural.Fit(**fit, threshold=threshold)
+        flow = description.get("flow", False)
+        if not isinstance(flow, bool) or (flow and structural.FLOW not in arrays):
+            raise runs.RunError(
+                f"{path} says that {structural.FLOW} carries codes, and there is none; "
+                f"{_COPY_AGAIN}"
+            )
+        found = structural.Fit(**fit, threshold=threshold, flow=flow)
     if "stacks" in arrays:
         numbers, fit = description.get("stacks"), arrays.pop("stacks")
         try:

@@ -19,7 +19,7 @@ BUILDERS = {
 }
 # What arguments of the builders must be, where a wrong one would build other networks.
 _SWITCHES = """spectral code_game code_norm output_norm leaky_relu conditional_norm
-full_size_norm label_modulation map_modulation style""".split()
+full_size_norm label_modulation map_modulation style flow""".split()
 KINDS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(_SWITCHES, lambda value: isinstance(value, bool)),
     "category": lambda value: value in losses.CATEGORY_LOSSES,

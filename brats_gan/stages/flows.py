@@ -1,0 +1,110 @@
+"""The end of stage 1: CF_f is trained on the codes of the training maps (D52)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from brats_gan import code_flow, data, progress, runs, structural
+from brats_gan.lazy import tf
+
+FOLDER = "flow"  # in the run: checkpoints and losses of CF_f
+AT_ONCE = 50  # maps
+MOST = 30_000  # maps whose codes are kept
+EMA = 0.1  # share of the steps over which CF_f is averaged
+
+
+def known_maps(slices: data.Slices, beta: float, count: int) -> np.ndarray:
+    """`count` maps of training slices, [N, H, W, 1], for structural.fit."""
+    some = data.structural_batches(slices, 50, seed=2).take(count // 50)
+    return np.concatenate([structural.extract(batch, beta)[0] for batch in some])
+
+
+def codes(
+    nets: dict, slices: data.Slices, beta: float, most: int = MOST
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means and sds of the codes of training maps, two of [N, code_dim].
+
+    As many as there are slices and modalities, or `most`; each slice in a random
+    modality.
+    """
+    count = min(len(slices) * slices.spec.num_modalities, most)
+    batches = max(count // AT_ONCE, 1)
+    logging.info("encoding %d maps for %s", batches * AT_ONCE, structural.FLOW)
+    bar = tf.keras.utils.Progbar(batches, unit_name="batch", interval=progress.EVERY)
+    found = []
+    for batch in data.structural_batches(slices, AT_ONCE, seed=3).take(batches):
+        f, _ = structural.extract(batch, beta)
+        found.append(structural.encode(nets, f))
+        bar.add(1)
+    means, sds = zip(*found, strict=True)
+    return np.concatenate(means), np.concatenate(sds)
+
+
+def train(
+    run_dir: Path,
+    nets: dict,
+    found: structural.Fit,
+    slices: data.Slices,
+    beta: float,
+    steps: int,
+    seed: int,
+    checkpoint_seconds: float,
+    made_by: Mapping[str, Any],
+) -> structural.Fit:
+    """Trains CF_f, or goes on with it; leaves its average in `nets`.
+
+    One process does it, for a step is a hundredth of one of stage 1.
+
+    Args:
+        run_dir: of the run; checkpoints and losses are in its folder FOLDER.
+        nets: of structural.build with `flow`.
+        found: of structural.fit, the Gaussian that CF_f begins at.
+        slices: of the training subjects.
+        beta: of Algorithm 1.
+        steps: of CF_f.
+        seed, checkpoint_seconds, made_by: as of runs.loop.
+
+    Returns:
+        The fit with CF_f, and with the threshold of maps that are drawn through it.
+
+    Raises:
+        RunError, Stopped: see runs.loop.
+    """
+    # Not of the replicas, if there are any: it is trained outside their scope.
+    net = tf.keras.models.clone_model(nets[structural.FLOW])
+    net.set_weights(nets[structural.FLOW].get_weights())
+    nets[structural.FLOW] = net
+    variables = net.trainable_variables
+    optimizer = runs.adam(
+        variables, code_flow.RATE, steps, beta_1=0.9, averaged=EMA * steps
+    )
+    step = code_flow.make_train_step(
+        net, optimizer, *codes(nets, slices, beta), found.mean, found.factor
+    )
+
+    def batches(first):  # the codes are here; `step` draws from all of them
+        nobody = tf.zeros([0], tf.int64)
+        return tf.data.Dataset.range(first, steps).map(lambda _: {"subject": nobody})
+
+    runs.loop(
+        run_dir / FOLDER,
+        step,
+        batches,
+        steps,
+        {structural.FLOW: net, "optimizer": optimizer},
+        seed,
+        slices.names,
+        checkpoint_seconds=checkpoint_seconds,
+        steps_per_call="auto",
+        phase=f" of {structural.FLOW}",
+        made_by=made_by,
+    )
+    optimizer.finalize_variable_values(variables)
+    found = found._replace(flow=True)
+    density = float(np.mean(known_maps(slices, beta, 2000)))
+    return found._replace(threshold=structural.threshold(nets, found, density))

@@ -1,0 +1,137 @@
+"""CF_f, which carries drawn codes to where codes of maps lie (D52)."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from brats_gan import code_flow, runs, structural, weights
+from brats_gan.data import Source
+from brats_gan.stages import flows
+from brats_gan.stages import structural as stage
+from tests import nifti
+from tests.chains import TINY
+
+SIDE, CHANNELS = 4, 1
+DIM = SIDE * SIDE * CHANNELS
+
+
+def codes_of_two_kinds(count):
+    """[N, DIM]: all numbers of a code are about 1, or all about -1."""
+    rng = np.random.default_rng(0)
+    kind = rng.choice([-1.0, 1.0], count)[:, None]
+    return (kind + 0.05 * rng.standard_normal((count, DIM))).astype(np.float32)
+
+
+def gaussian_of(codes):
+    covariance = np.cov(codes, rowvar=False) + 1e-4 * np.eye(DIM)
+    factor = np.linalg.cholesky(covariance).astype(np.float32)
+    return codes.mean(0).astype(np.float32), factor
+
+
+def drawn(factor, count=200):
+    noise = np.random.default_rng(1).standard_normal((count, DIM)).astype(np.float32)
+    return (noise @ factor.T) / code_flow.scale(factor)
+
+
+def test_scale_is_the_sd_of_each_number():
+    factor = np.array([[3.0, 0.0], [3.0, 4.0]])  # covariance [[9, 9], [9, 25]]
+    np.testing.assert_allclose(code_flow.scale(factor), [3.0, 5.0])
+
+
+def test_untrained_it_leaves_codes_where_they_were_drawn():
+    net = code_flow.build(SIDE, CHANNELS, width=8)
+    code = tf.constant(drawn(np.eye(DIM, dtype=np.float32), 3))
+    np.testing.assert_array_equal(code_flow.carry(net, code), code)
+
+
+def test_trained_it_carries_codes_from_between_two_kinds_to_either():
+    tf.keras.utils.set_random_seed(0)
+    codes = codes_of_two_kinds(500)
+    mean, factor = gaussian_of(codes)
+    net = code_flow.build(SIDE, CHANNELS, width=8)
+    optimizer = runs.adam(net.trainable_variables, 3e-3, 300, beta_1=0.9)
+    step = code_flow.make_train_step(
+        net, optimizer, codes, np.full_like(codes, 0.01), mean, factor
+    )
+    for k in range(300):
+        step(None, tf.constant([0, k]))
+    begun = drawn(factor)
+    ended = code_flow.carry(net, tf.constant(begun)).numpy()
+
+    def between(each):
+        return float(np.mean(np.abs(each.mean(1)) < 0.5))
+
+    # Of a Gaussian 0.38 lie within half a sd of the mean, where no code is.
+    assert between(begun) > 0.3 and between(ended) < 0.15
+    assert 0.3 < np.mean(ended.mean(1) > 0) < 0.7  # both kinds, as often
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(run, settings, source) of a finished stage 1."""
+    root = tmp_path_factory.mktemp("flow")
+    for number in range(3):
+        nifti.write_subject(root / "data", f"s{number}", (160, 160, 4), number)
+    source = Source(str(root / "data"), slices=(0, 4))
+    settings = stage.Settings(**TINY, steps=2, code_channels=1, flow_steps=3)
+    return stage.train(settings, source, root / "run"), settings, source
+
+
+def test_a_run_leaves_what_draws_maps_through_it(run):
+    stored = weights.find(run[0], "structural")
+    assert stored.found.flow and stored.arrays[structural.FLOW]
+    nets = weights.networks(stored, structural.drawing)
+    code = np.random.default_rng(0).standard_normal((3, 16), np.float32)
+    f, _ = structural.generate(nets, code, stored.found)
+    export, _ = runs.load_export(run[0], "structure")
+    made = export.generate(tf.constant(code))["structure"]
+    assert np.mean(made != f) < 0.01  # last bits about a threshold
+
+
+def test_it_has_steps_and_losses_of_its_own(run):
+    lines = (run[0] / flows.FOLDER / "losses.jsonl").read_text().splitlines()
+    assert '"step": 3' in lines[-1] and '"flow"' in lines[-1]
+
+
+def test_a_run_that_ends_in_it_goes_on_to_the_same_weights(run, tmp_path, monkeypatch):
+    whole, settings, source = run
+    make, made = code_flow.make_train_step, []
+
+    def broken(*given):
+        step = make(*given)
+
+        def until_the_third(batch, seed):
+            made.append(seed)
+            if len(made) > 2:
+                raise runs.RunError("no power")
+            return step(batch, seed)
+
+        return until_the_third
+
+    monkeypatch.setattr(code_flow, "make_train_step", broken)
+    with pytest.raises(runs.RunError, match="no power"):
+        stage.train(settings, source, tmp_path / "run")
+    assert "no power" in (tmp_path / "run/report.html").read_text()
+    monkeypatch.setattr(code_flow, "make_train_step", make)
+    stage.train(settings, source, tmp_path / "run")
+    one, other = (
+        weights.find(each, "structural").arrays[structural.FLOW]
+        for each in (whole, tmp_path / "run")
+    )
+    for name, value in one.items():
+        np.testing.assert_allclose(value, other[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("given", [{"flow_steps": 0}, {"code_fit": False}])
+def test_without_it_codes_stay_where_they_were_drawn(given):
+    settings = stage.Settings(**TINY, code_channels=1, **given)
+    assert not settings.flow
+    assert structural.FLOW not in structural.build(**settings.build())
+
+
+def test_weights_that_say_it_is_there_and_lack_it_are_refused(run, tmp_path):
+    stored = weights.find(run[0], "structural")
+    del stored.arrays[structural.FLOW]
+    weights.write(tmp_path / "w", stored)
+    with pytest.raises(runs.RunError, match="CF_f carries codes, and there is none"):
+        weights.read(tmp_path / "w")
