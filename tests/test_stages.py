@@ -116,7 +116,7 @@ def test_generators_are_exported_as_averages_and_go_on_from_their_last_weights(
     root, _ = called
     tiny = {"image_size": 32, "width": 2, "batch_size": 2, "precision": "float32"}
     settings = {
-        "structural": structural.Settings(**tiny, steps=4, ema=share),
+        "structural": structural.Settings(**tiny, steps=4, ema=share, flow_steps=0),
         "multimodal": multimodal.Settings(
             **tiny, steps=4, ema=share, first_phase=0.5, scheme="single"
         ),
