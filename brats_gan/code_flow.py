@@ -25,7 +25,7 @@ WIDTH = 48  # channels at full size of the grid, twice and four times as many be
 GROUPS = 8  # of channels that are normalised together
 OF_TIME = 64  # sines and cosines that tell CF_f the time
 FASTEST = 1000.0  # radians a unit of time
-JUMPS = 12  # from time 0 to 1, of equal length
+JUMPS = 8  # from time 0 to 1, of equal length
 BATCH = 24  # codes a step
 RATE = 5e-4
 
