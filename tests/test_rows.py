@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from brats_gan import files
+from brats_gan import files, report, runs
 from brats_gan.experiments import runner, tables
+from brats_gan.report import trained
 from brats_gan.spec import BRATS
 
 TRAINING = runner.Training(
@@ -50,7 +51,7 @@ def begun(tmp_path, monkeypatch):
     monkeypatch.setattr(runner.runs, "command_of", lambda run_dir: flags)
     made = []
 
-    def of(row, synthetic="a", iterations=8, results="results.jsonl"):
+    def of(row, synthetic="a", iterations=8, results="results.jsonl", live=None):
         folder = tmp_path / str(len(made))
         sets = {"synthetic": synthetic}
         origin = tables.Origin({}, frozenset(), "subjects", sets, iterations)
@@ -63,6 +64,7 @@ def begun(tmp_path, monkeypatch):
             *(TRAINING, [(2, row)], folder, folder.parent / results),
             *(["s0", "s1"], ["s2"], lambda subjects: SLICES, lambda count: iterations),
             *(synthetic, {}, 0, 1, False, settle),
+            live=live,
         )
         return made[-1]
 
@@ -71,6 +73,21 @@ def begun(tmp_path, monkeypatch):
 
 def alone(number):
     return {"results": f"{number}.jsonl"}
+
+
+def test_the_report_of_a_table_names_the_error_that_ends_it_and_what_was_done(
+    begun, tmp_path, monkeypatch
+):
+    def spoilt(*args):
+        raise runs.RunError("the disk is gone")
+
+    monkeypatch.setattr(runner.segmentation, "score", spoilt)
+    live = report.Live(tmp_path, "eval_segmentation.py", {}, 1, "repeat")
+    with pytest.raises(runs.RunError, match="the disk is gone"):
+        begun(1, live=live)
+    said = files.read_json(tmp_path / trained.PROGRESS)
+    assert "the disk is gone" in said["ended_by"]
+    assert (said["done"], said["finished"]) == (0, False)
 
 
 def test_the_checkpoints_of_a_row_tell_its_synthetic_data_from_any_other(begun):

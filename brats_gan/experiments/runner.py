@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from brats_gan import (
     data,
     files,
     progress,
+    report,
     runs,
     segmentation,
     synthetic_dataset,
@@ -170,7 +172,7 @@ def fill_tables(
     keep_checkpoints: bool,
     settle: Callable[[data.Slices, data.Slices, int], tables.Origin],
     elsewhere: Callable[[list[Unit]], Iterator[tuple[Unit, list[dict]]]] | None = None,
-    seen: Callable[[int], None] = lambda done: None,
+    live: report.Live | None = None,
 ) -> list[Path]:
     """Runs every repeat of the rows that has no line yet; writes the tables.
 
@@ -196,8 +198,8 @@ def fill_tables(
             raise. Returns the tables.Origin of the lines.
         elsewhere: makes units on other processes and yields each with its lines, in any
             order; without, this process does.
-        seen: called with the number of repeats that are done, before the first and
-            after each.
+        live: report of the run, which tells how many repeats are done, and what ends
+            them: it begins once nothing can be refused.
 
     Returns:
         The files of the tables that were written.
@@ -217,7 +219,8 @@ def fill_tables(
         for table in written if only is None else only:
             tables.write(table, lines, run_dir)
         done = {tuple(x[n] for n in tables.KEY) for x in lines}
-        seen(sum(key[:2] in asked and key[2] <= repeats for key in done))
+        if live is not None:
+            live.seen(sum(key[:2] in asked and key[2] <= repeats for key in done))
         return done
 
     def open_units(done):
@@ -229,18 +232,19 @@ def fill_tables(
                     units.setdefault((row, repeat), []).append((table, name))
         return [Unit(*key, tuple(names)) for key, names in units.items()]
 
-    todo = open_units(gathered(only=()))
-    total, left = len(asked) * repeats, sum(len(unit.names) for unit in todo)
-    logging.info("%d of %d repeats are done", total - left, total)
-    said = progress.Line("tables", "repeat")
-    if elsewhere is not None:
-        for number, (unit, _) in enumerate(elsewhere(todo), 1):
-            gathered(only={table for table, _ in unit.names})
-            said(number, len(todo))
-    else:
-        segmentors = Segmentors(training, made_of.iterations)
-        _share_out(made_of, segmentors, run_dir, todo, gathered, open_units)
-    gathered()
+    with live or contextlib.nullcontext():
+        todo = open_units(gathered(only=()))
+        total, left = len(asked) * repeats, sum(len(unit.names) for unit in todo)
+        logging.info("%d of %d repeats are done", total - left, total)
+        said = progress.Line("tables", "repeat")
+        if elsewhere is not None:
+            for number, (unit, _) in enumerate(elsewhere(todo), 1):
+                gathered(only={table for table, _ in unit.names})
+                said(number, len(todo))
+        else:
+            segmentors = Segmentors(training, made_of.iterations)
+            _share_out(made_of, segmentors, run_dir, todo, gathered, open_units)
+        gathered()
     return [*written.values()]
 
 

@@ -247,7 +247,7 @@ def score(
         settings.keep_checkpoints,
         settle,
         None if place is None else elsewhere,
-        live.seen,
+        live,
     )
     live.finish()
     runs.release(run_dir)
