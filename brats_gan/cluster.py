@@ -229,7 +229,7 @@ def spread(
     sharing = min(place.workers or 0, len(units))
     job = Job(make, task, str(folder), str(token), said, about(), sharing)
     try:
-        with _connected(place, len(units), variables or {}) as client:
+        with _connected(place, sharing, variables or {}) as client:
             yield from _gathered(client, job, units)
     except SchedulerLost as error:
         where = f"the scheduler {place.scheduler}" if place.scheduler else "its own"
@@ -329,8 +329,9 @@ def _require_alike(client, job):
 
 
 @contextlib.contextmanager
-def _connected(place, count, variables):
-    """A client of the scheduler; of one of its own, where workers are started here."""
+def _connected(place, number, variables):
+    """A client of the scheduler; of one of its own, where `number` workers are started
+    here."""
     # Workers inherit it: before distributed is imported.
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
     try:
@@ -345,7 +346,6 @@ def _connected(place, count, variables):
     with contextlib.ExitStack() as stack:
         address = place.scheduler
         if not address:
-            number = min(place.workers, count)
             logging.info("starting %d workers", number)
             # A unit takes longer than it is on its way: none waits for a worker that
             # is at another.
