@@ -82,7 +82,7 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["brats_gan", "brats_gan.*"]),
     package_data={
-        "brats_gan": ["py.typed", "pretrained/*", "pretrained/*/*"],
+        "brats_gan": ["py.typed", "pretrained*/*", "pretrained*/*/*"],
         "brats_gan.app": ["static/*", "static/*/*"],
     },
     cmdclass={"build_py": BuildWithScripts},

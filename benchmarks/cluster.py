@@ -4,7 +4,7 @@
     python -m benchmarks.cluster --only=overhead,simulation
 
 efficiency  two workers with a core each against one worker with one: samples per second
-            of the shipped weights, once models are loaded
+            of `pretrained-64`, once models are loaded
 tables      the same of repeats of a table's row, per hour, on data of --data_dir
 overhead    units of nothing on one worker: what the engine takes of each
 simulation  units that sleep on 1000 workers in one process: does the scheduler keep up?
@@ -37,7 +37,7 @@ _FAKE = flags.DEFINE_integer("fake_workers", 1000, "Of the simulation.", 1)
 _SLEEP = flags.DEFINE_float("unit_seconds", 30.0, "A unit of the simulation.")
 _DATA = flags.DEFINE_string("data_dir", None, "Data for tables, and for faults.")
 _RUNS = flags.DEFINE_list(
-    "runs", ["pretrained", "pretrained"], "Structural and multimodal run."
+    "runs", ["pretrained-64", "pretrained-64"], "Structural and multimodal run."
 )
 _SAMPLES = flags.DEFINE_integer("samples", 200, "Of the set that is killed.")
 _REPEATS = flags.DEFINE_integer("repeats", 4, "Of a row of a table.", 2)
@@ -81,8 +81,8 @@ def on_cores(count):
 
 
 def task_of(folder, samples):
-    """Task of a data set of the shipped weights, as dataset.build has it."""
-    settings = dataset.Settings("pretrained", "pretrained", samples=samples)
+    """Task of a data set of `pretrained-64`, as dataset.build has it."""
+    settings = dataset.Settings("pretrained-64", "pretrained-64", samples=samples)
     source = data.Source(None)
     made = ingredients.gather(settings, source, folder)
     origin = ingredients.digest_of(made.settings, made.fixed)

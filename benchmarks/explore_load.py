@@ -50,12 +50,12 @@ TOKEN = "benchmark"
 
 
 def studio_of(size):
-    """painting.Studio of the shipped weights, at another size as said above."""
-    studio = painting.load(painting.Settings())
+    """painting.Studio of `pretrained-64`, at another size as said above."""
+    studio = painting.load(painting.Settings("pretrained-64", "pretrained-64"))
     if size == studio.size:
         return studio
     factor = size // studio.size
-    folder = weights.folder_of("pretrained", "multimodal")
+    folder = weights.folder_of("pretrained-64", "multimodal")
     stored, _ = trained_models.read_weights(folder, "multimodal")
     build = {**stored.description["build"], "image_size": size}
     larger = stored._replace(description={**stored.description, "build": build})
@@ -80,7 +80,7 @@ def serve(size):
     from brats_gan.app import answers, server
 
     studio = studio_of(size)
-    pool = data.LabelPool(weights.labels_of("pretrained"), size)
+    pool = data.LabelPool(weights.labels_of("pretrained-64"), size)
     found = answers.Answers(studio, pool)
     painting.warm_up(studio)
     with socket.create_server((server.HOST, 0)) as listener:

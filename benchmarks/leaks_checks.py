@@ -282,7 +282,7 @@ def _before(folder, folders, line):
             yield line(UNPROVEN, "before", f"{what}: {place} is not at hand")
         elif other.record is not None:
             yield line(OK, "before", f"{what}: {place} is at hand, see there")
-        elif str(place) == "pretrained" or path.parent == weights.PRETRAINED:
+        elif path.parent in (weights.PRETRAINED, weights.PRETRAINED_64):
             detail = f"{what}: weights of the package, of simulated subjects by name"
             yield line(OK, "before", detail)
         else:

@@ -1,5 +1,8 @@
 """CF_f, which carries drawn codes to where codes of maps lie (D52)."""
 
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -120,6 +123,27 @@ def test_a_run_that_ends_in_it_goes_on_to_the_same_weights(run, tmp_path, monkey
     )
     for name, value in one.items():
         np.testing.assert_allclose(value, other[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_that_has_gone_on_trains_it_anew_on_its_new_codes(run, tmp_path):
+    whole, settings, source = run
+    again = tmp_path / "run"
+    shutil.copytree(whole, again)
+    stage.train(dataclasses.replace(settings, steps=3), source, again)
+    lines = (again / flows.FOLDER / "losses.jsonl").read_text().splitlines()
+    assert len(lines) == 1  # of one training, which had three steps
+    one, other = (
+        weights.find(each, "structural").arrays[structural.FLOW]
+        for each in (whole, again)
+    )
+    assert any((one[name] != other[name]).any() for name in one)
+
+
+@pytest.mark.parametrize("given", [{"code_fit": False}, {"code_dim": 256}])
+def test_steps_of_what_there_is_none_of_are_refused(given):
+    tiny = {**TINY, "image_size": 64}
+    with pytest.raises(runs.RunError, match="--flow_steps=3 has no place beside"):
+        stage.Settings(**tiny, flow_steps=3, **given)
 
 
 @pytest.mark.parametrize("given", [{"flow_steps": 0}, {"code_fit": False}])

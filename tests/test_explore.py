@@ -27,7 +27,8 @@ pytestmark = [
     pytest.mark.once,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium"),
 ]
-SIZE = 64  # of the weights that come with the package
+SIZE = 64  # of the smaller weights that come with the package
+SMALLER = ("--structural_run=pretrained-64", "--multimodal_run=pretrained-64")
 MODALITIES = 4
 SETTLED = "html[data-settled=yes]"
 
@@ -38,7 +39,7 @@ def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("explore")
     nifti.write_subject(folder / "data", "s0", (40, 40, 12), 0)
     command = [sys.executable, str(ROOT / "explore.py"), "--nobrowser", "--port=0"]
-    command.append(f"--data_dir={folder / 'data'}")
+    command += [*SMALLER, f"--data_dir={folder / 'data'}"]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
             command, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True
@@ -185,8 +186,8 @@ def test_what_is_downloaded_is_read_as_a_subject_and_made_again_to_the_byte(
     assert stored.shape == (240, 240, 1)
     np.testing.assert_array_equal(affine, volumes.lps_affine(240))
 
-    command = [sys.executable, "build_dataset.py", "--structural_run=pretrained"]
-    command += ["--multimodal_run=pretrained", f"--from_json={made / 'recipe.json'}"]
+    command = [sys.executable, "build_dataset.py", *SMALLER]
+    command.append(f"--from_json={made / 'recipe.json'}")
     command += [f"--output_dir={tmp_path / 'again'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -22,7 +22,7 @@ from brats_gan import (
 from brats_gan.recipes import Code, Recipe
 from brats_gan.stages import painted
 
-SIZE = 64
+SIZE = 128
 
 
 @pytest.fixture(scope="module")

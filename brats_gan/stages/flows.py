@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from brats_gan import code_flow, data, progress, runs, structural
+from brats_gan import code_flow, data, files, progress, runs, structural
 from brats_gan.lazy import tf
 
 FOLDER = "flow"  # in the run: checkpoints and losses of CF_f
+BEGUN = "begun.json"  # there: at which step of stage 1 its codes were taken
 AT_ONCE = 50  # maps
 MOST = 30_000  # maps whose codes are kept
 EMA = 0.1  # share of the steps over which CF_f is averaged
@@ -55,6 +57,7 @@ def train(
     seed: int,
     checkpoint_seconds: float,
     made_by: Mapping[str, Any],
+    after: int,
 ) -> structural.Fit:
     """Trains CF_f, or goes on with it; leaves its average in `nets`.
 
@@ -68,6 +71,8 @@ def train(
         beta: of Algorithm 1.
         steps: of CF_f.
         seed, checkpoint_seconds, made_by: as of runs.loop.
+        after: steps of stage 1. What was trained on the codes of another step is
+            removed: the run has gone on since.
 
     Returns:
         The fit with CF_f, and with the threshold of maps that are drawn through it.
@@ -75,6 +80,10 @@ def train(
     Raises:
         RunError, Stopped: see runs.loop.
     """
+    folder = run_dir / FOLDER
+    if folder.exists() and files.read_json(folder / BEGUN) != {"step": after}:
+        shutil.rmtree(folder)
+    files.write_json(folder / BEGUN, {"step": after})
     # Not of the replicas, if there are any: it is trained outside their scope.
     net = tf.keras.models.clone_model(nets[structural.FLOW])
     net.set_weights(nets[structural.FLOW].get_weights())
@@ -92,7 +101,7 @@ def train(
         return tf.data.Dataset.range(first, steps).map(lambda _: {"subject": nobody})
 
     runs.loop(
-        run_dir / FOLDER,
+        folder,
         step,
         batches,
         steps,

@@ -74,6 +74,12 @@ class Settings:
         beginning.require_size(self.image_size, 32)
         if self.code_dim is not None:
             beginning.require_code_dim(self.code_dim, self.image_size)
+        if self.flow_steps and not self.flow:
+            other = "--nocode_fit" if self.code_dim is None else "--code_dim"
+            raise runs.RunError(
+                f"--flow_steps={self.flow_steps} has no place beside {other}: there is "
+                "no Gaussian of a grid of codes to carry on; leave one of them out"
+            )
         whole = beginning.all_weights(self.weights, structural.WEIGHTS)
         object.__setattr__(self, "weights", whole)
         object.__setattr__(self, "deterministic", self.deterministic or None)
@@ -278,6 +284,7 @@ def train(
                 settings.seed,
                 settings.checkpoint_seconds,
                 begun,
+                steps,
             )
         if settings.code_fit and len(slices.names) > 1:
             found = with_stacks(found, nets, slices, settings.beta)

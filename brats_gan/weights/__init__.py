@@ -24,6 +24,7 @@ from brats_gan.weights.beginnings import (
 from brats_gan.weights.folders import (
     LABELS,
     PRETRAINED,
+    PRETRAINED_64,
     fingerprint,
     folder_of,
     labels_of,
@@ -45,6 +46,7 @@ __all__ = [
     "INIT_FROM",
     "LABELS",
     "PRETRAINED",
+    "PRETRAINED_64",
     "Stored",
     "arrays_of",
     "begin",

@@ -27,8 +27,9 @@ from brats_gan.weights.stored import (
 )
 
 INIT_FROM = (
-    "Start from weights: of a run, of a folder of weights, or `pretrained`, those that "
-    "come with the package. Any image size and data; the optimisers start anew."
+    "Start from weights: of a run, of a folder of weights, or `pretrained` (128 x 128) "
+    "or `pretrained-64`, those that come with the package. Any image size and data; "
+    "the optimisers start anew."
 )
 
 # Networks that a stage cannot do without; the others can learn anew beside them.

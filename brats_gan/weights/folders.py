@@ -24,8 +24,9 @@ _STACKS = (
     "smoothing",
 )  # of stacks.Stacks, which are no arrays
 
-# What the name `pretrained` stands for.
+# What the name `pretrained` stands for, and `pretrained-64`: smaller, for 64 x 64.
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
+PRETRAINED_64 = PRETRAINED.with_name("pretrained_64")
 LABELS = "labels.npz"  # in it, see data.LabelPool
 
 _COPY_AGAIN = (
@@ -180,26 +181,32 @@ def _read_npz(folder, name, digest):
     return {key: value.astype(np.float32) for key, value in arrays.items()}
 
 
+def _named(source):
+    """The folder in the package that a name stands for, or the folder that it is."""
+    named = {"pretrained": PRETRAINED, "pretrained-64": PRETRAINED_64}
+    return named.get(str(source)), named.get(str(source), Path(source))
+
+
 def folder_of(source: str | Path, stage: str) -> Path | None:
     """The folder of weights that `source` stands for; None if it is a run, or nothing.
 
     Args:
-        source: `pretrained`, a folder of weights, or one that has such folders by the
-            names of the stages, as brats_gan/pretrained does.
+        source: `pretrained` or `pretrained-64`, a folder of weights, or one that has
+            such folders by the names of the stages, as brats_gan/pretrained does.
         stage: "structural", "multimodal" or "segmentation", which takes the lesion
             components of "multimodal" where there is no folder of its own.
 
     Raises:
-        RunError: `pretrained`, and this installation came without weights.
+        RunError: one of these names, and this installation came without weights.
     """
-    above = PRETRAINED if str(source) == "pretrained" else Path(source)
+    packaged, above = _named(source)
     stages = [stage, "multimodal"] if stage == "segmentation" else [stage]
     for folder in (above, *(above / each for each in stages)):
         if (folder / "weights.json").exists():
             return folder
-    if above is PRETRAINED:
+    if packaged:
         raise runs.RunError(
-            f"{PRETRAINED} has no weights of stage {stage}: this copy of brats_gan "
+            f"{packaged} has no weights of stage {stage}: this copy of brats_gan "
             "came without; install it from a release, or give a run"
         )
     return None
@@ -215,5 +222,5 @@ def fingerprint(folder: Path) -> str:
 
 def labels_of(source: str | Path) -> Path | None:
     """Path of the labels that come with weights, or None."""
-    path = (PRETRAINED if str(source) == "pretrained" else Path(source)) / LABELS
+    path = _named(source)[1] / LABELS
     return path if path.exists() else None
