@@ -500,6 +500,18 @@ def test_pretrained_is_the_folder_of_the_stage_in_the_package(
             assert name in weights.find(source, stage).arrays
 
 
+def test_pretrained_64_is_another_folder_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights.folders, "PRETRAINED_64", tmp_path)
+    with pytest.raises(runs.RunError, match=f"{tmp_path} has no weights of stage mul"):
+        weights.folder_of("pretrained-64", "multimodal")
+    monkeypatch.undo()
+    small, large = (
+        weights.read(weights.folder_of(name, "structural")).description["image_size"]
+        for name in ("pretrained-64", "pretrained")
+    )
+    assert (small, large) == (64, 128)
+
+
 # --- Both generations of Keras --------------------------------------------------------
 
 
