@@ -32,7 +32,8 @@ RIGHT = {guard.TOKEN: TOKEN}
 
 @pytest.fixture(scope="module")
 def answers():
-    return start.answers(painting.Settings(), data.Source(None))
+    smaller = painting.Settings("pretrained-64", "pretrained-64")
+    return start.answers(smaller, data.Source(None))
 
 
 @pytest.fixture
