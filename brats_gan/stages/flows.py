@@ -58,6 +58,7 @@ def train(
     checkpoint_seconds: float,
     made_by: Mapping[str, Any],
     after: int,
+    steps_per_call: int | str = "auto",
 ) -> structural.Fit:
     """Trains CF_f, or goes on with it; leaves its average in `nets`.
 
@@ -70,7 +71,7 @@ def train(
         slices: of the training subjects.
         beta: of Algorithm 1.
         steps: of CF_f.
-        seed, checkpoint_seconds, made_by: as of runs.loop.
+        seed, checkpoint_seconds, made_by, steps_per_call: as of runs.loop.
         after: steps of stage 1. What was trained on the codes of another step is
             removed: the run has gone on since.
 
@@ -109,7 +110,7 @@ def train(
         seed,
         slices.names,
         checkpoint_seconds=checkpoint_seconds,
-        steps_per_call="auto",
+        steps_per_call=steps_per_call,
         phase=f" of {structural.FLOW}",
         made_by=made_by,
     )

@@ -242,6 +242,7 @@ def train(
         del step
         return draw_sheet(nets, fitted(FITTED_SHEET), real)
 
+    per_call = runs.per_call(settings.steps_per_call, settings.deterministic)
     live = beginning.live(run_dir, SCRIPT, Settings(), steps)
     with live:
         runs.loop(
@@ -258,9 +259,7 @@ def train(
             slices.names,
             sheet=live.with_sheet(sheet),
             checkpoint_seconds=settings.checkpoint_seconds,
-            steps_per_call=runs.per_call(
-                settings.steps_per_call, settings.deterministic
-            ),
+            steps_per_call=per_call,
             made_by=begun,
             team=team,
         )
@@ -285,6 +284,7 @@ def train(
                 settings.checkpoint_seconds,
                 begun,
                 steps,
+                per_call,
             )
         if settings.code_fit and len(slices.names) > 1:
             found = with_stacks(found, nets, slices, settings.beta)
