@@ -146,6 +146,34 @@ def test_steps_of_what_there_is_none_of_are_refused(given):
         stage.Settings(**tiny, flow_steps=3, **given)
 
 
+def test_a_run_that_began_without_it_goes_on_without_it(run, tmp_path):
+    _, settings, source = run
+    without = dataclasses.replace(settings, flow_steps=0)
+    stage.train(without, source, tmp_path / "run")
+    flags = tmp_path / "run/flags.txt"  # as of a version that had no such flag
+    flags.write_text(flags.read_text().replace("--flow_steps=0\n", ""))
+    unset = dataclasses.replace(settings, flow_steps=None, steps=3)
+    stage.train(unset, source, tmp_path / "run")
+    stored = weights.find(tmp_path / "run", "structural")
+    assert stored.description["steps"] == 3
+    assert not stored.found.flow and structural.FLOW not in stored.arrays
+
+
+def test_a_loss_that_is_not_finite_names_no_subject_and_no_rate(
+    run, tmp_path, monkeypatch
+):
+    _, settings, source = run
+
+    def broken(*_):
+        return tf.function(lambda batch, seed: {"flow": tf.constant(np.nan)})
+
+    monkeypatch.setattr(code_flow, "make_train_step", broken)
+    with pytest.raises(runs.RunError, match="flow is not finite") as found:
+        stage.train(settings, source, tmp_path / "run")
+    assert "--flow_steps=0" in str(found.value)
+    assert "Subjects" not in str(found.value) and "rate" not in str(found.value)
+
+
 @pytest.mark.parametrize("given", [{"flow_steps": 0}, {"code_fit": False}])
 def test_without_it_codes_stay_where_they_were_drawn(given):
     settings = stage.Settings(**TINY, code_channels=1, **given)

@@ -117,6 +117,7 @@ def loop(
     started: float | None = None,
     made_by: Mapping[str, Any] | None = None,
     team: Team | None = None,
+    remedy: str = "try a smaller --learning_rate",
 ) -> None:
     """Trains from the newest checkpoint to `steps`.
 
@@ -147,6 +148,7 @@ def loop(
         team: the replicas that share in every step; None: this process alone. Of
             several processes all make the same calls, so a call is one step unless
             `steps_per_call` is a number, and all stop where one is told to.
+        remedy: for the message, where a loss is not finite.
 
     Raises:
         RunError: a loss or a weight is not finite (names it, the step and the subjects
@@ -188,7 +190,8 @@ def loop(
         # A batch can be had again, so none need be kept until its losses are looked at.
         if broken:
             kept = has_begun(run_dir)
-            _refuse(broken, step, next(iter(batches(step))), subject_names, kept)
+            batch = next(iter(batches(step)))
+            _refuse(broken, step, batch, subject_names, kept, remedy)
 
     bar, shown_at = None, -np.inf
     interval = 0.5 if sys.stdout.isatty() else progress.EVERY
@@ -370,17 +373,17 @@ def _is_finite(part):
     return bool(tf.reduce_all([tf.reduce_all(each) for each in finite]))
 
 
-def _refuse(broken, step, batch, subject_names, has_checkpoint):
+def _refuse(broken, step, batch, subject_names, has_checkpoint, remedy):
     """Ends the run: `broken` names losses, networks or optimisers."""
     rows = np.unique(np.asarray(batch["subject"]))
     subjects = ", ".join(subject_names[row] for row in rows)
     raise RunError(
-        f"step {step}: {', '.join(broken)} is not finite. Subjects of the batch: "
-        f"{subjects}. "
+        f"step {step}: {', '.join(broken)} is not finite. "
+        + (f"Subjects of the batch: {subjects}. " if subjects else "")
         + (
             "The last checkpoint is from before this step"
             if has_checkpoint
             else "There is no checkpoint yet: the run begins anew"
         )
-        + "; try a smaller --learning_rate."
+        + f"; {remedy}."
     )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from brats_gan import code_flow, data, files, progress, runs, structural
+from brats_gan import code_flow, data, files, progress, runs, structural, weights
 from brats_gan.lazy import tf
 
 FOLDER = "flow"  # in the run: checkpoints and losses of CF_f
@@ -18,6 +18,13 @@ BEGUN = "begun.json"  # there: at which step of stage 1 its codes were taken
 AT_ONCE = 50  # maps
 MOST = 30_000  # maps whose codes are kept
 EMA = 0.1  # share of the steps over which CF_f is averaged
+
+
+def began_without(run_dir: Path) -> bool:
+    """Whether a run has begun without CF_f, by a version that had none: its checkpoints
+    have none either, so it goes on as it began."""
+    build = weights.begun(run_dir).get("build", {})
+    return runs.has_begun(run_dir) and not build.get("flow")
 
 
 def known_maps(slices: data.Slices, beta: float, count: int) -> np.ndarray:
@@ -113,6 +120,7 @@ def train(
         steps_per_call=steps_per_call,
         phase=f" of {structural.FLOW}",
         made_by=made_by,
+        remedy=f"with --flow_steps=0, in another folder, there is no {structural.FLOW}",
     )
     optimizer.finalize_variable_values(variables)
     found = found._replace(flow=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +185,9 @@ def train(
         settings.final_rate,
     )
 
+    if settings.flow and flows.began_without(run_dir):
+        logging.info("%s: goes on without %s", run_dir, structural.FLOW)
+        settings = replace(settings, flow_steps=0)
     beginning.require_alike(team, by, fixed)
     with team.scope():
         nets = structural.build(**settings.build())

@@ -313,10 +313,11 @@ def _remedy(stored, stage, build):
             theirs["width"] = lesion_width
         elif stage == "multimodal":
             theirs = {"lesion_width": lesion_width, "scheme": theirs.get("scheme")}
+    asked_apart = ("image_size", "flow")  # any fits; CF_f begins anew
     wanted = [
         _flag(name, value)
         for name, value in theirs.items()
-        if name in build and name != "image_size" and build[name] != value
+        if name in build and name not in asked_apart and build[name] != value
     ]
     if not wanted:
         return f"It was made by another brats_gan than this: by {version(stored)}"
