@@ -313,10 +313,18 @@ def threshold(nets: dict, found: Fit, density: float, seed: int = 0) -> float:
     code = np.random.default_rng(seed).standard_normal(
         (200, len(found.mean)), np.float32
     )
-    drawn = [_decode(nets, code[i : i + 50], found).numpy() for i in range(0, 200, 50)]
-    between = float(np.quantile(np.concatenate(drawn), 1.0 - density))
+    drawn = [
+        decode(nets, moved(code[i : i + 50], found), found).numpy()
+        for i in range(0, 200, 50)
+    ]
+    return as_dense(np.concatenate(drawn), density)
+
+
+def as_dense(edge: np.ndarray, density: float) -> float:
+    """The threshold above which this share of probabilities, of any shape, lies."""
+    threshold = float(np.quantile(edge, 1.0 - density))
     # Not 0 or 1, where a decoder that has learnt nothing is the same everywhere.
-    return min(max(between, 0.01), 0.99)
+    return min(max(threshold, 0.01), 0.99)
 
 
 def moved(code: tf.Tensor, found: Fit) -> tf.Tensor:
@@ -326,19 +334,17 @@ def moved(code: tf.Tensor, found: Fit) -> tf.Tensor:
     return found.mean + tf.matmul(code, found.factor, transpose_b=True)
 
 
-def carried(nets: dict, code: tf.Tensor, found: Fit) -> tf.Tensor:
-    """Codes of the Gaussian to where codes of maps lie (D52), [B, code_dim]; as they
-    are without CF_f. They may be correlated, as those of a volume are."""
-    if not found.flow:
-        return code
-    scale = code_flow.scale(found.factor)
-    return found.mean + scale * code_flow.carry(nets[FLOW], (code - found.mean) / scale)
+def decode(nets: dict, code: tf.Tensor, found: Fit) -> tf.Tensor:
+    """Probability of an edge, [B, H, W, 1], of codes [B, code_dim] of the Gaussian.
 
-
-def _decode(nets, code, found):
-    """Noise [B, code_dim] -> probability of an edge [B, H, W, 1]."""
-    code = carried(nets, moved(code, found), found)
-    return tf.sigmoid(nets["DC_f"](code, training=False))
+    CF_f, where there is one, carries them first to where codes of maps lie (D52). They
+    may be correlated, as those of a volume are.
+    """
+    if found.flow:
+        scale = code_flow.scale(found.factor)
+        code = (code - found.mean) / scale
+        code = found.mean + scale * code_flow.carry(nets[FLOW], code)
+    return tf.sigmoid(tf.cast(nets["DC_f"](code, training=False), tf.float32))
 
 
 def generate(nets: dict, code: tf.Tensor, found: Fit) -> tuple[tf.Tensor, tf.Tensor]:
@@ -352,7 +358,8 @@ def generate(nets: dict, code: tf.Tensor, found: Fit) -> tuple[tf.Tensor, tf.Ten
     Returns:
         Two of [B, H, W, 1] in {0, 1}.
     """
-    f = tf.cast(_decode(nets, code, found) > found.threshold, tf.float32)
+    edge = decode(nets, moved(code, found), found)
+    f = tf.cast(edge > found.threshold, tf.float32)
     return f, tf.cast(nets["MASK"](f, training=False) > 0.5, tf.float32)
 
 

@@ -12,7 +12,6 @@ from brats_gan.lazy import tf
 
 DRAWN = 4  # stacks that threshold and smoothing are chosen on
 SMOOTHINGS = np.linspace(0.0, 2.0, 11)  # sd in slices, of which the best is kept
-AT_ONCE = 50  # maps
 
 
 def encode(
@@ -44,12 +43,7 @@ def encode(
                 "label": tf.constant(labels),
             }
             f, _ = structural.extract(batch, beta)
-            codes = np.concatenate(
-                [
-                    nets["EC_f"](f[start : start + AT_ONCE], training=False)[0].numpy()
-                    for start in range(0, len(rows), AT_ONCE)
-                ]
-            )
+            codes, _ = structural.encode(nets, f)
             stack = np.full((count, codes.shape[1]), np.nan, np.float32)
             stack[slices.index[rows, 1]] = codes
             found.append(stack)
@@ -88,8 +82,7 @@ def fit(
     edge, tried = _decode(nets, found, subject, detail), []
     for sd in SMOOTHINGS:
         drawn = _smoothed(edge, float(sd)).numpy()[..., 0]
-        threshold = float(np.quantile(drawn, 1.0 - density))
-        threshold = min(max(threshold, 0.01), 0.99)
+        threshold = structural.as_dense(drawn, density)
         tried.append(
             (
                 abs(neighbours.map_overlap(drawn > threshold) - real),
@@ -106,8 +99,7 @@ def fit(
 def _decode(nets, found, subject, detail):
     """[B, K], [B, S, D] -> probability of an edge [B, S, H, W, 1]."""
     codes = stacks.codes_of(found.stacks, subject, detail)
-    flat = structural.carried(nets, tf.reshape(codes, [-1, codes.shape[-1]]), found)
-    edge = tf.sigmoid(tf.cast(nets["DC_f"](flat, training=False), tf.float32))
+    edge = structural.decode(nets, tf.reshape(codes, [-1, codes.shape[-1]]), found)
     return tf.reshape(edge, [-1, codes.shape[1], *edge.shape[1:]])
 
 
@@ -157,8 +149,7 @@ def generate_at(
         Two of [B, H, W, 1] in {0, 1}.
     """
     codes = stacks.codes_at(found.stacks, height, subject, detail)
-    codes = structural.carried(nets, codes, found)
-    edge = tf.sigmoid(tf.cast(nets["DC_f"](codes, training=False), tf.float32))
+    edge = structural.decode(nets, codes, found)
     f = tf.cast(edge > found.stacks.threshold, tf.float32)
     return f, _background(nets, f)
 

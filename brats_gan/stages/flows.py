@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ def began_without(run_dir: Path) -> bool:
 
 def known_maps(slices: data.Slices, beta: float, count: int) -> np.ndarray:
     """`count` maps of training slices, [N, H, W, 1], for structural.fit."""
-    some = data.structural_batches(slices, 50, seed=2).take(count // 50)
+    some = data.structural_batches(slices, AT_ONCE, seed=2).take(count // AT_ONCE)
     return np.concatenate([structural.extract(batch, beta)[0] for batch in some])
 
 
@@ -60,16 +59,15 @@ def train(
     found: structural.Fit,
     slices: data.Slices,
     beta: float,
+    density: float,
     steps: int,
-    seed: int,
-    checkpoint_seconds: float,
-    made_by: Mapping[str, Any],
     after: int,
-    steps_per_call: int | str = "auto",
+    seed: int,
+    **of_loop: Any,
 ) -> structural.Fit:
     """Trains CF_f, or goes on with it; leaves its average in `nets`.
 
-    One process does it, for a step is a hundredth of one of stage 1.
+    One process does it, whatever the replicas of stage 1: a step is of 24 codes.
 
     Args:
         run_dir: of the run; checkpoints and losses are in its folder FOLDER.
@@ -77,10 +75,11 @@ def train(
         found: of structural.fit, the Gaussian that CF_f begins at.
         slices: of the training subjects.
         beta: of Algorithm 1.
+        density: share of edges in the training maps, which drawn ones shall have.
         steps: of CF_f.
-        seed, checkpoint_seconds, made_by, steps_per_call: as of runs.loop.
         after: steps of stage 1. What was trained on the codes of another step is
             removed: the run has gone on since.
+        seed, of_loop: as of runs.loop.
 
     Returns:
         The fit with CF_f, and with the threshold of maps that are drawn through it.
@@ -116,13 +115,10 @@ def train(
         {structural.FLOW: net, "optimizer": optimizer},
         seed,
         slices.names,
-        checkpoint_seconds=checkpoint_seconds,
-        steps_per_call=steps_per_call,
         phase=f" of {structural.FLOW}",
-        made_by=made_by,
         remedy=f"with --flow_steps=0, in another folder, there is no {structural.FLOW}",
+        **of_loop,
     )
     optimizer.finalize_variable_values(variables)
     found = found._replace(flow=True)
-    density = float(np.mean(known_maps(slices, beta, 2000)))
     return found._replace(threshold=structural.threshold(nets, found, density))

@@ -237,15 +237,25 @@ def train(
     real = next(iter(data.structural_batches(slices, SHOWN, seed=1)))
 
     def fitted(count):
+        """structural.Fit to so many maps, and the share of edges in them."""
         if not settings.code_fit:
-            return structural.unfitted(code_dim)
-        return structural.fit(nets, flows.known_maps(slices, settings.beta, count))
+            return structural.unfitted(code_dim), None
+        known = flows.known_maps(slices, settings.beta, count)
+        return structural.fit(nets, known), float(np.mean(known))
 
     def sheet(step):
         del step
-        return draw_sheet(nets, fitted(FITTED_SHEET), real)
+        found, _ = fitted(FITTED_SHEET)
+        return draw_sheet(nets, found, real)
 
-    per_call = runs.per_call(settings.steps_per_call, settings.deterministic)
+    of_loop = {
+        "seed": settings.seed,
+        "checkpoint_seconds": settings.checkpoint_seconds,
+        "steps_per_call": runs.per_call(
+            settings.steps_per_call, settings.deterministic
+        ),
+        "made_by": begun,
+    }
     live = beginning.live(run_dir, SCRIPT, Settings(), steps)
     with live:
         runs.loop(
@@ -258,13 +268,10 @@ def train(
                 **{f"optimizer_{side}": each for side, each in optimizers.items()},
                 "codes": codes,
             },
-            settings.seed,
-            slices.names,
+            subject_names=slices.names,
             sheet=live.with_sheet(sheet),
-            checkpoint_seconds=settings.checkpoint_seconds,
-            steps_per_call=per_call,
-            made_by=begun,
             team=team,
+            **of_loop,
         )
         # The checkpoint has the last weights, to go on from; what follows, averages
         # (D51).
@@ -274,7 +281,7 @@ def train(
             team.end()
             return whole
 
-        found = fitted(FITTED)
+        found, density = fitted(FITTED)
         if settings.flow:
             found = flows.train(
                 run_dir,
@@ -282,12 +289,10 @@ def train(
                 found,
                 slices,
                 settings.beta,
+                density,
                 settings.flow_steps or min(steps, FLOW_STEPS),
-                settings.seed,
-                settings.checkpoint_seconds,
-                begun,
-                steps,
-                per_call,
+                after=steps,
+                **of_loop,
             )
         if settings.code_fit and len(slices.names) > 1:
             found = with_stacks(found, nets, slices, settings.beta)

@@ -181,10 +181,9 @@ def _read_npz(folder, name, digest):
     return {key: value.astype(np.float32) for key, value in arrays.items()}
 
 
-def _named(source):
-    """The folder in the package that a name stands for, or the folder that it is."""
-    named = {"pretrained": PRETRAINED, "pretrained-64": PRETRAINED_64}
-    return named.get(str(source)), named.get(str(source), Path(source))
+def _packaged(source):
+    """The folder in the package that a name stands for; None if it is no such name."""
+    return {"pretrained": PRETRAINED, "pretrained-64": PRETRAINED_64}.get(str(source))
 
 
 def folder_of(source: str | Path, stage: str) -> Path | None:
@@ -199,7 +198,8 @@ def folder_of(source: str | Path, stage: str) -> Path | None:
     Raises:
         RunError: one of these names, and this installation came without weights.
     """
-    packaged, above = _named(source)
+    packaged = _packaged(source)
+    above = packaged or Path(source)
     stages = [stage, "multimodal"] if stage == "segmentation" else [stage]
     for folder in (above, *(above / each for each in stages)):
         if (folder / "weights.json").exists():
@@ -222,5 +222,5 @@ def fingerprint(folder: Path) -> str:
 
 def labels_of(source: str | Path) -> Path | None:
     """Path of the labels that come with weights, or None."""
-    path = _named(source)[1] / LABELS
+    path = (_packaged(source) or Path(source)) / LABELS
     return path if path.exists() else None
