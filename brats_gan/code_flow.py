@@ -12,6 +12,7 @@ codes stay where they were drawn.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -117,15 +118,30 @@ def carry(net: tf.keras.Model, code: tf.Tensor) -> tf.Tensor:
     [B, D] in units in which every number has mean 0 and variance 1, float32 -> the
     same.
     """
+    if net not in _CARRIES:
+        _CARRIES[net] = _traced(weakref.ref(net), code.shape[-1])
+    return _CARRIES[net](code)
+
+
+# Of each CF_f, traced once, for an eager jump takes longer than its arithmetic and an
+# export has three endpoints; gone with the network.
+_CARRIES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def _traced(net, dim):
+    """`carry` of the network that a weak reference is of, as a function of codes."""
 
     def jump(k, code):
         time = tf.fill([tf.shape(code)[0]], tf.cast(k, tf.float32) / JUMPS)
-        direction = net([code, time], training=False)
-        moved = code + tf.cast(direction, tf.float32) / JUMPS
-        return k + 1, tf.ensure_shape(moved, code.shape)
+        direction = net()([code, time], training=False)
+        return k + 1, code + tf.cast(direction, tf.float32) / JUMPS
 
-    _, code = tf.while_loop(lambda k, _: k < JUMPS, jump, (tf.constant(0), code))
-    return code
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, dim])])
+    def all_jumps(code):
+        begun = tf.constant(0), code
+        return tf.while_loop(lambda k, _: k < JUMPS, jump, begun)[1]
+
+    return all_jumps
 
 
 def scale(factor: np.ndarray) -> np.ndarray:
