@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 
 
 def stage_1(folder, run_dir, slices=RANGE, **more):
-    settings = structural.Settings(**TINY, **{"steps": 1, **more})
+    settings = structural.Settings(**TINY, **{"steps": 1, "flow_steps": 0, **more})
     structural.train(settings, data.Source(folder, slices=slices), run_dir)
 
 

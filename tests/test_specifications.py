@@ -45,7 +45,7 @@ def made(request, folders, tmp_path_factory):
     """The folder of the four stages called on one specification, and its Source."""
     root = tmp_path_factory.mktemp(request.param)
     source = data.Source(str(folders / request.param), spec=SPECS[request.param])
-    first = structural.Settings(**TINY, steps=2, code_channels=1)
+    first = structural.Settings(**TINY, steps=2, code_channels=1, flow_steps=0)
     structural.train(first, source, root / "structural")
     second = multimodal.Settings(**TINY, steps=3, first_phase=0.4)
     multimodal.train(second, source, root / "multimodal")
@@ -154,7 +154,7 @@ def test_a_run_goes_on_with_its_own_specification_alone(made):
     root, source = made
     names = ("background", *(f"class {i}" for i in range(1, source.spec.num_labels)))
     other = dataclasses.replace(source.spec, labels=names)
-    settings = structural.Settings(**TINY, steps=2, code_channels=1)
+    settings = structural.Settings(**TINY, steps=2, code_channels=1, flow_steps=0)
     with pytest.raises(runs.RunError, match="--spec="):
         structural.train(
             settings, dataclasses.replace(source, spec=other), root / "structural"
