@@ -41,7 +41,7 @@ phantom.anatomy
 phantom.imaging phantom.lesions
 phantom.subjects
 phantom
-runs.process runs.optimizers runs.games
+runs.process runs.optimizers runs.games runs.peers
 runs.checkpoints runs.locks runs.claims runs.strategies
 runs.folder runs.training
 runs.lengths

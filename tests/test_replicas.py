@@ -1,7 +1,9 @@
 """Several replicas compute what one does; who takes part is refused or ends clearly."""
 
+import contextlib
 import json
 import os
+import queue
 import re
 import signal
 import socket
@@ -13,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 from brats_gan import runs
+from brats_gan.runs import peers
 from tests import nifti
 from tests.scripts import ROOT
 
@@ -192,6 +195,27 @@ def test_a_lost_worker_is_told_of_with_what_tensorflow_says_of_it():
         raise tf.errors.UnavailableError(None, None, said)
 
 
+def test_a_peer_that_nobody_listens_for_is_told_of_once():
+    with contextlib.ExitStack() as stack:
+        listening = [
+            stack.enter_context(socket.create_server(("localhost", 0)))
+            for _ in range(2)
+        ]
+        addresses = [f"localhost:{each.getsockname()[1]}" for each in listening]
+        told, ended = queue.Queue(), queue.Queue()
+        peers.Watch(addresses, told.put, every=0.05, grace=0.2)
+        watch = peers.Watch(addresses, ended.put, every=0.05, grace=0.2)
+        with pytest.raises(queue.Empty):  # while all are there
+            told.get(timeout=1)
+        watch.end()
+        listening[1].close()
+        assert told.get(timeout=60) == addresses[1]
+        listening[0].close()
+        for each in (told, ended):  # one is enough, and none after the end
+            with pytest.raises(queue.Empty):
+                each.get(timeout=1)
+
+
 def test_a_replica_alone_shares_nothing_and_so_can_learn_in_float16():
     done = subprocess.run(
         [
@@ -312,6 +336,29 @@ def end_one(data_dir, run_dir, logs, number):
         wait_for(workers, 0)
         raise
     return wait_for(workers, 120)
+
+
+@pytest.mark.once
+def test_a_worker_ends_where_the_chief_is_killed_before_the_first_step(
+    data_dir, tmp_path
+):
+    workers = start_workers(data_dir, tmp_path / "run", tmp_path)
+    try:
+        ends = time.monotonic() + 300
+        while "training for 60 steps" not in (tmp_path / "1.log").read_text():
+            assert time.monotonic() < ends, (tmp_path / "1.log").read_text()[-3000:]
+            assert all(each.poll() is None for each in workers)
+            time.sleep(0.05)
+        workers[0].kill()
+        killed = time.monotonic()
+    except BaseException:
+        wait_for(workers, 0)
+        raise
+    codes = wait_for(workers, 120)
+    print(f"ended after {time.monotonic() - killed:.0f} s")
+    said = (tmp_path / "1.log").read_text()
+    assert codes == [-signal.SIGKILL, 85], said[-3000:]
+    assert "worker 1: another worker has ended or cannot be reached" in said
 
 
 @pytest.mark.once

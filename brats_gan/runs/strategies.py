@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from typing import Any
 from absl import logging
 
 from brats_gan.lazy import tf
+from brats_gan.runs.peers import Watch
 from brats_gan.runs.process import EXIT_START_AGAIN, STOP_SIGNALS, RunError
 
 NONE = "none"
@@ -63,9 +65,10 @@ class Team:
         cluster = resolver.cluster_spec().as_dict() if resolver else {}
         workers = cluster.get("worker", [])
         self.several_processes = len(workers) > 1
+        self._peers = [w for k, w in enumerate(workers) if k != resolver.task_id]
         self.name = f"worker {resolver.task_id}" if resolver else "this process"
         self.is_chief = not self.several_processes or resolver.task_id == 0
-        self._aside = self._sum = None
+        self._aside = self._sum = self._watch = None
 
     @property
     def count(self) -> int:
@@ -118,6 +121,7 @@ class Team:
         if not self.several_processes:
             return run_dir
         self.wait()  # until all are there: the chief changes nothing before
+        self._watch = Watch(self._peers, self._end_alone)
         if not self.is_chief:
             self._aside = tempfile.TemporaryDirectory(prefix="brats_gan-worker-")
             own = Path(self._aside.name, run_dir.name)
@@ -148,7 +152,10 @@ class Team:
         if not self.several_processes:
             return number
         told = self._summed([float(k == number) for k in range(signal.NSIG)])
-        return max(k for k, times in enumerate(told) if times)
+        largest = max(k for k, times in enumerate(told) if times)
+        if largest:
+            self._unwatch()  # all end, each in its own time
+        return largest
 
     def wait(self) -> None:
         """Until all processes are here."""
@@ -165,8 +172,31 @@ class Team:
         """After the last step: waits until the chief has written what a run leaves."""
         if self.several_processes:
             self.wait()
+        self._unwatch()
         if self._aside is not None:
             self._aside.cleanup()
+
+    def _unwatch(self):
+        if self._watch is not None:
+            self._watch.end()
+
+    def _end_alone(self, address):
+        """Ends this process, which may be where Python cannot raise anything."""
+        print(
+            self._lost(f"nobody listens at {address}"),
+            file=sys.stderr,
+            flush=True,
+        )
+        if self._aside is not None:
+            self._aside.cleanup()
+        os._exit(EXIT_START_AGAIN)
+
+    def _lost(self, reason):
+        return (
+            f"{self.name}: another worker has ended or cannot be reached ({reason}). "
+            "Start the same command again on all workers to go on from the last "
+            "checkpoint"
+        )
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
@@ -183,11 +213,7 @@ class Team:
             lost = isinstance(error, gone) or _OF_OTHERS.search(str(error))
             if not (self.several_processes and lost):
                 raise
-            raise WorkerLost(
-                f"{self.name}: another worker has ended or cannot be reached "
-                f"({_reason(error)}). Start the same command again on all workers to "
-                "go on from the last checkpoint"
-            ) from error
+            raise WorkerLost(self._lost(_reason(error))) from error
 
 
 def _reason(error):
