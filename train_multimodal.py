@@ -47,6 +47,13 @@ flags.DEFINE_enum(
 )
 common_flags.beta()
 common_flags.learning_rate()
+common_flags.number(
+    "discriminator_rate",
+    multimodal.DISCRIMINATOR_RATE,
+    "Learning rate of the discriminators, in those of the others (D53).",
+    1e-3,
+    1000,
+)
 common_flags.final_rate(beginning.FINAL_RATE)
 common_flags.ema(beginning.EMA)
 common_flags.precision()
@@ -117,6 +124,13 @@ common_flags.number(
     1000,
 )
 common_flags.input_noise(0.02, "Noise on the input of D, sd.")
+common_flags.number(
+    "input_gain",
+    multimodal.Options().input_gain,
+    "Factor of the input of D, with its noise (D53).",
+    1e-3,
+    1000,
+)
 flags.DEFINE_bool("guidance_blur", True, "Blur the input of the segmentors at random.")
 flags.DEFINE_bool(
     "lesion_removal", True, "Remove the edges of its own lesion from f (Section 2.5)."

@@ -39,7 +39,7 @@ _DATA = flags.DEFINE_string("data_dir", None, "Data for tables, and for faults."
 _RUNS = flags.DEFINE_list(
     "runs", ["pretrained-64", "pretrained-64"], "Structural and multimodal run."
 )
-_SAMPLES = flags.DEFINE_integer("samples", 200, "Of the set that is killed.")
+_SAMPLES = flags.DEFINE_integer("samples", 800, "Of the set that is killed.")
 _REPEATS = flags.DEFINE_integer("repeats", 4, "Of a row of a table.", 2)
 _FLAGS = flags.DEFINE_list("flags", [], "More flags of the tables or the set.")
 _THREADS = 50  # units at once of a worker of Dask in the simulation
@@ -225,17 +225,18 @@ def faults(folder):
         two = command("two", "--workers=2")
         return subprocess.Popen(two, stdout=log, stderr=subprocess.STDOUT)
 
-    client, before = start(), -1
-    began = time.monotonic()
+    # The first is killed while it loads; the others, and the client, in the middle of a
+    # unit: two seconds after the files of another one came.
+    client, before, due = start(), 0, time.monotonic() + 20
     while client.poll() is None:
         time.sleep(0.02)
-        # In the middle of a unit: files of it are there, its record is not.
         there = len([*(folder / "two").glob("*/*.nii.gz")])
         alive = rig.workers_of(client)
-        if there == before or not there % 7 or not alive or len(killed) >= 6:
-            if there or len(killed) >= 6 or time.monotonic() - began < 25:
-                continue
-        began, before = time.monotonic(), there
+        if due is None and there > before:
+            due = time.monotonic() + 2
+        if len(killed) >= 6 or not alive or due is None or time.monotonic() < due:
+            continue
+        before, due = there, None
         if len(killed) == 2:
             client.send_signal(signal.SIGKILL)
             client.wait()

@@ -50,7 +50,8 @@ def terms(nets, batch, seed, options=multimodal.Options()):  # noqa: B008 - immu
 
     def judged(image, number, modality):
         """Score and category loss of the image that D sees as its `number`-th."""
-        score, category = D(image + noise[number : number + 1], training=True)
+        seen = options.input_gain * (image + noise[number : number + 1])
+        score, category = D(seen, training=True)
         return score, category_loss(category, modality)
 
     def decode(code, modality, label, f):

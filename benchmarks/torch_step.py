@@ -483,6 +483,7 @@ def terms(nets, batch, draws, options):
     x_cr, x_gt = images.chunk(2)
 
     seen = torch.cat([x, x_g, x_t]) + options.input_noise * draws["noise"]
+    seen = options.input_gain * seen
     parts = [rows, rows, len(x_t)]
     scores, categories = nets["D"](seen.detach())
     real, generated, translated_score = scores.split(parts)

@@ -107,6 +107,10 @@ FLAGS = {
     "D44": [("multimodal", "move_labels", False)],
     "D51": in_all(TRAINED, ("ema", 0.0)),
     "D52": [("structural", "flow_steps", 0)],
+    "D53": [
+        ("multimodal", "input_gain", 1.0),
+        ("multimodal", "discriminator_rate", 1.0),
+    ],
 }
 
 # Departures that no flag undoes, and why there is none.

@@ -16,7 +16,9 @@ from brats_gan import (
 
 SIZE, WIDTH, BATCH = 32, 4, 2
 SEED = tf.constant([3, 4])
-PLAIN = multimodal.Options(all_pairs=True, input_noise=0.0, guidance_blur=False)
+PLAIN = multimodal.Options(
+    all_pairs=True, input_noise=0.0, input_gain=1.0, guidance_blur=False
+)
 
 
 def make_batch(seed=0, batch=BATCH):
@@ -273,6 +275,17 @@ def test_discriminator_terms_reach_the_discriminators(gradients):
     for term in multimodal.DISCRIMINATOR_WEIGHTS:
         reached = {name for name in ("D", "FD") if gradients[term][name] > 0}
         assert reached == {"FD" if "code" in term else "D"}, term
+
+
+def test_discriminators_see_their_input_times_the_gain(nets):
+    def as_score(images, training):
+        return images, tf.zeros([*images.shape[:3], 4])
+
+    batch = make_batch()
+    options = PLAIN._replace(input_gain=3.0)
+    found = multimodal.terms(nets | {"D": as_score}, batch, SEED, options)
+    wanted = np.mean((3 * batch["x"].numpy() - 1) ** 2)  # a real slice is to score 1
+    assert float(found["d_real"]) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_the_lesion_loss_of_real_images_reaches_the_lesion_components(gradients, nets):

@@ -135,6 +135,26 @@ def test_generators_are_exported_as_averages_and_go_on_from_their_last_weights(
     assert averaged == (set(of_generator) if share else set())
 
 
+def test_discriminators_learn_at_their_own_rate(called, tmp_path, monkeypatch):
+    rates = []
+
+    def adam(variables, peak, *of_schedule, **more):
+        rates.append(peak)
+        return made(variables, peak, *of_schedule, **more)
+
+    made = runs.adam
+    monkeypatch.setattr(runs, "adam", adam)
+    settings = multimodal.Settings(
+        **{"image_size": 32, "width": 2, "steps": 1, "first_phase": 0.0},
+        **{"learning_rate": 1e-3, "discriminator_rate": 4.0, "scheme": "single"},
+        precision="float32",
+    )
+    source = data.Source(called[0] / "data", slices=(1, 5))
+    multimodal.train(settings, source, tmp_path / "run")
+    # Of the generator, of D, of the segmentors.
+    assert rates == pytest.approx([1e-3, 4e-3, 1e-3])
+
+
 def test_every_stage_fixes_what_it_is_made_from_and_says_so_in_what_it_leaves(called):
     root, _ = called
     for name, path, key in (

@@ -29,6 +29,7 @@ from brats_gan.multimodal.passes import (
 )
 from brats_gan.multimodal.settings import (
     CODE_GAME,
+    DISCRIMINATOR_RATE,
     DISCRIMINATOR_SIDE,
     DISCRIMINATOR_WEIGHTS,
     FIRST_PHASE,
@@ -55,6 +56,7 @@ from brats_gan.multimodal.steps import (
 
 __all__ = [
     "CODE_GAME",
+    "DISCRIMINATOR_RATE",
     "DISCRIMINATOR_SIDE",
     "DISCRIMINATOR_WEIGHTS",
     "FIRST_PHASE",

@@ -53,6 +53,7 @@ RAMP = 0.1  # share of the full steps until they have their full weight
 FIRST_PHASE_WEIGHTS = ("reconstruction", "self_reconstruction", "code_tie")
 FIRST_PHASE = 0.6  # share of the steps
 FULL_RATE = 0.5  # share of the peak rate that the full steps start with
+DISCRIMINATOR_RATE = 6.0  # D53: the discriminators' rate in those of the generator
 
 GENERATOR_SIDE = ("EC_R", "EC", "DC")
 DISCRIMINATOR_SIDE = ("D", "FD")
@@ -73,6 +74,7 @@ class Options(NamedTuple):
     structure_weight: float = fusion.STRUCTURE_WEIGHT  # D8
     label_weight: float = fusion.LABEL_WEIGHT  # D8
     input_noise: float = 0.02  # sd of the noise on what D sees
+    input_gain: float = 6.0  # D53: of what D sees, with the noise
     guidance_blur: bool = True  # random blur of what guides, against stripes
     lesion_removal: bool = True  # f has no edges of its slice's lesion (Section 2.5)
     # D24: nor of what is inside the label it is fused with, and L_f looks at neither.

@@ -49,7 +49,8 @@ def adversarial_terms(
 ) -> dict:
     """What D and, where there is one, FD are asked for, and what is asked of them.
 
-    D sees real, generated and translated images in one call.
+    D sees real, generated and translated images in one call, times input_gain: with
+    spectral norm its scores differ by no more than its images do (D53).
     """
 
     # Real, generated, and for each way the translated.
@@ -57,7 +58,8 @@ def adversarial_terms(
 
     def judge(images):
         noise = replicas.normal(tf.shape(images), noise_seed, blocks)
-        return nets["D"](images + options.input_noise * noise, training=True)
+        seen = options.input_gain * (images + options.input_noise * noise)
+        return nets["D"](seen, training=True)
 
     judged = over_parts(
         judge, {"real": p.x, "generated": p.x_g, "translated": merge(p.x_t)}

@@ -45,6 +45,7 @@ class Settings:
     scheme: str = "multiple"
     beta: float = structural_map.BETA
     learning_rate: float = 5e-4
+    discriminator_rate: float = multimodal.DISCRIMINATOR_RATE
     precision: str = precision.AUTO
     seed: int = 0
     deterministic: bool | None = None  # None: no, as a flag that is not given
@@ -72,6 +73,7 @@ class Settings:
     structure_weight: float = fusion.STRUCTURE_WEIGHT
     label_weight: float = fusion.LABEL_WEIGHT
     input_noise: float = 0.02
+    input_gain: float = multimodal.Options().input_gain
     guidance_blur: bool = True
     lesion_removal: bool = True
     label_removal: bool = True
@@ -257,11 +259,14 @@ def train_networks(
     # Discriminators take part after the first phase.
     begins = {"generator": 0, "discriminator": first_steps, "lesion_component": 0}
     peak, variables = settings.learning_rate, multimodal.variables(nets)
+    shares = {"discriminator": settings.discriminator_rate}
     with team.scope():
         optimizers = {
             side: runs.adam(
                 of_side,
-                peak * (multimodal.FULL_RATE if begins[side] else 1.0),
+                peak
+                * (multimodal.FULL_RATE if begins[side] else 1.0)
+                * shares.get(side, 1.0),
                 steps - begins[side],
                 final=settings.final_rate,
                 first_steps=first_steps - begins[side],
