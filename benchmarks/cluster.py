@@ -13,17 +13,21 @@ faults      five workers and the client are killed; then the bytes are compared
 Cores are those of this process, as taskset gives them. Prints lines of JSON.
 """
 
+import collections
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
+import numpy as np
 from absl import app, flags, logging
 
 from benchmarks import rig
@@ -155,15 +159,23 @@ def simulation(folder):
     """Units that sleep, on workers without processes, by the client's own loop.
 
     Fifty to a worker of Dask: each has an own clock and monitor, and a thousand of
-    these in one process keep it busy, as they would not a thousand machines.
+    these in one process keep it busy, as they would not a thousand machines. Units last
+    from a half to one and a half of --unit_seconds, as on machines that differ, so that
+    they do not all end at once. Whether the scheduler keeps up is how long a worker is
+    without a unit between two.
     """
     from distributed import Client, LocalCluster
 
     count, seconds = _FAKE.value, _SLEEP.value
 
+    processor = cluster._processor()  # which takes a while to be asked for
+    lengths = np.random.default_rng(0).uniform(0.5, 1.5, 5 * count) * seconds
+
     def asleep(job, unit):
-        time.sleep(seconds)
-        return cluster._Made([unit], {}, None, "here", cluster._processor())
+        begun = time.perf_counter()
+        time.sleep(lengths[unit])
+        result = [threading.get_ident(), begun, time.perf_counter()]
+        return cluster._Made(result, {}, None, "here", processor)
 
     cluster.run_unit = asleep
     began = time.perf_counter()
@@ -180,14 +192,29 @@ def simulation(folder):
     ):
         started = time.perf_counter()
         made = cluster.Job(nothing, {}, str(folder), "", "", cluster.about())
-        units = [*range(3 * count)]
-        done = sum(1 for _ in cluster._gathered(client, made, units))
+        units = [*range(len(lengths))]
+        results = [result for _, result in cluster._gathered(client, made, units)]
         passed = time.perf_counter() - started
+    spans = collections.defaultdict(list)
+    for worker, *span in results:
+        spans[worker].append(span)
+    waits = [
+        later[0] - earlier[1]
+        for of_worker in spans.values()
+        for earlier, later in itertools.pairwise(sorted(of_worker))
+    ]
+    firsts = [min(of_worker)[0] - started for of_worker in spans.values()]
     return {
-        "workers": count,
-        "units": done,
+        "workers": len(spans),
+        "units": len(results),
         "seconds": round(passed, 1),
-        "of_sleep": round(3 * seconds / passed, 4),
+        "units_a_second": round(len(results) / passed, 1),
+        "all_have_begun": round(max(firsts), 1),
+        "wait_between_units": {
+            "median": round(float(np.median(waits)), 3),
+            "of 95 %": round(float(np.percentile(waits, 95)), 3),
+        },
+        "idle_between_units": round(sum(waits) / (sum(waits) + sum(lengths)), 4),
         "start_seconds": round(started - began, 1),
     }
 

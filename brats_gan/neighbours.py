@@ -61,6 +61,20 @@ def map_overlap(maps: np.ndarray) -> float:
     return float(np.mean(dice)) if dice.size else float("nan")
 
 
+def frays(brain: np.ndarray) -> float:
+    """How much of the outline of a brain [S, H, W] is in one slice only.
+
+    Pixels that differ from those above and below, which are alike, in pixels of the
+    outline of these slices: 0 where it runs smoothly upwards, NaN where there are no
+    three slices with an outline.
+    """
+    brain = np.asarray(brain, bool)
+    lower, middle, upper = brain[:-2], brain[1:-1], brain[2:]
+    alone = (middle != lower) & (middle != upper)
+    outline = sum(np.diff(middle, axis=axis).sum() for axis in (1, 2))
+    return float(alone.sum() / outline) if outline else float("nan")
+
+
 def label_overlap(label: np.ndarray) -> float:
     """Mean Dice of the lesion in neighbouring slices of a label map [S, H, W].
 
@@ -137,13 +151,19 @@ def scores(
 
     Returns:
         Means over the volumes of `map_overlap` as "maps", of `correlation` by the name
-        of the contrast, and of `label_overlap` as "labels"; None where there is none.
+        of the contrast, of `label_overlap` as "labels", and of `frays` of what no
+        contrast has as 0 as "frays"; None where there is none.
     """
     rows = [
-        [map_overlap(maps), *correlation(images), label_overlap(label)]
+        [
+            map_overlap(maps),
+            *correlation(images),
+            label_overlap(label),
+            frays((np.asarray(images) != 0).all(0)),
+        ]
         for maps, images, label in volumes
     ]
-    names = ("maps", *modalities, "labels")
+    names = ("maps", *modalities, "labels", "frays")
     columns = np.array(rows, np.float64).reshape(-1, len(names)).T
     result = {}
     for name, column in zip(names, columns, strict=True):

@@ -137,6 +137,7 @@ NO_FLAG = {
     "D48": "1e-7 or 1e-8; the paper does not say",
     "D49": "--volumes, which makes what the paper does not; samples are as before",
     "D50": "of --volumes, too",
+    "D54": "of --volumes, too",
 }
 
 # {loss: (the authors' weight of one term, how many such terms there are)}, of the

@@ -79,11 +79,22 @@ def test_without_real_neighbours_slices_are_left_as_they_are():
     assert neighbours.profile(drawn, [float("nan")]) == 0.0
 
 
+def test_frays_are_pixels_of_one_slice_alone_in_those_of_its_outline():
+    brain = np.zeros((3, 8, 8), bool)
+    brain[:, 2:6, 2:6] = True  # an outline of 16 sides
+    assert neighbours.frays(brain) == 0.0
+    brain[1, 6, 3] = True  # a tooth, which adds two sides
+    assert neighbours.frays(brain) == pytest.approx(1 / 18)
+    brain[2, 6, 3] = True  # a step: its neighbour above has it too
+    assert neighbours.frays(brain) == 0.0
+    assert np.isnan(neighbours.frays(brain[:2]))
+
+
 def test_scores_leave_out_what_a_volume_cannot_say():
     plane = np.linspace(0.1, 0.9, 100).reshape(10, 10)
     images = np.stack([[plane, plane]])
     maps = np.stack([plane > 0.5, plane > 0.5])
     empty, full = np.zeros((2, 10, 10)), np.ones((2, 10, 10))
     found = neighbours.scores([(maps, images, empty), (maps, images, full)], ["t1"])
-    assert found == {"maps": 1.0, "t1": 1.0, "labels": 1.0}
+    assert found == {"maps": 1.0, "t1": 1.0, "labels": 1.0, "frays": None}
     assert neighbours.scores([(maps, images, empty)], ["t1"])["labels"] is None

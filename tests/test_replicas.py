@@ -195,6 +195,27 @@ def test_a_lost_worker_is_told_of_with_what_tensorflow_says_of_it():
         raise tf.errors.UnavailableError(None, None, said)
 
 
+def test_a_signal_that_comes_while_others_are_waited_for_is_obeyed_after():
+    def sum_over(numbers):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        passed.append(True)  # the handler has not raised
+        raise tf.errors.UnavailableError(None, None, "a peer is gone")
+
+    def stop(number, frame):
+        raise runs.Stopped(number)
+
+    team, passed = runs.Team(), []
+    team.several_processes, team._sum = True, sum_over
+    before = signal.signal(signal.SIGUSR1, stop)
+    try:
+        with pytest.raises(runs.Stopped) as told:
+            team.wait()
+        assert passed and told.value.exit_code == 85
+        assert signal.getsignal(signal.SIGUSR1) is stop
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
 def test_a_peer_that_nobody_listens_for_is_told_of_once():
     with contextlib.ExitStack() as stack:
         listening = [

@@ -66,6 +66,24 @@ def test_a_good_volume_is_accepted_with_its_lesion_inside_the_brain(lesions):
         )
 
 
+def test_outlines_are_smooth_from_slice_to_slice_and_keep_their_steps():
+    def stack(subject, detail):
+        background = np.ones((SLICES, SIZE, SIZE), np.float32)
+        background[:, 20:40, 20:40] = 0
+        background[6:, 20:40, 40:44] = 0  # from here on wider
+        background[3, 40:43, 25:30] = 0  # a tooth of one slice
+        background[8, 20:23, 25:30] = 1  # a notch of one
+        each = tf.constant(background[..., None])
+        return 1 - each, each
+
+    rng = np.random.default_rng(0)
+    _, background, _ = volume_synthesis._brain(stack, (1, SLICES, 4), rng)
+    expected = np.ones((SLICES, SIZE, SIZE))
+    expected[:, 20:40, 20:40] = 0
+    expected[6:, 20:40, 40:44] = 0
+    np.testing.assert_array_equal(background, expected)
+
+
 def test_a_volume_depends_on_seed_and_number_and_nothing_else(lesions):
     two, zero = make(lesions, numbers=[2, 0])
     for ours, alone in zip(make(lesions, numbers=[0, 2]), (zero, two), strict=True):

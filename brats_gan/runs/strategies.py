@@ -79,7 +79,8 @@ class Team:
     def scope(self) -> Iterator[None]:
         """Variables that are made within it are those of all replicas."""
         with self.strategy.scope() if self.strategy else contextlib.nullcontext():
-            with self.at_work():  # those of the chief are sent to the others
+            # Those of the chief are sent to the others.
+            with self._signals_after(), self.at_work():
                 yield
 
     def require_rows(self, batch_size: int) -> None:
@@ -165,7 +166,7 @@ class Team:
         """The sums of numbers, exact in float64, over all processes."""
         if self._sum is None:
             self._sum = _sum_over(self.strategy)
-        with self.at_work():
+        with self._signals_after(), self.at_work():
             return self._sum(tf.constant(numbers, tf.float64)).numpy()
 
     def end(self) -> None:
@@ -197,6 +198,10 @@ class Team:
             "Start the same command again on all workers to go on from the last "
             "checkpoint"
         )
+
+    def _signals_after(self):
+        """Where others are waited for, signals are obeyed after it."""
+        return _signals_after() if self.several_processes else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
@@ -293,6 +298,28 @@ def _mirrored(replicas):
             "it in a process of its own"
         ) from error
     return tf.distribute.MirroredStrategy([f"CPU:{k}" for k in range(wanted)])
+
+
+@contextlib.contextmanager
+def _signals_after():
+    """A signal is obeyed once TensorFlow returns: what its handler raises where
+    TensorFlow makes an error of its own would be lost in that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received = []
+    before = {
+        number: signal.signal(number, lambda number, frame: received.append(number))
+        for number in STOP_SIGNALS
+        if callable(signal.getsignal(number))
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if received:
+            before[received[0]](received[0], None)
 
 
 @contextlib.contextmanager

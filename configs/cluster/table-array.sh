@@ -5,6 +5,7 @@
 #     sbatch --array=1-100 table-array.sh tables.flags
 #
 #SBATCH --job-name=brats-gan-tables
+#SBATCH --ntasks=1
 #SBATCH --gpus-per-task=1
 #SBATCH --cpus-per-task=4
 #SBATCH --time=12:00:00
