@@ -237,6 +237,35 @@ def test_a_peer_that_nobody_listens_for_is_told_of_once():
                 each.get(timeout=1)
 
 
+def test_a_worker_whose_last_words_nobody_can_take_ends_all_the_same(tmp_path):
+    script = """
+import os, sys, tempfile, threading
+from brats_gan import runs
+
+class Full:
+    def write(self, text):
+        raise OSError(28, "No space left on device")
+    flush = write
+
+def keep_writing(folder):
+    for k in range(10**9):
+        try:
+            open(os.path.join(folder, str(k)), "w").close()
+        except OSError:
+            pass
+
+sys.stderr = Full()
+team = runs.Team()
+team._aside = tempfile.TemporaryDirectory(dir=sys.argv[1])
+threading.Thread(target=keep_writing, args=[team._aside.name], daemon=True).start()
+team._end_alone("localhost:1")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, timeout=120
+    )
+    assert done.returncode == 85
+
+
 def test_a_replica_alone_shares_nothing_and_so_can_learn_in_float16():
     done = subprocess.run(
         [

@@ -183,14 +183,18 @@ class Team:
 
     def _end_alone(self, address):
         """Ends this process, which may be where Python cannot raise anything."""
-        print(
-            self._lost(f"nobody listens at {address}"),
-            file=sys.stderr,
-            flush=True,
-        )
-        if self._aside is not None:
-            self._aside.cleanup()
-        os._exit(EXIT_START_AGAIN)
+        try:
+            print(
+                self._lost(f"nobody listens at {address}"),
+                file=sys.stderr,
+                flush=True,
+            )
+        finally:  # also where the disk of the log is full
+            try:
+                if self._aside is not None:  # the run may be writing there
+                    shutil.rmtree(self._aside.name, ignore_errors=True)
+            finally:
+                os._exit(EXIT_START_AGAIN)
 
     def _lost(self, reason):
         return (
