@@ -174,8 +174,12 @@ def _brain(stack, shape, rng):
     errors = [
         structural_map.filter_error(*each) for each in zip(f, background, strict=True)
     ]
-    smoother = neighbours.smoother(len(f), OUTLINE)
-    outside = np.einsum("st,thw->shw", smoother, background, optimize=True) > 0.5
+    # Beyond the ends lies what is at the ends: they would have the outlines of their
+    # neighbours otherwise, and an empty one would be given a brain.
+    beyond = math.ceil(REACH * OUTLINE)
+    smoother = neighbours.smoother(len(f) + 2 * beyond, OUTLINE)[beyond:-beyond]
+    padded = np.pad(background, ((beyond, beyond), (0, 0), (0, 0)), mode="edge")
+    outside = np.einsum("st,thw->shw", smoother, padded, optimize=True) > 0.5
     return f, _one_piece(outside.astype(np.float32)), np.array(errors)
 
 

@@ -84,6 +84,21 @@ def test_outlines_are_smooth_from_slice_to_slice_and_keep_their_steps():
     np.testing.assert_array_equal(background, expected)
 
 
+def test_the_ends_of_a_stack_keep_their_outlines():
+    expected = np.ones((SLICES, SIZE, SIZE), np.float32)
+    for above in range(1, SLICES):  # the lowest slice has no brain
+        expected[above, 20:40, 20 : 36 + min(above, SLICES - 2)] = 0
+    expected[-1, 20:40, 30:] = 1  # and the highest less than the one below it
+
+    def stack(subject, detail):
+        each = tf.constant(expected[..., None])
+        return 1 - each, each
+
+    rng = np.random.default_rng(0)
+    _, background, _ = volume_synthesis._brain(stack, (1, SLICES, 4), rng)
+    np.testing.assert_array_equal(background[[0, -1]], expected[[0, -1]])
+
+
 def test_a_volume_depends_on_seed_and_number_and_nothing_else(lesions):
     two, zero = make(lesions, numbers=[2, 0])
     for ours, alone in zip(make(lesions, numbers=[0, 2]), (zero, two), strict=True):
