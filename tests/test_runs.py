@@ -466,6 +466,21 @@ def test_a_signal_stops_after_its_step_with_a_checkpoint(tmp_path, number, handl
     assert shown(tmp_path / "run") == logged(tmp_path / "whole")
 
 
+def test_a_signal_that_comes_while_the_last_step_is_written_is_obeyed(
+    tmp_path, monkeypatch, handled
+):
+    real = runs.training.save
+
+    def save(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        real(*arguments)
+
+    monkeypatch.setattr(runs.training, "save", save)
+    with pytest.raises(runs.Stopped, match="SIGTERM after step 3 of 3"):
+        train(tmp_path, 3)
+    assert checkpoints(tmp_path) == ["ckpt-3"]
+
+
 def test_training_goes_on_over_a_signal_that_is_ignored(tmp_path):
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:

@@ -274,6 +274,9 @@ def loop(
             if stopped:
                 where = f" after step {done} of {steps}, with a checkpoint"
                 raise Stopped(stopped, where)
+        if received:  # one that came while the last step was agreed on, or written
+            where = f" after step {done} of {steps}, with a checkpoint"
+            raise Stopped(received[0], where)
 
 
 @contextlib.contextmanager
