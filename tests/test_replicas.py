@@ -266,6 +266,27 @@ team._end_alone("localhost:1")
     assert done.returncode == 85
 
 
+def test_a_peer_is_there_while_names_cannot_be_looked_up(monkeypatch):
+    looked_up, told, failing = socket.getaddrinfo, queue.Queue(), []
+
+    def look_up(host, *arguments):
+        if failing and host == "localhost":
+            raise socket.gaierror(-3, "Temporary failure in name resolution")
+        return looked_up(host, *arguments)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with socket.create_server(("localhost", 0)) as listening:
+        address = f"localhost:{listening.getsockname()[1]}"
+        watch = peers.Watch([address], told.put, every=0.05, grace=0.5)
+        listening.accept()[0].close()  # it was reached once
+        time.sleep(0.2)
+        failing.append(True)
+        with pytest.raises(queue.Empty):
+            told.get(timeout=2)
+    assert told.get(timeout=60) == address  # and gone, it is missed
+    watch.end()
+
+
 def test_a_replica_alone_shares_nothing_and_so_can_learn_in_float16():
     done = subprocess.run(
         [

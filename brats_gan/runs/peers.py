@@ -16,14 +16,20 @@ EVERY = 5.0  # seconds between two looks
 GRACE = 35.0  # seconds that one may be out of reach; TensorFlow's own end comes sooner
 
 
-def reachable(address: str, timeout: float = EVERY) -> bool:
-    """Whether somebody listens at "host:port"."""
-    host, _, port = address.rpartition(":")
+def reached(address: tuple[str, int], timeout: float = EVERY) -> tuple | None:
+    """Who listens at (host, port), as numbers; None where nobody does."""
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout).close()
+        with socket.create_connection(address, timeout) as connection:
+            host, port, *scope = connection.getpeername()
     except OSError:
-        return False
-    return True
+        return None
+    # An IPv6 address of one link says nothing without its scope.
+    return address if any(scope) else (host, port)
+
+
+def _parted(address):
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 class Watch:
@@ -44,6 +50,9 @@ class Watch:
     ) -> None:
         self._lost, self._every, self._grace = lost, every, grace
         self._seen = dict.fromkeys(addresses, time.monotonic())
+        # Names are looked up until a peer was reached: it stays where it was, and is
+        # not gone where names cannot be looked up for a while.
+        self._at = {address: _parted(address) for address in self._seen}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
@@ -57,7 +66,9 @@ class Watch:
             looked = now
             for address in self._seen:
                 self._seen[address] += slept
-                if reachable(address, self._every):
+                found = reached(self._at[address], self._every)
+                if found:
+                    self._at[address] = found
                     self._seen[address] = time.monotonic()
                 elif time.monotonic() - self._seen[address] > self._grace:
                     if not self._ended.is_set():
