@@ -180,7 +180,12 @@ def _brain(stack, shape, rng):
     smoother = neighbours.smoother(len(f) + 2 * beyond, OUTLINE)[beyond:-beyond]
     padded = np.pad(background, ((beyond, beyond), (0, 0), (0, 0)), mode="edge")
     outside = np.einsum("st,thw->shw", smoother, padded, optimize=True) > 0.5
-    return f, _one_piece(outside.astype(np.float32)), np.array(errors)
+    # A slice without a line has nothing to be drawn in; and a brain of so few slices
+    # that nothing is left of it keeps its own outlines.
+    drawn = f.any((1, 2), keepdims=True)
+    if not (outside | ~drawn).all():
+        background = np.where(drawn, outside, background).astype(np.float32)
+    return f, _one_piece(background), np.array(errors)
 
 
 def _attempt(models, stack, shape, place, rng, limits, batch_size, profile, to_beat):

@@ -99,6 +99,21 @@ def test_the_ends_of_a_stack_keep_their_outlines():
     np.testing.assert_array_equal(background[[0, -1]], expected[[0, -1]])
 
 
+@pytest.mark.parametrize("shown", [(3, 4), (0, 2, 4, 6, 8, 10)])
+def test_a_brain_of_few_slices_keeps_the_outlines_of_its_own(shown):
+    def stack(subject, detail):
+        background = np.ones((SLICES, SIZE, SIZE), np.float32)
+        background[list(shown), 20:40, 20:40] = 0
+        each = tf.constant(background[..., None])
+        return 1 - each, each
+
+    rng = np.random.default_rng(0)
+    _, background, _ = volume_synthesis._brain(stack, (1, SLICES, 4), rng)
+    kept = (background < 0.5).any((1, 2))
+    assert kept.any() and not kept[[s for s in range(SLICES) if s not in shown]].any()
+    assert (background[kept] < 0.5).sum() == 400 * kept.sum()
+
+
 def test_a_volume_depends_on_seed_and_number_and_nothing_else(lesions):
     two, zero = make(lesions, numbers=[2, 0])
     for ours, alone in zip(make(lesions, numbers=[0, 2]), (zero, two), strict=True):

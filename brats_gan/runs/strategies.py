@@ -312,8 +312,14 @@ def _signals_after():
         yield
         return
     received = []
+
+    def gather(number, frame):
+        if received:  # a second one does not wait
+            before[number](number, frame)
+        received.append(number)
+
     before = {
-        number: signal.signal(number, lambda number, frame: received.append(number))
+        number: signal.signal(number, gather)
         for number in STOP_SIGNALS
         if callable(signal.getsignal(number))
     }
