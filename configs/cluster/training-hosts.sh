@@ -35,7 +35,10 @@ for ((times = 0; times < 20 && code == 85; times++)); do
   done
   code=0
   for worker in "${started[@]}"; do
-    wait "$worker" || code=$?
+    wait "$worker"
+    ended=$?
+    # The one that was lost has another code than those that it ends.
+    if [ "$ended" -ne 0 ] && [ "$code" -ne 85 ]; then code=$ended; fi
   done
 done
 exit "$code"
