@@ -193,7 +193,10 @@ def show_volumes(built):
         print(f"{name}: mean {np.mean([float(row[name]) for row in built.rows]):.3f}")
     print(f"sheet: {built.output_dir / volumes.SHEET}")
     print(f"slice by slice: {built.output_dir / volumes.SCROLL}")
-    print("neighbouring slices, overlap of maps and labels, correlation of images:")
+    print(
+        "neighbouring slices, overlap of maps and labels, correlation of images, "
+        "frays of outlines:"
+    )
     for name, scores in built.summary["Neighbours"].items():
         print(f"  {name}: {json.dumps(scores)}")
     show_registration(built.summary, "slices of registered training subjects")

@@ -259,7 +259,7 @@ def test_the_label_of_a_subject_held_out_is_refused(made, tmp_path, saved):
 
 def test_a_set_says_how_alike_neighbouring_slices_are_beside_real_ones(made):
     said = synthetic_dataset.read_description(made / "out")
-    names = {"maps", "labels", *said["spec"]["modalities"]}
+    names = {"maps", "labels", "frays", *said["spec"]["modalities"]}
     assert {*said["Neighbours"]} == {"generated", "training"}
     for scores in said["Neighbours"].values():
         assert {*scores} == names

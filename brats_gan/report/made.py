@@ -153,7 +153,10 @@ def neighbours(said: dict) -> list[Any]:
     found = said.get("Neighbours")
     if not isinstance(found, dict):
         return []
-    caption = "Overlap of maps and labels, correlation of images, of one slice and next"
+    caption = (
+        "Overlap of maps and labels, correlation of images, of one slice and next; "
+        "frays of outlines"
+    )
     return [by_row(caption, found, "volumes")]
 
 
