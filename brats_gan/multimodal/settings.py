@@ -28,8 +28,8 @@ GENERATOR_WEIGHTS = {
     "lesion": 0.5,
 }
 DISCRIMINATOR_WEIGHTS = {
-    # As all made ones, in the authors' weights too (200 = 140 + 60): where they weigh
-    # more, D may answer a constant below one half and be right about all of them (D53).
+    # As all made ones, in the authors' weights too (200 = 140 + 60): where made ones
+    # weigh more, D may answer a constant below one half and be right about them (D53).
     "d_real": 1.5,
     "d_generated": 1.0,
     "d_translated": 0.5,

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -204,17 +205,45 @@ def _stop(number, frame):
     raise Stopped(number)
 
 
+def _not_ignored(handler):
+    # None: a handler that is not Python's, and could not be put back.
+    return handler not in (signal.SIG_IGN, None)
+
+
+@contextlib.contextmanager
+def handled_by(
+    handler: Any, replacing: Callable[[Any], bool] = _not_ignored
+) -> Iterator[dict[int, Any]]:
+    """Gives STOP_SIGNALS a handler, and yields those that it takes the place of.
+
+    Those that are ignored stay so. In a thread beside the main one, which gets no
+    signals, nothing is done.
+
+    Args:
+        handler: as of signal.signal.
+        replacing: of the handler there is, whether it is to be replaced.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {
+            number: signal.signal(number, handler)
+            for number in STOP_SIGNALS
+            if replacing(signal.getsignal(number))
+        }
+    try:
+        yield before
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
 @contextlib.contextmanager
 def signals_held() -> Iterator[list[int]]:
     """Yields a list that gathers STOP_SIGNALS; a second one stops at once.
 
-    Those that are ignored stay so. In a thread beside the main one, which gets no
-    signals, the list stays empty.
+    See handled_by of those that are ignored, and of threads.
     """
     received = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
 
     def hold(number, frame):
         if received and number == _SIGPIPE:
@@ -227,17 +256,8 @@ def signals_held() -> Iterator[list[int]]:
             signal.Signals(number).name,
         )
 
-    before = {
-        number: signal.signal(number, hold)
-        for number in STOP_SIGNALS
-        # None: a handler that is not Python's, and could not be put back.
-        if signal.getsignal(number) not in (signal.SIG_IGN, None)
-    }
-    try:
+    with handled_by(hold):
         yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from absl import logging
 
 from brats_gan.lazy import tf
 from brats_gan.runs.peers import Watch
-from brats_gan.runs.process import EXIT_START_AGAIN, STOP_SIGNALS, RunError
+from brats_gan.runs.process import EXIT_START_AGAIN, RunError, handled_by
 
 NONE = "none"
 STRATEGIES = (NONE, "mirrored", "multi_worker")
@@ -183,18 +182,12 @@ class Team:
 
     def _end_alone(self, address):
         """Ends this process, which may be where Python cannot raise anything."""
-        try:
-            print(
-                self._lost(f"nobody listens at {address}"),
-                file=sys.stderr,
-                flush=True,
-            )
-        finally:  # also where the disk of the log is full
-            try:
-                if self._aside is not None:  # the run may be writing there
-                    shutil.rmtree(self._aside.name, ignore_errors=True)
-            finally:
-                os._exit(EXIT_START_AGAIN)
+        said = self._lost(f"nobody listens at {address}")
+        with contextlib.suppress(Exception):  # the disk of the log may be full
+            print(said, file=sys.stderr, flush=True)
+        if self._aside is not None:  # the run may be writing there
+            shutil.rmtree(self._aside.name, ignore_errors=True)
+        os._exit(EXIT_START_AGAIN)
 
     def _lost(self, reason):
         return (
@@ -308,9 +301,6 @@ def _mirrored(replicas):
 def _signals_after():
     """A signal is obeyed once TensorFlow returns: what its handler raises where
     TensorFlow makes an error of its own would be lost in that."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     received = []
 
     def gather(number, frame):
@@ -318,37 +308,12 @@ def _signals_after():
             before[number](number, frame)
         received.append(number)
 
-    before = {
-        number: signal.signal(number, gather)
-        for number in STOP_SIGNALS
-        if callable(signal.getsignal(number))
-    }
     try:
-        yield
+        with handled_by(gather, callable) as before:
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         if received:
             before[received[0]](received[0], None)
-
-
-@contextlib.contextmanager
-def _ended_by_signals():
-    """Signals end the process at once: while TensorFlow waits in its own code, Python
-    would not hear of them, and there is nothing yet to be saved."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {
-        number: signal.signal(number, signal.SIG_DFL)
-        for number in STOP_SIGNALS
-        if signal.getsignal(number) not in (signal.SIG_IGN, None)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _multi_worker():
@@ -373,7 +338,9 @@ def _multi_worker():
         )
     logging.info("worker %d waits until all are there: %s", index, ", ".join(workers))
     try:
-        with _ended_by_signals():
+        # Signals end the process at once: while TensorFlow waits in its own code,
+        # Python would not hear of them, and there is nothing yet to be saved.
+        with handled_by(signal.SIG_DFL):
             return tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError) as error:
         raise RunError(

@@ -271,12 +271,12 @@ def loop(
                 step_variable.assign(done)
                 save(manager, done)
                 saved_at = time.monotonic()
+            if done == steps and received:
+                # One may have come while the last step was agreed on, or written.
+                stopped = stopped or received[0]
             if stopped:
                 where = f" after step {done} of {steps}, with a checkpoint"
                 raise Stopped(stopped, where)
-        if received:  # one that came while the last step was agreed on, or written
-            where = f" after step {done} of {steps}, with a checkpoint"
-            raise Stopped(received[0], where)
 
 
 @contextlib.contextmanager
