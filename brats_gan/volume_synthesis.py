@@ -228,26 +228,31 @@ def _attempt(models, stack, shape, place, rng, limits, batch_size, profile, to_b
         near = ndimage.binary_dilation(
             lesion, iterations=1 + math.ceil(REACH * profile)
         )
+    if not brain.any():
+        return None, "blank", None
     images = np.zeros((models.spec.num_modalities, *f.shape), np.float32)
-    for some in (near, ~near):
-        if not some.any():
+    predicted = np.zeros((0, *f.shape), np.uint8)
+    for some, judging in ((near, lesion), (~near, ~lesion)):
+        if some.any():
+            given = f[some], background[some], label[some]
+            made = _images(models, *given, style, batch_size)
+            if made is None:
+                return None, "blank", None
+            images[:, some] = made
+        if not judging.any():
             continue
-        given = f[some], background[some], label[some]
-        made = _images(models, *given, style, batch_size)
-        if made is None:
-            return None, "blank", None
-        images[:, some] = made
-        if some is near:
-            there = brain & near[:, None, None]
-            first = neighbours.thickened(images, there, profile)[:, lesion]
-            found = _segmented(models, first, batch_size)
+        # In slices with a lesion these are the final ones: all that they are means
+        # over has been made.
+        means = neighbours.thickened(images, brain, profile)[:, judging]
+        found = _segmented(models, means, batch_size)
+        if not len(predicted):
+            predicted = np.zeros((len(found), *f.shape), np.uint8)
+        predicted[:, judging] = found
+        if judging is lesion:
             most = _dice(label[lesion], found)
             if is_beaten(most):
                 return *judged(most), None
     images = neighbours.thickened(images, brain, profile)
-    if not brain.any():
-        return None, "blank", None
-    predicted = _segmented(models, images, batch_size)
     dice = _dice(label, predicted)
     rank, reason = judged(dice)
     volume = Volume(
@@ -279,32 +284,28 @@ def _one_piece(background):
 
 
 def _batches(count, batch_size, *arrays):
-    """Yields (slice of the whole, batches) of one shape, so that there is one trace."""
-    for start in range(0, count, batch_size):
-        kept = slice(start, min(start + batch_size, count))
-        left = batch_size - (kept.stop - start)
-        yield (
-            kept,
-            *(
-                np.concatenate([each[kept], np.repeat(each[kept][-1:], left, 0)])
-                for each in arrays
-            ),
-        )
+    """Yields (slice of the whole, batches), no more of them than are needed and as
+    even as can be, so that networks see no slice twice."""
+    number = math.ceil(count / batch_size)
+    ends = [count * n // number for n in range(number + 1)]
+    for start, stop in zip(ends[:-1], ends[1:], strict=True):
+        kept = slice(start, stop)
+        yield kept, *(each[kept] for each in arrays)
 
 
 def _images(models, f, background, label, style, batch_size):
     """Images [M, S, H, W] of all slices; None where one is blank or not finite."""
-    styles, images = np.repeat(style[None], batch_size, 0), []
-    for kept, *batch in _batches(len(f), batch_size, f, background, label):
+    images = []
+    for _, *batch in _batches(len(f), batch_size, f, background, label):
         f_, background_, label_ = batch
+        styles = np.repeat(style[None], len(f_), 0)
         made = models.images(
             tf.constant(f_[..., None]), tf.constant(label_, tf.int32), styles
         )
-        masked = synthesis.masked(made, tf.constant(background_[..., None]))
-        count = kept.stop - kept.start
-        if not np.isfinite(made.numpy()[:count]).all():
+        if not np.isfinite(made.numpy()).all():
             return None
-        images.append(masked.numpy()[:count, ..., 0])
+        masked = synthesis.masked(made, tf.constant(background_[..., None]))
+        images.append(masked.numpy()[..., 0])
     images = np.moveaxis(np.concatenate(images), 1, 0).astype(np.float32)
     shows_brain = (background < 0.5).any((1, 2))
     is_blank = (np.ptp(images[:, shows_brain], axis=(2, 3)) == 0).any()
@@ -314,7 +315,6 @@ def _images(models, f, background, label, style, batch_size):
 def _segmented(models, images, batch_size):
     """Labels [N, S, H, W] that the segmentors find in images [M, S, H, W]."""
     by_slice, found = np.moveaxis(images, 0, 1), []
-    for kept, batch in _batches(len(by_slice), batch_size, by_slice):
-        labels = models.segment(tf.constant(batch[..., None])).numpy()
-        found.append(labels[: kept.stop - kept.start])
+    for _, batch in _batches(len(by_slice), batch_size, by_slice):
+        found.append(models.segment(tf.constant(batch[..., None])).numpy())
     return np.moveaxis(np.concatenate(found), 1, 0).astype(np.uint8)

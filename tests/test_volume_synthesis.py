@@ -191,7 +191,41 @@ def test_attempts_that_cannot_win_make_no_slices(lesions):
 
     (volume,) = make(lesions, models._replace(images=images), [0], limits=limits())
     assert volume.rejected["structure"] == 4 and not volume.accepted
-    assert sum(made) <= 2 * 15  # of one attempt: 12 slices, in batches of 5
+    assert sum(made) == SLICES  # of one attempt
+
+
+def test_networks_see_every_slice_of_an_attempt_once(lesions):
+    models, made, judged = stand_ins(), [], []
+
+    def images(f, label, style):
+        made.append(len(f))
+        return models.images(f, label, style)
+
+    def segment(images):
+        judged.append(len(images))
+        return models.segment(images)
+
+    counting = models._replace(images=images, segment=segment)
+    some = {"profile": 0.7, "limits": limits(dice_threshold=0.5)}
+    (volume,) = make(lesions, counting, [0], **some)
+    assert volume.tries == 1 and volume.label.any()
+    assert sum(made) == sum(judged) == SLICES and max(made + judged) <= 5
+
+
+def test_batches_of_many_sizes_need_no_trace_each():
+    traces = []
+    labels = synthesis._traced(lambda x: traces.append(x.shape) or x + 1)
+    for count in (5, 4, 3, 2, 5):
+        assert len(labels(tf.zeros([count, 2]))) == count
+    assert len(traces) <= 2
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_a_volume_is_the_same_whatever_the_batch(lesions, batch_size):
+    (ours,) = make(lesions, numbers=[1], profile=0.7, batch_size=batch_size)
+    (theirs,) = make(lesions, numbers=[1], profile=0.7)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_voxel_found_where_there_is_no_lesion_costs_its_slice_alone():

@@ -151,8 +151,9 @@ def build(
         )
     if settings.passing is None:
         settings = dataclasses.replace(settings, passing=volume_synthesis.PASSING)
-    stack, shape = trained_models.load_stacks(settings.structural_run)
     made = ingredients.gather(settings, source, output_dir, record)
+    # After it, for of weights it has the networks: they are built once.
+    stack, shape = trained_models.load_stacks(settings.structural_run)
     settings, spec, output_dir = made.settings, made.models.spec, Path(output_dir)
     slices, beta = tuple(made.of_maps["slices"]), float(made.of_maps["beta"])
     at = slices[0], slices[0] + shape[1]
