@@ -85,6 +85,7 @@ def write_stacks(
     spec: Spec = BRATS,
     below: int = 0,
     depth: int = 0,
+    slice_spacing: float = 1.0,
 ) -> None:
     """Writes what a volume holds in the field of a BraTS volume, each file whole or
     absent.
@@ -97,9 +98,11 @@ def write_stacks(
         spec: of the data.
         below: empty slices before these.
         depth: slices that the volume shall have at least; empty ones fill it up.
+        slice_spacing: mm between slices, for the headers.
     """
     folder = files.folder_within(output_dir, volume_id)
     folder.mkdir(parents=True, exist_ok=True)
+    affine = io.lps_affine(spec.field, (1.0, 1.0, slice_spacing))
     for name, slices_hw in content.items():
         is_image = name in spec.modalities
         # 1 outside the brain: so is all that the field adds around the slices.
@@ -112,9 +115,9 @@ def write_stacks(
         volume = np.moveaxis(field, 0, -1)  # [H, W, S]
         path = folder / f"{volume_id}_{'seg' if name == 'label' else name}.nii.gz"
         if is_image:
-            io.write_nifti(path, volume, np.int16, slope=io.IMAGE_SLOPE)
+            io.write_nifti(path, volume, np.int16, io.IMAGE_SLOPE, affine)
         else:
-            io.write_nifti(path, volume, np.uint8)
+            io.write_nifti(path, volume, np.uint8, affine=affine)
 
 
 def description(

@@ -65,6 +65,7 @@ def write_volume(
     volume: volume_synthesis.Volume,
     first: int,
     spec: Spec = BRATS,
+    slice_spacing: float = 1.0,
 ) -> None:
     """Writes a volume in the BraTS 2018-21 layout, each file whole or absent.
 
@@ -74,12 +75,16 @@ def write_volume(
         volume: of S slices.
         first: slice of the field at which they begin; others are empty.
         spec: of the data.
+        slice_spacing: mm between slices, for the headers.
     """
     content = dict(zip(spec.modalities, volume.images, strict=True))
     for name in ("structure", "background", "label"):
         content[name] = getattr(volume, name)
     synthetic_dataset.write_stacks(
-        output_dir, volume_id, content, spec, below=first, depth=DEPTH
+        *(output_dir, volume_id, content, spec),
+        below=first,
+        depth=DEPTH,
+        slice_spacing=slice_spacing,
     )
 
 

@@ -28,8 +28,8 @@ from brats_gan.lazy import ndimage, tf
 PASSING = 0.9  # share of the slices with brain that must pass Algorithm 3
 REACH = 4  # sds of a profile, beyond which a slice is not felt
 PROFILED = 4  # volumes that the profile of slices is chosen on
-# sd, in slices, over which outlines are smoothed: MASK sees each slice alone. With less
-# they are frayed, with more they cut what real ones have (D54).
+# sd, in mm, over which outlines are smoothed between slices: MASK sees each alone. With
+# less they are frayed, with more they cut what real ones have (D54).
 OUTLINE = 1.5
 _OF_VOLUMES = 2**32 - 2  # a stream beside those of single samples
 _OF_PROFILES = 2**32 - 3
@@ -83,6 +83,7 @@ def volumes(
     lesion_free: float = data.LESION_FREE,
     batch_size: int = 16,
     profile: float = 0.0,
+    slice_spacing: float = 1.0,
 ) -> Iterator[Volume]:
     """Yields a Volume for each of `numbers`, in their order.
 
@@ -98,6 +99,7 @@ def volumes(
         lesion_free: share of volumes without a lesion.
         batch_size: slices at once.
         profile: sd, in slices, of what each slice is a mean over; see `profile_of`.
+        slice_spacing: mm from the middle of a slice to that of the next.
 
     Raises:
         DataError: every attempt of a volume had a slice that is constant or not finite.
@@ -111,7 +113,8 @@ def volumes(
             drawn = np.random.default_rng([seed, number, attempt, _OF_VOLUMES])
             made = _attempt(
                 *(models, stack, shape, None if healthy else place, drawn),
-                *(limits, batch_size, profile, None if best is None else best[0]),
+                *(limits, batch_size, profile, slice_spacing),
+                None if best is None else best[0],
             )
             rank, reason, volume = made
             if reason is not None:
@@ -140,6 +143,7 @@ def profile_of(
     shape: tuple[int, int, int],
     real: Sequence[float],
     batch_size: int = 16,
+    slice_spacing: float = 1.0,
 ) -> float:
     """The sd, in slices, of the profile with which neighbouring slices of volumes are
     as alike as real ones (D50).
@@ -147,13 +151,13 @@ def profile_of(
     Chosen on PROFILED brains without a lesion, the same ones whatever is made later.
 
     Args:
-        models, stack, shape, batch_size: as of `volumes`.
+        models, stack, shape, batch_size, slice_spacing: as of `volumes`.
         real: neighbours.correlation of real volumes, a mean for each contrast.
     """
     drawn = []
     for number in range(PROFILED):
         rng = np.random.default_rng([number, _OF_PROFILES])
-        f, background, _ = _brain(stack, shape, rng)
+        f, background, _ = _brain(stack, shape, rng, slice_spacing)
         style = synthesis.draw_style(models.styles, rng)
         label = np.zeros(f.shape, np.uint8)
         images = _images(models, f, background, label, style, batch_size)
@@ -162,7 +166,7 @@ def profile_of(
     return neighbours.profile(drawn, real) if drawn else 0.0
 
 
-def _brain(stack, shape, rng):
+def _brain(stack, shape, rng, slice_spacing=1.0):
     """f and background [S, H, W], and the error of Algorithm 3 of each slice.
 
     The error is that of MASK's own background, before it is smoothed between slices.
@@ -176,8 +180,9 @@ def _brain(stack, shape, rng):
     ]
     # Beyond the ends lies what is at the ends: they would have the outlines of their
     # neighbours otherwise, and an empty one would be given a brain.
-    beyond = math.ceil(REACH * OUTLINE)
-    smoother = neighbours.smoother(len(f) + 2 * beyond, OUTLINE)[beyond:-beyond]
+    sd = OUTLINE / slice_spacing  # in slices
+    beyond = math.ceil(REACH * sd)
+    smoother = neighbours.smoother(len(f) + 2 * beyond, sd)[beyond:-beyond]
     padded = np.pad(background, ((beyond, beyond), (0, 0), (0, 0)), mode="edge")
     outside = np.einsum("st,thw->shw", smoother, padded, optimize=True) > 0.5
     # A slice without a line has nothing to be drawn in; and a brain of so few slices
@@ -188,14 +193,25 @@ def _brain(stack, shape, rng):
     return f, _one_piece(background), np.array(errors)
 
 
-def _attempt(models, stack, shape, place, rng, limits, batch_size, profile, to_beat):
+def _attempt(
+    models,
+    stack,
+    shape,
+    place,
+    rng,
+    limits,
+    batch_size,
+    profile,
+    slice_spacing,
+    to_beat,
+):
     """(rank, the first test that fails or None, Volume or None) of one attempt.
 
     Most fail by the Dice filter, so the slices with a lesion are made first: in the
     others segmentors can only find what is not there. An attempt that can neither pass
     nor beat the rank `to_beat` is left at that, without a Volume.
     """
-    f, background, errors = _brain(stack, shape, rng)
+    f, background, errors = _brain(stack, shape, rng, slice_spacing)
     brain, passing = background < 0.5, float(np.mean(errors <= limits.mae_threshold))
     label, subjects, fitted = np.zeros(f.shape, np.uint8), [], True
     if place is not None:

@@ -84,6 +84,27 @@ def test_outlines_are_smooth_from_slice_to_slice_and_keep_their_steps():
     np.testing.assert_array_equal(background, expected)
 
 
+@pytest.mark.parametrize(
+    ("spacing", "height", "is_left"),
+    # The middle of a tooth has of the sum of the weights, with sd 1.5 mm / spacing:
+    # sd 1.5 slices: 1 / 3.76 = 0.27 of one, (1 + 2 * 0.80) / 3.76 = 0.69 of three;
+    # sd 0.5 slices: 1 / (1 + 2 * 0.135) = 0.79 of one; it is left above one half.
+    [(1.0, 1, False), (1.0, 3, True), (3.0, 1, True)],
+)
+def test_outlines_are_smoothed_over_mm_not_over_slices(spacing, height, is_left):
+    def stack(subject, detail):
+        background = np.ones((SLICES, SIZE, SIZE), np.float32)
+        background[:, 20:40, 20:40] = 0
+        background[5 : 5 + height, 40:43, 25:30] = 0
+        each = tf.constant(background[..., None])
+        return 1 - each, each
+
+    rng = np.random.default_rng(0)
+    _, background, _ = volume_synthesis._brain(stack, (1, SLICES, 4), rng, spacing)
+    assert (background[5 + height // 2, 41, 27] < 0.5) == is_left
+    assert background[0, 41, 27] > 0.5 > background[0, 30, 30]
+
+
 def test_the_ends_of_a_stack_keep_their_outlines():
     expected = np.ones((SLICES, SIZE, SIZE), np.float32)
     for above in range(1, SLICES):  # the lowest slice has no brain

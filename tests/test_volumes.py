@@ -79,6 +79,24 @@ def test_a_volume_has_the_size_place_and_order_of_those_of_brats(made):
         np.testing.assert_allclose(image.affine @ [10, 20, 30, 1], [-x, -y, z, 1])
 
 
+def test_slices_are_as_far_apart_as_those_of_the_subjects(tmp_path):
+    for name, spacing in (("a", 3.0), ("b", 3.2), ("c", 1.0)):
+        paths = nifti.write_subject(tmp_path / "data", name, (64, 64, 6))
+        for path in set(paths.values()):
+            image = nib.load(path)
+            affine = image.affine @ np.diag([1, 1, spacing, 1])
+            nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), path)
+    slices = data.Slices(
+        io.find_subjects(tmp_path / "data"), 32, (1, 5), tmp_path / "cache"
+    )
+    assert slices.slice_spacing() == 3.0  # the median
+    assert volumes.lesions_of(slices, spec.BRATS).spacing == (3.0, 6.0, 6.0)
+    content = {"t1": np.ones((4, 32, 32), np.float32)}
+    synthetic_dataset.write_stacks(tmp_path, "v", content, slice_spacing=3.0)
+    written = nib.load(tmp_path / "v" / "v_t1.nii.gz").header
+    assert written.get_zooms() == (1.0, 1.0, 3.0)
+
+
 def test_slices_out_of_range_are_empty_and_those_in_range_are_not(made):
     images, label = volume_dataset.read(made / "out", FIRST)
     assert images.shape == (4, 155, 240, 240) and label.shape == (155, 240, 240)
@@ -409,7 +427,7 @@ def test_the_lesion_that_is_given_is_as_high_as_the_volumes_are(tmp_path):
     label[114:126, 114:126, 5:14] = 2
     path = lesion_map(tmp_path / "own.nii.gz", label)
     # No training subject shows brain in the two highest slices of the range.
-    slices = SimpleNamespace(image_size=32, spec=spec.BRATS)
+    slices = SimpleNamespace(image_size=32, spec=spec.BRATS, slice_spacing=lambda: 1.0)
     given = dataset.Settings("", "", volumes=1, lesion_map=path)
     place = volumes.placement(given, slices, (2, SLICES))
     placed, _, fits = place(np.ones((SLICES - 2, 32, 32), bool), None)

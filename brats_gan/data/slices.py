@@ -122,6 +122,15 @@ class Slices:
     def __len__(self) -> int:
         return len(self.index)
 
+    def slice_spacing(self) -> float:
+        """The median over the subjects of the mm between slices, by their headers."""
+        found = []
+        for subject in self._subjects:
+            path, _ = next(iter(subject.images.values()))
+            step = io.lps_grid(path, io.read_header(path)).affine[:3, 2]
+            found.append(float(np.linalg.norm(step)))
+        return round(float(np.median(found)), 3)
+
     def _prepared(self, subject):
         """(key, {part: cache.Array}) of a subject; decodes it if need be."""
         if subject.label is None:

@@ -255,6 +255,7 @@ def load_lesion_map(
     image_size: int,
     spec: Spec = BRATS,
     labelling: Labelling = AS_NAMED,
+    slice_spacing: float = 1.0,
 ) -> np.ndarray:
     """A label map that somebody drew, as networks see labels: [S, H, W] uint8.
 
@@ -265,6 +266,7 @@ def load_lesion_map(
         image_size: pixels a side after the crop, by nearest.
         spec: of its labels.
         labelling: how they are numbered.
+        slice_spacing: mm between slices of the volume that it is placed in.
 
     Raises:
         DataError: it has another shape or other labels, or no lesion in the range.
@@ -284,11 +286,11 @@ def load_lesion_map(
             f"{slices[0]} to {slices[1] - 1}; give all slices of a volume"
         )
     spacing = np.linalg.norm(grid.affine[:3, :3], axis=0)
-    if np.abs(spacing - 1.0).max() > 0.05:
+    if np.abs(spacing - (1.0, 1.0, slice_spacing)).max() > 0.05:
         logging.warning(
-            "%s: has voxels of %s mm, and those of the volumes are of 1 mm: the lesion "
-            "keeps its voxels, and so changes its size",
-            *(path, " x ".join(f"{side:g}" for side in spacing)),
+            "%s: has voxels of %s mm, and those of the volumes are of 1 x 1 x %g mm: "
+            "the lesion keeps its voxels, and so changes its size",
+            *(path, " x ".join(f"{side:g}" for side in spacing), slice_spacing),
         )
     whole = load_label(subject, None, grid)
     start = (spec.field - spec.crop) // 2

@@ -51,7 +51,7 @@ def lesions_of(slices: data.Slices, spec: Spec) -> volume_lesions.Pool:
     # All slices in range: without those that show no brain, lesions would be cut off,
     # or shorter, where none is.
     labels = [slices.volume(subject)[1] for subject in range(len(slices.names))]
-    spacing = 1.0, spec.crop / size, spec.crop / size
+    spacing = slices.slice_spacing(), spec.crop / size, spec.crop / size
     try:
         return volume_lesions.pool(labels, slices.names, spacing)
     except ValueError as error:
@@ -83,7 +83,8 @@ def placement(
         pool = lesions_of(slices, slices.spec)
         return functools.partial(volume_lesions.place, pool)
     label = io.load_lesion_map(
-        settings.lesion_map, at, slices.image_size, slices.spec, labelling
+        *(settings.lesion_map, at, slices.image_size, slices.spec, labelling),
+        slices.slice_spacing(),
     )
     return functools.partial(volume_lesions.keep, label)
 
@@ -176,10 +177,12 @@ def build(
     if missing:  # until they are made, nothing may say that it is finished
         (output_dir / synthetic_dataset.DESCRIPTION).unlink(missing_ok=True)
 
+    slice_spacing = made.slices.slice_spacing()
+
     def fitted():
         real = volume_reports.correlation(made.slices)
         return volume_synthesis.profile_of(
-            made.models, stack, shape, real, settings.batch_size
+            *(made.models, stack, shape, real, settings.batch_size), slice_spacing
         )
 
     profile = _settled(output_dir, whole, origin, fitted)
@@ -187,7 +190,10 @@ def build(
     seen = counter(len(own), len(missing), "volume", pieces=2 * (settings.workers or 1))
     remote = cluster.place_of(settings.workers, settings.scheduler)
     if remote is None:
-        work = Work(settings, made.models, stack, shape, place, profile, origin, at[0])
+        work = Work(
+            *(settings, made.models, stack, shape, place, profile, origin, at[0]),
+            slice_spacing,
+        )
         rows = ((n, make_volume(work, n, output_dir)) for n in missing)
     else:
         task = workers.task_of(made, source, origin, profile)
@@ -242,6 +248,7 @@ class Work(NamedTuple):
     profile: float
     origin: str
     below: int  # slice of the field at which those of a volume begin
+    slice_spacing: float  # mm, that of the training volumes
 
 
 def make_volume(work: Work, number: int, output_dir: Path) -> dict:
@@ -254,10 +261,12 @@ def make_volume(work: Work, number: int, output_dir: Path) -> dict:
     (volume,) = volume_synthesis.volumes(
         *(work.models, work.stack, work.shape, work.place, [number], settings.seed),
         *(limits_of(settings), lesion_free_of(settings)),
-        *(settings.batch_size, work.profile),
+        *(settings.batch_size, work.profile, work.slice_spacing),
     )
     (volume_id,) = volume_dataset.volume_ids(number + 1)[-1:]
-    volume_dataset.write_volume(output_dir, volume_id, volume, work.below, spec)
+    volume_dataset.write_volume(
+        *(output_dir, volume_id, volume, work.below, spec), work.slice_spacing
+    )
     row = volume_dataset.row_of(volume, volume_id, settings.seed, work.profile)
     volume_dataset.record(output_dir, row, spec, work.origin)
     return row
@@ -283,7 +292,7 @@ def _work_of(task):
         _works.clear()
         _works[id(loaded)] = Work(
             *(task.settings, loaded.models, stack, shape, place),
-            *(task.profile, task.origin, first),
+            *(task.profile, task.origin, first, loaded.slices.slice_spacing()),
         )
     return _works[id(loaded)]
 
