@@ -10,11 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import cv2
 import numpy as np
 
 FEWEST = 50  # pixels with brain, of two slices that are compared
 # Sds, in slices, of the profile that slices are means over; the best is kept.
 PROFILES = tuple(round(0.1 * n, 1) for n in range(16))
+# Whether a patch of tissue is bright or dark is settled in each slice anew, which shows
+# as streaks from the side: patches are means over more slices than lines are (D50).
+PATCH = 0.04  # sd of a patch, as a share of the image's side
+PATCHES = 2.0  # sd, in slices, of the means that patches are
 
 
 def smoother(count: int, sd: float) -> np.ndarray:
@@ -26,16 +31,20 @@ def smoother(count: int, sd: float) -> np.ndarray:
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-def thickened(images: np.ndarray, brain: np.ndarray, sd: float) -> np.ndarray:
+def thickened(
+    images: np.ndarray, brain: np.ndarray, sd: float, label: np.ndarray | None = None
+) -> np.ndarray:
     """Images as means over a thickness, one profile for all contrasts.
 
     A mean is over what is brain in the neighbours, so that the rim does not darken;
-    what is not brain stays 0. All contrasts are treated alike, so they stay registered.
+    what is not brain stays 0. Patches of what has no lesion are means over more slices,
+    see PATCHES. All contrasts are treated alike, so they stay registered.
 
     Args:
         images: [M, S, H, W], 0 outside the brain.
         brain: [S, H, W] bool.
         sd: of the Gaussian profile, in slices; 0 leaves images as they are.
+        label: [S, H, W], 0 where there is no lesion; None: nowhere.
 
     Returns:
         [M, S, H, W] float32.
@@ -43,10 +52,33 @@ def thickened(images: np.ndarray, brain: np.ndarray, sd: float) -> np.ndarray:
     images = np.asarray(images, np.float32)
     if not sd:
         return images
-    weights = smoother(len(brain), sd)
-    share = np.einsum("st,thw->shw", weights, brain.astype(np.float32), optimize=True)
-    mean = np.einsum("st,mthw->mshw", weights, images, optimize=True)
-    return np.where(brain, mean / np.maximum(share, 1e-6), 0.0).astype(np.float32)
+    lines = means(images, brain, sd)
+    tissue = brain if label is None else brain & (label == 0)
+    # Where little tissue is near, as far inside a lesion, the gain becomes 1.
+    least = 0.05 * _blurred(lines) + 1e-12
+    wide = _blurred(means(images, tissue, PATCHES)) + least
+    gain = wide / (_blurred(np.where(tissue, lines, 0.0)) + least)
+    return np.minimum(lines * gain, 1.0).astype(np.float32)
+
+
+def means(images: np.ndarray, among: np.ndarray, sd: float) -> np.ndarray:
+    """[M, S, H, W] float32, means over those slices where `among` [S, H, W] holds."""
+    weights = smoother(len(among), sd)
+    share = np.einsum("st,thw->shw", weights, among.astype(np.float32), optimize=True)
+    shown = np.where(among, images, 0.0).astype(np.float32)
+    mean = np.einsum("st,mthw->mshw", weights, shown, optimize=True)
+    return np.where(among, mean / np.maximum(share, 1e-6), 0.0).astype(np.float32)
+
+
+def _blurred(stacks):
+    """[M, S, H, W], each slice blurred over a patch; 0 lies around it."""
+    sd, blurred = PATCH * stacks.shape[-1], np.empty(stacks.shape, np.float32)
+    for at in np.ndindex(stacks.shape[:2]):
+        plane = np.ascontiguousarray(stacks[at], np.float32)
+        blurred[at] = cv2.GaussianBlur(
+            plane, (0, 0), sd, borderType=cv2.BORDER_CONSTANT
+        )
+    return blurred
 
 
 def map_overlap(maps: np.ndarray) -> float:

@@ -241,9 +241,8 @@ def _attempt(
     lesion = (label > 0).any((1, 2))
     near = lesion  # and the slices that come into the means of these
     if lesion.any():
-        near = ndimage.binary_dilation(
-            lesion, iterations=1 + math.ceil(REACH * profile)
-        )
+        felt = max(profile, neighbours.PATCHES) if profile else 0.0
+        near = ndimage.binary_dilation(lesion, iterations=1 + math.ceil(REACH * felt))
     if not brain.any():
         return None, "blank", None
     images = np.zeros((models.spec.num_modalities, *f.shape), np.float32)
@@ -259,7 +258,7 @@ def _attempt(
             continue
         # In slices with a lesion these are the final ones: all that they are means
         # over has been made.
-        means = neighbours.thickened(images, brain, profile)[:, judging]
+        means = neighbours.thickened(images, brain, profile, label)[:, judging]
         found = _segmented(models, means, batch_size)
         if not len(predicted):
             predicted = np.zeros((len(found), *f.shape), np.uint8)
@@ -268,7 +267,7 @@ def _attempt(
             most = _dice(label[lesion], found)
             if is_beaten(most):
                 return *judged(most), None
-    images = neighbours.thickened(images, brain, profile)
+    images = neighbours.thickened(images, brain, profile, label)
     dice = _dice(label, predicted)
     rank, reason = judged(dice)
     volume = Volume(

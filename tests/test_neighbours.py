@@ -19,13 +19,39 @@ def test_the_rim_of_a_brain_that_ends_above_does_not_darken():
     images[0, :, 0, 0] = 0.2, 0.5, 0.8
     images[0, :2, 0, 1] = 0.6  # the second pixel is no brain in the third slice
     brain = images[0] > 0
-    made = neighbours.thickened(images, brain, 1.0)
+    made = neighbours.means(images, brain, 1.0)
     weights = neighbours.smoother(3, 1.0)
     np.testing.assert_allclose(made[0, :, 0, 0], weights @ [0.2, 0.5, 0.8], rtol=1e-5)
     np.testing.assert_allclose(made[0, :, 0, 1], [0.6, 0.6, 0.0], rtol=1e-5)
     np.testing.assert_array_equal(
         neighbours.thickened(images, brain, 0.0), images.astype(np.float32)
     )
+
+
+def test_patches_are_means_over_more_slices_than_lines():
+    whole = np.ones((5, 50, 50), bool)
+    rows, columns = np.indices((50, 50))
+    lines = 0.1 * (-1.0) ** (rows + columns)  # their mean over a patch is 0
+    upwards = np.array([0.5, 0.3, 0.6, 0.5, 0.4])
+    patches = upwards[None, :, None, None] * whole
+    signs = np.array([1, -1, 1, -1, 1])[None, :, None, None]
+    made = neighbours.thickened(patches, whole, 0.7)
+    expected = neighbours.smoother(5, neighbours.PATCHES) @ upwards
+    np.testing.assert_allclose(made[0, :, 25, 25], expected, rtol=2e-2)
+    made = neighbours.thickened(0.5 * whole[None] + signs * lines, whole, 0.7)
+    weights = neighbours.smoother(5, 0.7)
+    expected = 0.5 + 0.1 * weights @ signs.ravel()
+    np.testing.assert_allclose(made[0, :, 25, 25], expected, rtol=2e-3)
+
+
+def test_a_lesion_does_not_shine_into_slices_that_are_far_from_it():
+    whole, label = np.ones((9, 50, 50), bool), np.zeros((9, 50, 50), np.uint8)
+    label[:2, 10:40, 10:40] = 2
+    images = np.where(label > 0, 0.9, 0.5)[None]
+    made = neighbours.thickened(images, whole, 0.7, label)
+    # exp(-((5 - 1) / 0.7)^2 / 2) is less than 1e-6 of the lesion.
+    np.testing.assert_allclose(made[0, 5:], 0.5, atol=1e-5)
+    assert neighbours.thickened(images, whole, 0.7)[0, 5, 25, 25] > 0.505
 
 
 def test_contrasts_that_are_alike_stay_alike():

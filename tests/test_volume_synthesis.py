@@ -262,7 +262,8 @@ def test_slices_are_means_over_their_neighbours(lesions):
     (sharp,) = make(lesions, **some)
     (thick,) = make(lesions, **some, profile=0.7)
     np.testing.assert_array_equal(sharp.structure, thick.structure)
-    expected = neighbours.thickened(sharp.images, sharp.background < 0.5, 0.7)
+    brain = sharp.background < 0.5
+    expected = neighbours.thickened(sharp.images, brain, 0.7, sharp.label)
     np.testing.assert_allclose(thick.images, expected, atol=1e-6)
     assert not np.allclose(thick.images, sharp.images)
 
