@@ -7,6 +7,8 @@ answer, so the graph itself refuses it, in a sentence.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from brats_gan.lazy import tf
 from brats_gan.spec import BRATS, Spec
 
@@ -69,3 +71,18 @@ def finite(x: tf.Tensor, name: str) -> tf.Tensor:
     message = f"{name}: its values must be finite"
     whole = tf.reduce_all(tf.math.is_finite(x))
     return _held(x, [tf.debugging.assert_equal(whole, True, message)])
+
+
+def traced(function: Callable) -> Callable:
+    """A tf.function of batches, traced once for all sizes of them: no last bit of a
+    result depends on which size came first."""
+    traces = {}
+
+    def call(*tensors):
+        tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
+        specs = tuple(tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in tensors)
+        if specs not in traces:
+            traces[specs] = tf.function(function, specs, autograph=False)
+        return traces[specs](*tensors)
+
+    return call

@@ -22,6 +22,7 @@ from brats_gan import (
     lesion_components,
     metrics,
     multimodal,
+    signatures,
     structural,
     structural_map,
     styles,
@@ -123,26 +124,21 @@ def labels_by(export: object) -> Callable:
     return segment
 
 
-def _traced(function):
-    """A tf.function; batches of volumes are of many sizes, and need no trace each."""
-    return tf.function(function, autograph=False, reduce_retracing=True)
-
-
 def maps_of(nets: dict, found: structural.Fit) -> Callable:
     """Models.structure of the networks of stage 1 and their structural.Fit."""
-    return _traced(lambda code: structural.generate(nets, code, found))
+    return signatures.traced(lambda code: structural.generate(nets, code, found))
 
 
 def images_of(nets: dict, options: multimodal.Options) -> Callable:
     """Models.images of the generator's networks and its multimodal.Options."""
-    return _traced(
+    return signatures.traced(
         lambda f, label, style: multimodal.generate(nets, f, label, style, options)
     )
 
 
 def labels_of(nets: dict, spec: Spec = BRATS) -> Callable:
     """Models.segment of the networks of a lesion scheme."""
-    return _traced(
+    return signatures.traced(
         lambda x: tf.argmax(lesion_components.segment(nets, x, spec=spec), -1, tf.int32)
     )
 
