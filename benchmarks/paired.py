@@ -30,24 +30,35 @@ def made_from(generate, images, labels, styles, beta, batch_size=16):
         [N, 4, H, W].
     """
     parts = []
-    for start in range(0, len(images), batch_size):
-        part = slice(start, start + batch_size)
-        given = images[part, SOURCE, ..., None], labels[part], styles[part]
-        lacking = batch_size - len(given[0])  # one shape, so one trace
-        x, label, style = (
-            np.concatenate([each, np.repeat(each[-1:], lacking, 0)]) for each in given
-        )
-        x, label = tf.constant(x, tf.float32), tf.constant(label, tf.int32)
-        style = tf.constant(style, tf.float32)
+    given = images[:, SOURCE, ..., None], labels, styles
+    for count, (x, label, style) in batches(given, batch_size):
         f = fusion.remove_lesion(structural_map.structural_map(x, beta), label)
-        made = generate(f, label, style).numpy()[..., 0]
-        outside = structural_map.resize_background(
-            structural_map.background(x), -structural_map.GROWTH
-        )
-        brain = outside.numpy()[:, None, ..., 0] < 0.5
-        finished = np.where(brain & (made >= synthesis.FAINT), made, 0.0)
-        parts.append(finished[: batch_size - lacking].astype(np.float32))
+        parts.append(finished(generate(f, label, style).numpy()[..., 0], x)[:count])
     return np.concatenate(parts)
+
+
+def batches(given, batch_size):
+    """Yields (count, tensors) of images, labels and styles [N, ...], all of one shape,
+    so that a function of them is traced once: of the last, only `count` are new."""
+    for start in range(0, len(given[0]), batch_size):
+        parts = [each[start : start + batch_size] for each in given]
+        count = len(parts[0])
+        x, label, style = (
+            np.concatenate([each, np.repeat(each[-1:], batch_size - count, 0)])
+            for each in parts
+        )
+        x, style = tf.constant(x, tf.float32), tf.constant(style, tf.float32)
+        yield count, (x, tf.constant(label, tf.int32), style)
+
+
+def finished(made, x):
+    """Slices [B, M, H, W] as stage 3 writes them: 0 where they are faint, and outside
+    the brain of x [B, H, W, 1], Algorithm 2 grown and shrunk again."""
+    outside = structural_map.resize_background(
+        structural_map.background(x), -structural_map.GROWTH
+    )
+    brain = outside.numpy()[:, None, ..., 0] < 0.5
+    return np.where(brain & (made >= synthesis.FAINT), made, 0.0).astype(np.float32)
 
 
 def ssim(one, other, batch_size=200):
