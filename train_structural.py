@@ -64,7 +64,8 @@ common_flags.count(
     None,
     "Steps of CF_f, which carries drawn codes to where codes of maps lie, after all "
     f"others; as many as these, but {stage.FLOW_STEPS} at most, if unset; 0: there is "
-    "none, as with --nocode_fit or --code_dim (D52).",
+    "none, as with --nocode_fit or --code_dim (D52). May be raised on a run that has "
+    "begun or finished.",
     10**7,
     0,
 )

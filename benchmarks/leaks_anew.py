@@ -141,6 +141,14 @@ def _codes(folder, slices, line):
     if theirs.mean.shape != found.mean.shape:
         yield line(LEAK, "codes", "the fit is of other networks")
         return
+    if theirs.heights is not None:  # which CF_f is told (D52)
+        ours = flows.heights(slices)
+        if not (
+            ours.shape == theirs.heights.shape
+            and np.allclose(ours, theirs.heights, atol=1e-3 * ours.max())
+        ):
+            yield line(LEAK, "codes", "heights are not those of the training slices")
+            return
     off = [
         _off(
             *(theirs.mean, found.mean),

@@ -93,13 +93,14 @@ def expected(folder):
     rng = np.random.default_rng(0)
     code = rng.standard_normal([SAMPLES, len(maps.found.mean)], np.float32)
     moved = structural.moved(code, maps.found)
+    origin = structural.origin_of(nets, tf.constant(code), maps.found)
     size = maps.description["image_size"]
     f = (rng.random([SAMPLES, size, size, 1]) < 0.1).astype(np.float32)
     label = np.zeros([SAMPLES, size, size], np.int32)
     middle = slice(size // 4, size // 2)
     label[:, middle, middle] = rng.integers(5, size=[SAMPLES, 1, 1])
     made = {
-        "structure": tf.sigmoid(nets["DC_f"](moved, training=False)),
+        "structure": structural.decode(nets, moved, maps.found, origin),
         "background": nets["MASK"](f, training=False),
     }
     generator = weights.networks(slices, multimodal.GENERATOR_SIDE)

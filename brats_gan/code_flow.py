@@ -7,6 +7,10 @@ drawn open. CF_f is a flow: trained by rectified flow, it says at each time in [
 in which direction a drawn code lies from there that belongs to a map. At time 0 the
 code is the Gaussian's, at time 1 it is as those of maps are. Untrained it says 0, and
 codes stay where they were drawn.
+
+CF_f is told which slice the map is of: its height in the brain and the contrast it was
+taken from. Without that the front of a map comes from one height and its back from
+another, and nothing is a ventricle.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -24,20 +29,81 @@ layers = tf.keras.layers
 
 WIDTH = 48  # channels at full size of the grid, twice and four times as many below
 GROUPS = 8  # of channels that are normalised together
-OF_TIME = 64  # sines and cosines that tell CF_f the time
-FASTEST = 1000.0  # radians a unit of time
+WAVES = 64  # sines and cosines that tell CF_f the time, and the height
+OF_TIME, OF_HEIGHT = 1000.0, 100.0  # radians a unit of either, of the fastest wave
 JUMPS = 8  # from time 0 to 1, of equal length
 BATCH = 24  # codes a step
 RATE = 5e-4
 
 
-class TimeFeatures(layers.Layer):
-    """Sines and cosines of times: [B] in [0, 1] -> [B, OF_TIME]."""
+class Origin(NamedTuple):
+    """Which slices maps are of."""
 
-    def call(self, time: tf.Tensor) -> tf.Tensor:
-        rates = np.exp(np.linspace(0.0, math.log(FASTEST), OF_TIME // 2))
-        angles = tf.cast(time, tf.float32)[:, None] * rates.astype(np.float32)
+    height: tf.Tensor  # [B] float32, 0 for the lowest in range, 1 for the highest
+    contrast: tf.Tensor  # [B] int32, the modality
+
+
+class Codes(NamedTuple):
+    """Codes of N training maps of S heights."""
+
+    means: np.ndarray  # [N, D]
+    sds: np.ndarray  # [N, D]
+    heights: np.ndarray  # [N] integers 0..S-1
+    contrasts: np.ndarray  # [N] integers
+
+
+def heights_of(number: np.ndarray | tf.Tensor, count: int) -> tf.Tensor:
+    """Integers 0..count-1 as Origin has them: in [0, 1], of a single one 0."""
+    return tf.cast(number, tf.float32) / max(count - 1, 1)
+
+
+def origin_of(noise: tf.Tensor, heights: np.ndarray, num_modalities: int) -> Origin:
+    """Which slices maps of noise are of, so that noise alone says all of a map.
+
+    Two directions of the noise, at right angles, say it: of N(0, 1), the share of
+    the normal distribution below each is as likely anywhere in [0, 1].
+
+    Args:
+        noise: [B, D] of N(0, 1), D even.
+        heights: [S], share of training maps at each height, in sum 1.
+        num_modalities: each as likely.
+    """
+    dim = noise.shape[-1]
+    sign = np.where(np.arange(dim) % 2, -1.0, 1.0).astype(np.float32)
+    along = tf.reduce_sum(noise, 1), tf.reduce_sum(noise * sign, 1)
+    share, other = (normal_share(each / math.sqrt(dim)) for each in along)
+    below = np.cumsum(heights)[:-1].astype(np.float32)
+    number = tf.searchsorted(tf.constant(below), share, side="right")
+    return Origin(heights_of(number, len(heights)), among(other, num_modalities))
+
+
+def normal_share(x: tf.Tensor) -> tf.Tensor:
+    """Share of N(0, 1) below x, of any shape."""
+    return 0.5 * (1.0 + tf.math.erf(x / math.sqrt(2.0)))
+
+
+def among(share: tf.Tensor, count: int) -> tf.Tensor:
+    """Numbers in [0, 1] -> int32 0..count-1, each as likely."""
+    return tf.minimum(tf.cast(share * count, tf.int32), count - 1)
+
+
+class Waves(layers.Layer):
+    """Sines and cosines of numbers: [B] in [0, 1] -> [B, WAVES].
+
+    fastest: radians a unit of the number; the slowest has 1.
+    """
+
+    def __init__(self, fastest: float, **of_layer: object) -> None:
+        super().__init__(**of_layer)
+        self.fastest = fastest
+
+    def call(self, number: tf.Tensor) -> tf.Tensor:
+        rates = np.exp(np.linspace(0.0, math.log(self.fastest), WAVES // 2))
+        angles = tf.cast(number, tf.float32)[:, None] * rates.astype(np.float32)
         return tf.concat([tf.sin(angles), tf.cos(angles)], -1)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "fastest": self.fastest}
 
 
 class Places(layers.Layer):
@@ -55,19 +121,32 @@ class Places(layers.Layer):
         return x + tf.cast(tf.convert_to_tensor(self.place), x.dtype)
 
 
-def build(side: int, channels: int, width: int = WIDTH) -> tf.keras.Model:
-    """Builds CF_f: codes at a time -> their direction, [B, D] and [B] -> [B, D].
+def build(
+    side: int, channels: int, num_modalities: int, width: int = WIDTH
+) -> tf.keras.Model:
+    """Builds CF_f: codes at a time -> their direction.
+
+    Inputs: code [B, D]; time [B]; height [B] and contrast [B, M] one-hot, see Origin.
+    Output: [B, D].
 
     Args:
         side: of the grid of the code, a multiple of 4; D is side * side * channels.
         channels: of a cell of the grid.
+        num_modalities: M.
         width: channels of the first convolution, a multiple of GROUPS.
     """
     code = tf.keras.Input((side * side * channels,), name="code")
     time = tf.keras.Input((), name="time")
-    when = TimeFeatures(dtype="float32")(time)
-    for _ in range(2):
-        when = layers.Dense(2 * width, activation="silu")(when)
+    height = tf.keras.Input((), name="height")
+    contrast = tf.keras.Input((num_modalities,), name="contrast")
+    when = layers.Dense(2 * width)(Waves(OF_TIME, dtype="float32")(time))
+    of_slice = layers.Concatenate(dtype="float32")(
+        [Waves(OF_HEIGHT, dtype="float32")(height), contrast]
+    )
+    of_slice = layers.Dense(2 * width, activation="silu")(of_slice)
+    when = layers.Add()([when, layers.Dense(2 * width)(of_slice)])
+    when = layers.Activation("silu")(when)
+    when = layers.Dense(2 * width, activation="silu")(when)
 
     def normalised(x):
         return layers.GroupNormalization(GROUPS, dtype="float32")(x)
@@ -109,18 +188,23 @@ def build(side: int, channels: int, width: int = WIDTH) -> tf.keras.Model:
         channels, 3, padding="same", kernel_initializer="zeros", dtype="float32"
     )(x)
     direction = layers.Reshape((side * side * channels,), dtype="float32")(x)
-    return tf.keras.Model([code, time], direction, name="CF_f")
+    return tf.keras.Model([code, time, height, contrast], direction, name="CF_f")
 
 
-def carry(net: tf.keras.Model, code: tf.Tensor) -> tf.Tensor:
+def num_modalities_of(net: tf.keras.Model) -> int:
+    """M of `build`."""
+    return net.inputs[-1].shape[-1]
+
+
+def carry(net: tf.keras.Model, code: tf.Tensor, origin: Origin) -> tf.Tensor:
     """Codes of the Gaussian to where codes of maps lie, in JUMPS jumps.
 
-    [B, D] in units in which every number has mean 0 and variance 1, float32 -> the
-    same.
+    [B, D] in units in which every number has mean 0 and variance 1, float32, and the
+    Origin of each -> the same.
     """
     if net not in _CARRIES:
         _CARRIES[net] = _traced(weakref.ref(net), code.shape[-1])
-    return _CARRIES[net](code)
+    return _CARRIES[net](code, *origin)
 
 
 # Of each CF_f, traced once, for an eager jump takes longer than its arithmetic and an
@@ -131,17 +215,20 @@ _CARRIES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 def _traced(net, dim):
     """`carry` of the network that a weak reference is of, as a function of codes."""
 
-    def jump(k, code):
-        time = tf.fill([tf.shape(code)[0]], tf.cast(k, tf.float32) / JUMPS)
-        direction = net()([code, time], training=False)
-        return k + 1, code + tf.cast(direction, tf.float32) / JUMPS
+    def all_jumps(code, height, contrast):
+        one_hot = tf.one_hot(contrast, num_modalities_of(net()))
 
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, dim])])
-    def all_jumps(code):
+        def jump(k, code):
+            time = tf.fill([tf.shape(code)[0]], tf.cast(k, tf.float32) / JUMPS)
+            direction = net()([code, time, height, one_hot], training=False)
+            return k + 1, code + tf.cast(direction, tf.float32) / JUMPS
+
         begun = tf.constant(0), code
         return tf.while_loop(lambda k, _: k < JUMPS, jump, begun)[1]
 
-    return all_jumps
+    given = tf.TensorSpec([None, dim]), tf.TensorSpec([None])
+    signature = [*given, tf.TensorSpec([None], tf.int32)]
+    return tf.function(all_jumps, autograph=False, input_signature=signature)
 
 
 def scale(factor: np.ndarray) -> np.ndarray:
@@ -152,8 +239,8 @@ def scale(factor: np.ndarray) -> np.ndarray:
 def make_train_step(
     net: tf.keras.Model,
     optimizer: tf.keras.optimizers.Optimizer,
-    means: np.ndarray,
-    sds: np.ndarray,
+    codes: Codes,
+    count_of_heights: int,
     mean: np.ndarray,
     factor: np.ndarray,
     batch_size: int = BATCH,
@@ -161,17 +248,22 @@ def make_train_step(
     """Returns step(batch, seed) -> {"flow": scalar}, one update of CF_f.
 
     The loss is |CF_f((1 - t) g + t c, t) - (c - g)|^2 with g of the Gaussian and c a
-    code of a training map, paired at random (rectified flow).
+    code of a training map, paired at random (rectified flow); CF_f is told of which
+    slice c is.
 
     Args:
         net: CF_f.
         optimizer: built for its variables.
-        means, sds: [N, D], of the codes of N training maps.
+        codes: of training maps.
+        count_of_heights: S.
         mean, factor: [D] and [D, D], of the Gaussian, see structural.Fit.
         batch_size: codes a step; which they are is drawn by the seed alone.
     """
     unit = scale(factor)
-    centred, spread = tf.constant((means - mean) / unit), tf.constant(sds / unit)
+    centred = tf.constant((codes.means - mean) / unit)
+    spread = tf.constant(codes.sds / unit)
+    heights = heights_of(codes.heights, count_of_heights)
+    contrasts = tf.one_hot(codes.contrasts, num_modalities_of(net))
     whitened = tf.constant((factor / unit[:, None]).T)
     count, dim = centred.shape
 
@@ -188,7 +280,9 @@ def make_train_step(
         time = tf.sigmoid(tf.random.stateless_normal([batch_size], seeds[3]))
         part = time[:, None]
         with tf.GradientTape(persistent=True) as tape:
-            said = net([(1.0 - part) * start + part * end, time], training=True)
+            at = (1.0 - part) * start + part * end
+            of_slice = tf.gather(heights, rows), tf.gather(contrasts, rows)
+            said = net([at, time, *of_slice], training=True)
             loss = tf.reduce_mean(tf.square(tf.cast(said, tf.float32) - (end - start)))
         variables = net.trainable_variables
         return runs.update(

@@ -19,6 +19,7 @@ from brats_gan import (
 )
 from brats_gan.lazy import tf
 from brats_gan.parts import over_parts
+from brats_gan.spec import BRATS, Spec
 from brats_gan.stacks import Stacks
 
 # Weights of the terms each side is trained on, by their names in losses.py (D9, D17).
@@ -67,14 +68,15 @@ def build(
     initialization: str = "he_normal",
     leaky_relu: bool = True,
     flow: bool = False,
+    spec: Spec = BRATS,
 ) -> dict:
     """The networks of the stage, by the paper's names.
 
     mask_width is MASK's own width: an outline is easily learnt, and MASK works on twice
     the images at full size, so a narrow one saves much of the step. None: as `width`.
     spectral is D31; code_game has FD_f too (D36). code_dim is D26, code_norm of DC_f
-    and FD_f D17; flow has CF_f too, of a code that is a grid (D52); the rest is D11,
-    see blocks.Make.
+    and FD_f D17; flow has CF_f too, of a code that is a grid (D52), which is told the
+    contrast of spec; the rest is D11, see blocks.Make.
     """
     make = networks.Make(output_norm, initialization, leaky_relu)
     of_code = {"code_channels": code_channels, "code_dim": code_dim, "make": make}
@@ -92,7 +94,7 @@ def build(
         )
     if flow:
         side = image_size // networks.CODE_STRIDE
-        nets[FLOW] = code_flow.build(side, code_channels)
+        nets[FLOW] = code_flow.build(side, code_channels, spec.num_modalities)
     return nets
 
 
@@ -268,7 +270,8 @@ class Fit(NamedTuple):
     factor: np.ndarray
     threshold: float  # of DC_f's probability
     stacks: Stacks | None = None  # of whole volumes; None: single slices alone
-    flow: bool = False  # D52: CF_f carries codes on, from that Gaussian
+    # [S], share of training maps at each height: CF_f carries codes on (D52)
+    heights: np.ndarray | None = None
 
 
 def unfitted(code_dim: int) -> Fit:
@@ -313,10 +316,10 @@ def threshold(nets: dict, found: Fit, density: float, seed: int = 0) -> float:
     code = np.random.default_rng(seed).standard_normal(
         (200, len(found.mean)), np.float32
     )
-    drawn = [
-        decode(nets, moved(code[i : i + 50], found), found).numpy()
-        for i in range(0, 200, 50)
-    ]
+    drawn = []
+    for part in np.split(code, 4):
+        origin = origin_of(nets, tf.constant(part), found)
+        drawn.append(decode(nets, moved(part, found), found, origin).numpy())
     return as_dense(np.concatenate(drawn), density)
 
 
@@ -334,16 +337,26 @@ def moved(code: tf.Tensor, found: Fit) -> tf.Tensor:
     return found.mean + tf.matmul(code, found.factor, transpose_b=True)
 
 
-def decode(nets: dict, code: tf.Tensor, found: Fit) -> tf.Tensor:
+def origin_of(nets: dict, noise: tf.Tensor, found: Fit) -> code_flow.Origin | None:
+    """Of which slices the maps of noise [B, code_dim] are; None without CF_f."""
+    if found.heights is None:
+        return None
+    modalities = code_flow.num_modalities_of(nets[FLOW])
+    return code_flow.origin_of(noise, found.heights, modalities)
+
+
+def decode(
+    nets: dict, code: tf.Tensor, found: Fit, origin: code_flow.Origin | None
+) -> tf.Tensor:
     """Probability of an edge, [B, H, W, 1], of codes [B, code_dim] of the Gaussian.
 
-    CF_f, where there is one, carries them first to where codes of maps lie (D52). They
-    may be correlated, as those of a volume are.
+    CF_f, where there is one, carries them first to where codes of maps of their
+    origin lie (D52). They may be correlated, as those of a volume are.
     """
-    if found.flow:
+    if found.heights is not None:
         scale = code_flow.scale(found.factor)
         code = (code - found.mean) / scale
-        code = found.mean + scale * code_flow.carry(nets[FLOW], code)
+        code = found.mean + scale * code_flow.carry(nets[FLOW], code, origin)
     return tf.sigmoid(tf.cast(nets["DC_f"](code, training=False), tf.float32))
 
 
@@ -358,7 +371,7 @@ def generate(nets: dict, code: tf.Tensor, found: Fit) -> tuple[tf.Tensor, tf.Ten
     Returns:
         Two of [B, H, W, 1] in {0, 1}.
     """
-    edge = decode(nets, moved(code, found), found)
+    edge = decode(nets, moved(code, found), found, origin_of(nets, code, found))
     f = tf.cast(edge > found.threshold, tf.float32)
     return f, tf.cast(nets["MASK"](f, training=False) > 0.5, tf.float32)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from absl import logging
 
-from brats_gan import data, neighbours, progress, stacks, structural
+from brats_gan import code_flow, data, neighbours, progress, stacks, structural
 from brats_gan.lazy import tf
 
 DRAWN = 4  # stacks that threshold and smoothing are chosen on
@@ -99,8 +99,26 @@ def fit(
 def _decode(nets, found, subject, detail):
     """[B, K], [B, S, D] -> probability of an edge [B, S, H, W, 1]."""
     codes = stacks.codes_of(found.stacks, subject, detail)
-    edge = structural.decode(nets, tf.reshape(codes, [-1, codes.shape[-1]]), found)
-    return tf.reshape(edge, [-1, codes.shape[1], *edge.shape[1:]])
+    count = codes.shape[1]
+    height = tf.tile(tf.range(count), [tf.shape(codes)[0]])
+    origin = _origin(nets, found, height, tf.repeat(subject, count, axis=0))
+    flat = tf.reshape(codes, [-1, codes.shape[-1]])
+    edge = structural.decode(nets, flat, found, origin)
+    return tf.reshape(edge, [-1, count, *edge.shape[1:]])
+
+
+def _origin(nets, found, height, subject):
+    """code_flow.Origin of slices of volumes: all of one are of one contrast, which the
+    noise of its subject says. [B] integers, [B, K]; None without CF_f."""
+    if found.heights is None:
+        return None
+    # By the least of its directions, so that the greatest change brains alone.
+    contrast = code_flow.among(
+        code_flow.normal_share(subject[:, -1]),
+        code_flow.num_modalities_of(nets[structural.FLOW]),
+    )
+    height = code_flow.heights_of(height, len(found.heights))
+    return code_flow.Origin(height, contrast)
 
 
 def _smoothed(edge, sd):
@@ -149,7 +167,8 @@ def generate_at(
         Two of [B, H, W, 1] in {0, 1}.
     """
     codes = stacks.codes_at(found.stacks, height, subject, detail)
-    edge = structural.decode(nets, codes, found)
+    origin = _origin(nets, found, height, tf.convert_to_tensor(subject))
+    edge = structural.decode(nets, codes, found, origin)
     f = tf.cast(edge > found.stacks.threshold, tf.float32)
     return f, _background(nets, f)
 

@@ -74,7 +74,8 @@ def structural_batches(
 ) -> tf.data.Dataset:
     """Stage 1: slices, each of a random modality, with their labels.
 
-    Yields {"x": [B, H, W, 1] in [0, 1], "label": [B, H, W] uint8, "subject": [B]}.
+    Yields {"x": [B, H, W, 1] in [0, 1], "label": [B, H, W] uint8, "subject": [B],
+    "slice": [B], "modality": [B]}.
     """
 
     def fetch(step):
@@ -86,6 +87,8 @@ def structural_batches(
             "x": slices.images(rows, modalities)[..., None],
             "label": slices.labels(rows),
             "subject": slices.index[rows, 0],
+            "slice": slices.index[rows, 1],
+            "modality": modalities,
         }
 
     size = slices.image_size
@@ -95,6 +98,8 @@ def structural_batches(
             "x": tf.TensorSpec([batch_size, size, size, 1], tf.uint16),
             "label": tf.TensorSpec([batch_size, size, size], tf.uint8),
             "subject": tf.TensorSpec([batch_size], tf.int64),
+            "slice": tf.TensorSpec([batch_size], tf.int64),
+            "modality": tf.TensorSpec([batch_size], tf.int64),
         },
         first,
     )

@@ -26,6 +26,33 @@ def began_without(run_dir: Path) -> bool:
     return runs.has_begun(run_dir) and not build.get("flow")
 
 
+def free(run_dir: Path, flow_steps: int | None) -> frozenset[str]:
+    """Flags that may differ from those that a run began with: how long it is, and how
+    long CF_f is trained, where it began with one. It must be said: a flag that was
+    forgotten would shorten it."""
+    has = weights.begun(run_dir).get("build", {}).get("flow")
+    return runs.LENGTH | ({"flow_steps"} if has and flow_steps else set())
+
+
+def _begun_after(folder):
+    """At which step of stage 1 the codes of a CF_f were taken; None: there is none."""
+    path = folder / BEGUN
+    return files.read_json(path).get("step") if path.exists() else None
+
+
+def require_no_fewer(run_dir: Path, steps: int, after: int) -> None:
+    """RunError where more steps of CF_f are done, after so many of stage 1."""
+    folder = run_dir / FOLDER
+    if _begun_after(folder) != after:
+        return
+    _, done = runs.newest_checkpoint(folder) or (None, 0)
+    if steps < done:
+        raise runs.RunError(
+            f"{folder} has done {done} steps of {structural.FLOW}, and {steps} are "
+            f"fewer; give --flow_steps={done} or more, or choose another folder"
+        )
+
+
 def known_maps(slices: data.Slices, beta: float, count: int) -> np.ndarray:
     """`count` maps of training slices, [N, H, W, 1], for structural.fit."""
     some = data.structural_batches(slices, AT_ONCE, seed=2).take(count // AT_ONCE)
@@ -34,8 +61,8 @@ def known_maps(slices: data.Slices, beta: float, count: int) -> np.ndarray:
 
 def codes(
     nets: dict, slices: data.Slices, beta: float, most: int = MOST
-) -> tuple[np.ndarray, np.ndarray]:
-    """Means and sds of the codes of training maps, two of [N, code_dim].
+) -> code_flow.Codes:
+    """The codes of training maps.
 
     As many as there are slices and modalities, or `most`; each slice in a random
     modality.
@@ -44,13 +71,20 @@ def codes(
     batches = max(count // AT_ONCE, 1)
     logging.info("encoding %d maps for %s", batches * AT_ONCE, structural.FLOW)
     bar = tf.keras.utils.Progbar(batches, unit_name="batch", interval=progress.EVERY)
-    found = []
+    found, origins = [], []
     for batch in data.structural_batches(slices, AT_ONCE, seed=3).take(batches):
         f, _ = structural.extract(batch, beta)
         found.append(structural.encode(nets, f))
+        origins.append((batch["slice"].numpy(), batch["modality"].numpy()))
         bar.add(1)
-    means, sds = zip(*found, strict=True)
-    return np.concatenate(means), np.concatenate(sds)
+    columns = *zip(*found, strict=True), *zip(*origins, strict=True)
+    return code_flow.Codes(*map(np.concatenate, columns))
+
+
+def heights(slices: data.Slices) -> np.ndarray:
+    """[S] float32, the share of slices at each height, as structural.Fit has it."""
+    counts = np.bincount(slices.index[:, 1])
+    return (counts / counts.sum()).astype(np.float32)
 
 
 def train(
@@ -76,7 +110,7 @@ def train(
         slices: of the training subjects.
         beta: of Algorithm 1.
         density: share of edges in the training maps, which drawn ones shall have.
-        steps: of CF_f.
+        steps: of CF_f; may be raised.
         after: steps of stage 1. What was trained on the codes of another step is
             removed: the run has gone on since.
         seed, of_loop: as of runs.loop.
@@ -88,7 +122,7 @@ def train(
         RunError, Stopped: see runs.loop.
     """
     folder = run_dir / FOLDER
-    if folder.exists() and files.read_json(folder / BEGUN) != {"step": after}:
+    if folder.exists() and _begun_after(folder) != after:
         shutil.rmtree(folder)
     files.write_json(folder / BEGUN, {"step": after})
     # Not of the replicas, if there are any: it is trained outside their scope.
@@ -99,9 +133,9 @@ def train(
     optimizer = runs.adam(
         variables, code_flow.RATE, steps, beta_1=0.9, averaged=EMA * steps
     )
-    step = code_flow.make_train_step(
-        net, optimizer, *codes(nets, slices, beta), found.mean, found.factor
-    )
+    found = found._replace(heights=heights(slices))
+    of_maps = codes(nets, slices, beta), len(found.heights)
+    step = code_flow.make_train_step(net, optimizer, *of_maps, found.mean, found.factor)
 
     def batches(first):  # the codes are here; `step` draws from all of them
         nobody = tf.zeros([0], tf.int64)
@@ -120,5 +154,4 @@ def train(
         **of_loop,
     )
     optimizer.finalize_variable_values(variables)
-    found = found._replace(flow=True)
     return found._replace(threshold=structural.threshold(nets, found, density))

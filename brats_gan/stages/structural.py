@@ -163,7 +163,8 @@ def train(
     by = beginning.command(record, SCRIPT, settings, source, run_dir=run_dir)
     whole = Path(run_dir)
     run_dir = team.place(whole)
-    beginning.require_startable(run_dir, source, by, runs.LENGTH)
+    free = flows.free(run_dir, settings.flow_steps)
+    beginning.require_startable(run_dir, source, by, free)
     logging.info("stage 1: %s, trained on %s", run_dir, source.data_dir)
     training, held_out, split = source.subjects(run_dir)
     slices = source.read(training, settings.image_size)
@@ -188,9 +189,12 @@ def train(
     if settings.flow and flows.began_without(run_dir):
         logging.info("%s: goes on without %s", run_dir, structural.FLOW)
         settings = replace(settings, flow_steps=0)
+    flow_steps = settings.flow_steps or min(steps, FLOW_STEPS)
+    if settings.flow:
+        flows.require_no_fewer(run_dir, flow_steps, steps)
     beginning.require_alike(team, by, fixed)
     with team.scope():
-        nets = structural.build(**settings.build())
+        nets = structural.build(**settings.build(), spec=source.spec)
         begun = weights.begin(
             run_dir,
             "structural",
@@ -201,9 +205,9 @@ def train(
             spec=source.spec,
             patient_pattern=split.get("patient_pattern"),
             **inputs.of_run(fixed, source, (training, held_out)),
-            settings=runs.lasting(by),
+            settings=runs.lasting(by, {"flow_steps"}),
         )
-    beginning.start(run_dir, split, by, runs.LENGTH)
+    beginning.start(run_dir, split, by, free)
     inputs.record(run_dir, fixed)
     weights.record(run_dir, begun)
     code_dim = networks.map_code_dim(
@@ -290,7 +294,7 @@ def train(
                 slices,
                 settings.beta,
                 density,
-                settings.flow_steps or min(steps, FLOW_STEPS),
+                flow_steps,
                 after=steps,
                 **of_loop,
             )

@@ -18,6 +18,7 @@ from brats_gan.stacks import Stacks
 from brats_gan.weights.stored import BUILDERS, Stored
 
 FORMAT = 1
+_FIT = ("mean", "factor", "heights")  # of structural.Fit, which are arrays
 _STACKS = (
     "correlation",
     "threshold",
@@ -51,10 +52,9 @@ def write(folder: Path, stored: Stored, dtype: type[np.floating] = np.float32) -
     parts = dict(stored.arrays)
     description = {"format": FORMAT, **stored.description}
     if stored.found is not None:
-        parts["fit"] = {"mean": stored.found.mean, "factor": stored.found.factor}
+        numbers = stored.found._asdict()
+        parts["fit"] = {n: numbers[n] for n in _FIT if numbers[n] is not None}
         description["edge_threshold"] = float(stored.found.threshold)
-        if stored.found.flow:
-            description["flow"] = True
         if stored.found.stacks is not None:
             arrays = stored.found.stacks._asdict()
             numbers = {name: arrays.pop(name) for name in _STACKS}
@@ -130,17 +130,23 @@ def read(folder: str | Path) -> Stored:
         raise runs.RunError(f"{path} does not describe weights; {_COPY_AGAIN}")
     arrays = {name: _read_npz(folder, name, digests[name]) for name in digests}
     found = None
+    if "flow" in description:
+        # Of a version whose CF_f was not told which slice a map is of: no map can be
+        # drawn with that, but a run can start from the other networks.
+        for name in ("fit", "stacks"):
+            arrays.pop(name, None)
     if "fit" in arrays:
         fit, threshold = arrays.pop("fit"), description.get("edge_threshold")
-        if fit.keys() != {"mean", "factor"} or not isinstance(threshold, float):
+        if not {"mean", "factor"} <= fit.keys() <= {*_FIT} or not isinstance(
+            threshold, float
+        ):
             raise runs.RunError(f"{path} and fit.npz hold no fit; {_COPY_AGAIN}")
-        flow = description.get("flow", False)
-        if not isinstance(flow, bool) or (flow and structural.FLOW not in arrays):
+        if "heights" in fit and structural.FLOW not in arrays:
             raise runs.RunError(
                 f"{path} says that {structural.FLOW} carries codes, and there is none; "
                 f"{_COPY_AGAIN}"
             )
-        found = structural.Fit(**fit, threshold=threshold, flow=flow)
+        found = structural.Fit(**fit, threshold=threshold)
     if "stacks" in arrays:
         numbers, fit = description.get("stacks"), arrays.pop("stacks")
         try:

@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from brats_gan import lesion_components, losses, multimodal, runs, structural
+from brats_gan import (
+    __version__,
+    lesion_components,
+    losses,
+    multimodal,
+    runs,
+    structural,
+)
 from brats_gan.lazy import tf
 from brats_gan.spec import of_description
 
@@ -192,7 +199,8 @@ def options(stored: Stored) -> multimodal.Options:
 def version(stored: Stored) -> str:
     """The version of brats_gan that wrote the weights, in words for a message."""
     version = stored.description.get("version")
-    return f"version {version}" if version else "the version that wrote it"
+    known = version and version != __version__
+    return f"version {version}" if known else "the version that wrote it"
 
 
 def build(stored: Stored) -> dict[str, tf.keras.Model]:
