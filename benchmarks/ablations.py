@@ -44,11 +44,13 @@ STRUCTURAL = {
     "all": [],
     "D_f": without("map_adversarial"),
     "KL": without("divergence"),
-    "FD_f and moments": without("code_adversarial", "normal"),
+    "moments": without("normal"),
     "soft maps": ["--nosoft_maps"],
     "feature matching": without("feature"),
     "rebuilt maps judged": ["--nojudge_rebuilt"],
     "spectral norm": ["--nospectral_norm"],
+    "CF_f": ["--flow_steps=0"],
+    "averages of weights": ["--ema=0"],
 }
 MULTIMODAL = {
     "all": [],
@@ -57,10 +59,10 @@ MULTIMODAL = {
     "L_code": without("code_translated", "code_generated", "code_pairs"),
     "L_cycle": without("cycle", "cycle_pairs"),
     "L_les": without("lesion"),
-    "FD": without("code_adversarial"),
     "conditional norm": ["--noconditional_norm"],
     "label modulation": ["--nolabel_modulation"],
     "lesion removal": ["--nolesion_removal"],
+    "label removal": ["--nolabel_removal"],
     "placement test": ["--noplacement_test"],
     "self-reconstruction": without("self_reconstruction"),
     "map modulation": ["--nomap_modulation"],
@@ -68,6 +70,8 @@ MULTIMODAL = {
     "code tie": without("code_tie"),
     "first phase": ["--first_phase=0"],
     "spectral norm": ["--nospectral_norm"],
+    "gain and rate of D": ["--input_gain=1", "--discriminator_rate=1"],
+    "averages of weights": ["--ema=0"],
 }
 # Rows of the scoreboard that are shown -> title of the column.
 SHOWN_1 = {

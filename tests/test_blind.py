@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from benchmarks import blind
 from brats_gan import files
+from tests import scripts
+
+blind = scripts.module("benchmarks.blind")
 
 
 def test_slices_that_are_shown_have_a_lesion_and_heads_come_again_last():

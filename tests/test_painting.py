@@ -124,7 +124,7 @@ def test_going_up_leads_through_one_brain_and_another_seed_is_another(studio):
     here = painting.code_of(studio, 1, 25)
     above = overlap(here, here._replace(height=26))
     other = overlap(here, painting.code_of(studio, 2, 25))
-    assert above > 0.8 > other
+    assert above > 0.65 > 0.5 > other
 
 
 def test_the_same_code_is_the_same_set_to_the_byte_whatever_was_drawn_between(studio):
