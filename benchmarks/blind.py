@@ -102,8 +102,10 @@ def told_apart(key, answers):
         answers: {number: kind}.
 
     Raises:
-        DataError: an answer is of no picture, or says no kind.
+        DataError: there is none, or one is of no picture, or says no kind.
     """
+    if not answers:
+        raise files.DataError("there is no answer in the file")
     for number, said in answers.items():
         if number not in key or said not in KINDS:
             raise files.DataError(
@@ -111,8 +113,6 @@ def told_apart(key, answers):
                 f"{len(key)}, and are {' or '.join(KINDS)}"
             )
     right = sum(key[number] == said for number, said in answers.items())
-    if not answers:
-        raise files.DataError("there is no answer in the file")
     by_chance = stats.binom.sf(right - 1, len(answers), 0.5)
     return right, len(answers), float(by_chance)
 

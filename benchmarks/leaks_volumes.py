@@ -79,7 +79,7 @@ def made_anew(
         volume_synthesis.volumes(
             *(models, stack, shape, place, [int(row["number"])], settings.seed),
             *(volumes.limits_of(settings), volumes.lesion_free_of(settings)),
-            *(settings.batch_size, float(row["profile"]), slices.slice_spacing()),
+            *(settings.batch_size, float(row["profile"]), slices.slice_spacing),
         )
     )
     told = volume_dataset.row_of(again, row["id"], settings.seed, float(row["profile"]))

@@ -35,7 +35,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags, logging
 
-from benchmarks import paired, translated
+from benchmarks import paired, sides, translated
 from brats_gan import (
     data,
     figures,
@@ -169,15 +169,7 @@ def trained(output, given):
 
 def read(split):
     """(training, held out) data.Slices of a split."""
-    pattern = split.get("patient_pattern")
-    found = io.find_subjects(_DATA.value, patient_pattern=pattern)
-    by_name = {subject.name: subject for subject in found}
-    missing = sorted({*split["train"], *split["test"]} - by_name.keys())
-    if missing:
-        raise files.DataError(
-            f"{_DATA.value} lacks {', '.join(missing)}, which {_SPLIT.value} names; "
-            "give the --data_dir that the split is of"
-        )
+    by_name = sides.named(_DATA.value, split, _SPLIT.value)
     return (
         data.Slices(
             [by_name[name] for name in split[side]],

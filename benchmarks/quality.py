@@ -62,7 +62,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
 
-from benchmarks import judges, picture, scoring
+from benchmarks import judges, picture, scoring, sides
 from brats_gan import data, files, io, runs, spec
 
 PARTS = (
@@ -349,14 +349,7 @@ def main(argv):
         for each in (*_MULTIMODAL.value, *_STRUCTURAL.value)
     ]
     split = of_runs[0]
-    found = io.find_subjects(_DATA.value, patient_pattern=split.get("patient_pattern"))
-    by_name = {subject.name: subject for subject in found}
-    missing = sorted({*split["train"], *split["test"]} - by_name.keys())
-    if missing:
-        raise files.DataError(
-            f"{_DATA.value} lacks {', '.join(missing)}, which {run_dir}/split.json "
-            "names; give the --data_dir that the run was trained on"
-        )
+    by_name = sides.named(_DATA.value, split, f"{run_dir}/split.json")
 
     def read(subjects):
         return data.Slices(subjects, size, in_range, _CACHE.value)

@@ -298,21 +298,17 @@ def _one_piece(background):
     return np.stack([structural_map.without_islands(each) for each in background])
 
 
-def _batches(count, batch_size, *arrays):
-    """Yields (slice of the whole, batches), no more of them than are needed and as
-    even as can be, so that networks see no slice twice."""
-    number = math.ceil(count / batch_size)
-    ends = [count * n // number for n in range(number + 1)]
-    for start, stop in zip(ends[:-1], ends[1:], strict=True):
-        kept = slice(start, stop)
-        yield kept, *(each[kept] for each in arrays)
+def _batches(batch_size, *arrays):
+    """Yields batches of each array, no more than are needed and as even as can be, so
+    that networks see no slice twice."""
+    number = math.ceil(len(arrays[0]) / batch_size)
+    return zip(*(np.array_split(each, number) for each in arrays), strict=True)
 
 
 def _images(models, f, background, label, style, batch_size):
     """Images [M, S, H, W] of all slices; None where one is blank or not finite."""
     images = []
-    for _, *batch in _batches(len(f), batch_size, f, background, label):
-        f_, background_, label_ = batch
+    for f_, background_, label_ in _batches(batch_size, f, background, label):
         styles = np.repeat(style[None], len(f_), 0)
         made = models.images(
             tf.constant(f_[..., None]), tf.constant(label_, tf.int32), styles
@@ -330,6 +326,6 @@ def _images(models, f, background, label, style, batch_size):
 def _segmented(models, images, batch_size):
     """Labels [N, S, H, W] that the segmentors find in images [M, S, H, W]."""
     by_slice, found = np.moveaxis(images, 0, 1), []
-    for _, batch in _batches(len(by_slice), batch_size, by_slice):
+    for (batch,) in _batches(batch_size, by_slice):
         found.append(models.segment(tf.constant(batch[..., None])).numpy())
     return np.moveaxis(np.concatenate(found), 1, 0).astype(np.uint8)

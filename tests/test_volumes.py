@@ -89,7 +89,7 @@ def test_slices_are_as_far_apart_as_those_of_the_subjects(tmp_path):
     slices = data.Slices(
         io.find_subjects(tmp_path / "data"), 32, (1, 5), tmp_path / "cache"
     )
-    assert slices.slice_spacing() == 3.0  # the median
+    assert slices.slice_spacing == 3.0  # the median
     assert volumes.lesions_of(slices, spec.BRATS).spacing == (3.0, 6.0, 6.0)
     content = {"t1": np.ones((4, 32, 32), np.float32)}
     synthetic_dataset.write_stacks(tmp_path, "v", content, slice_spacing=3.0)
@@ -427,7 +427,7 @@ def test_the_lesion_that_is_given_is_as_high_as_the_volumes_are(tmp_path):
     label[114:126, 114:126, 5:14] = 2
     path = lesion_map(tmp_path / "own.nii.gz", label)
     # No training subject shows brain in the two highest slices of the range.
-    slices = SimpleNamespace(image_size=32, spec=spec.BRATS, slice_spacing=lambda: 1.0)
+    slices = SimpleNamespace(image_size=32, spec=spec.BRATS, slice_spacing=1.0)
     given = dataset.Settings("", "", volumes=1, lesion_map=path)
     place = volumes.placement(given, slices, (2, SLICES))
     placed, _, fits = place(np.ones((SLICES - 2, 32, 32), bool), None)

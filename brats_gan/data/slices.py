@@ -122,6 +122,7 @@ class Slices:
     def __len__(self) -> int:
         return len(self.index)
 
+    @functools.cached_property
     def slice_spacing(self) -> float:
         """The median over the subjects of the mm between slices, by their headers."""
         found = []

@@ -51,7 +51,7 @@ def lesions_of(slices: data.Slices, spec: Spec) -> volume_lesions.Pool:
     # All slices in range: without those that show no brain, lesions would be cut off,
     # or shorter, where none is.
     labels = [slices.volume(subject)[1] for subject in range(len(slices.names))]
-    spacing = slices.slice_spacing(), spec.crop / size, spec.crop / size
+    spacing = slices.slice_spacing, spec.crop / size, spec.crop / size
     try:
         return volume_lesions.pool(labels, slices.names, spacing)
     except ValueError as error:
@@ -84,7 +84,7 @@ def placement(
         return functools.partial(volume_lesions.place, pool)
     label = io.load_lesion_map(
         *(settings.lesion_map, at, slices.image_size, slices.spec, labelling),
-        slices.slice_spacing(),
+        slices.slice_spacing,
     )
     return functools.partial(volume_lesions.keep, label)
 
@@ -177,7 +177,7 @@ def build(
     if missing:  # until they are made, nothing may say that it is finished
         (output_dir / synthetic_dataset.DESCRIPTION).unlink(missing_ok=True)
 
-    slice_spacing = made.slices.slice_spacing()
+    slice_spacing = made.slices.slice_spacing
 
     def fitted():
         real = volume_reports.correlation(made.slices)
@@ -292,7 +292,7 @@ def _work_of(task):
         _works.clear()
         _works[id(loaded)] = Work(
             *(task.settings, loaded.models, stack, shape, place),
-            *(task.profile, task.origin, first, loaded.slices.slice_spacing()),
+            *(task.profile, task.origin, first, loaded.slices.slice_spacing),
         )
     return _works[id(loaded)]
 
